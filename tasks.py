@@ -1,0 +1,98 @@
+"""Task files, and the one place that puts prompt, completion and test together.
+
+A task is one JSON object per line with HumanEval's fields: `task_id`, `prompt` (imports, helpers, signature and
+docstring of the function to complete), `canonical_solution` (its body), `test` (defines `check(candidate)`) and
+`entry_point` (the function's name).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from common import InputError
+
+FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
+
+# Where HumanEval's harnesses stop reading: anything that starts a new top-level statement (arXiv 2107.03374, and
+# the bigcode evaluation harness's additions).
+STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\n@", "\nif", "\nprint", "\n```")
+
+Task = dict[str, str]
+
+
+def read_tasks(path: str | Path) -> list[Task]:
+    """Read a JSONL task file.
+
+    Raises:
+        InputError: the file is missing, empty, or has a line that is not a task; names the file and the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such task file; data/README.md says how each one is made")
+    tasks, seen = [], {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        task = _parse_line(line, f"{path}:{number}")
+        if task["task_id"] in seen:
+            raise InputError(f"{path}:{number}: task_id {task['task_id']!r} was already used on line {seen[task['task_id']]}")
+        seen[task["task_id"]] = number
+        tasks.append(task)
+    if not tasks:
+        raise InputError(f"{path}: has no tasks")
+    return tasks
+
+
+def _parse_line(line: str, where: str) -> Task:
+    try:
+        task = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(task, dict):
+        raise InputError(f"{where}: a task is a JSON object, not {type(task).__name__}")
+    for field in FIELDS:
+        if not isinstance(task.get(field), str):
+            raise InputError(f"{where}: task has no text field {field!r}")
+    if not task["entry_point"].isidentifier():
+        raise InputError(f"{where}: entry_point {task['entry_point']!r} is not a Python name")
+    return task
+
+
+def sha256(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes, which names a data set in the metrics."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def candidate_source(task: Task, completion: str) -> str:
+    """The program under test: what the model was given, and what it wrote.
+
+    >>> candidate_source({"prompt": "def one():\\n"}, "    return 1")
+    'def one():\\n\\n\\n    return 1'
+    """
+    return task["prompt"] + "\n\n" + completion
+
+
+def test_source(task: Task) -> str:
+    """The tests, and the line that calls them; never shown to the program under test.
+
+    >>> test_source({"test": "def check(f):\\n    assert f() == 1\\n", "entry_point": "one"})
+    'def check(f):\\n    assert f() == 1\\n\\n\\ncheck(one)\\n'
+    """
+    return task["test"] + f"\n\ncheck({task['entry_point']})\n"
+
+
+test_source.__test__ = False  # pytest takes the name for a test
+
+
+def truncate_at_stop(completion: str) -> str:
+    r"""Cut a completion at the first of `STOP_STRINGS`, as HumanEval's harnesses do.
+
+    >>> truncate_at_stop("    return 1\n\nprint(one())")
+    '    return 1\n'
+    >>> truncate_at_stop("    return 1")
+    '    return 1'
+    """
+    cuts = [at for stop in STOP_STRINGS if (at := completion.find(stop)) >= 0]
+    return completion[: min(cuts)] if cuts else completion
