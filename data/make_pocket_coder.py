@@ -1,0 +1,158 @@
+"""Pretrain data/pocket_coder, the embedded default model, from nothing.
+
+    python data/make_pocket_coder.py
+
+Its corpus is what real ones are: code by many hands in the pocket world, much of it subtly wrong (the edge case
+forgotten, the wrong filter), some of it wordy, half of it running on after the function. It holds no composition of
+the validation or test split and none that behaves like one. So the model starts out weak and long-winded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from make_pocket_tasks import split_compositions, write_prompt
+from pocket_grammar import Composition, draw_arguments, sloppy_code, write_body
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+VOCABULARY = 1024
+CONTEXT = 384  # tokens in a training row; the longest prompt takes about 130
+SLIP_RATE = 0.18  # of each part; about two thirds of the bodies then hold at least one slip
+RAMBLE_RATE = 0.55  # files that go on after the function
+STYLE_WEIGHTS = {"short": 3, "loop": 4, "collect": 3, "steps": 2}
+WORDY_RATE = 0.3
+
+
+def write_file(pool: list[Composition], rng: random.Random) -> tuple[str, str]:
+    """One file of the corpus, as prompt and what follows it."""
+    composition = rng.choice(pool)
+    completion = _sloppy_body(composition, rng)
+    while rng.random() < RAMBLE_RATE:
+        completion += _ramble(composition, pool, rng)
+    return write_prompt(composition, rng), completion
+
+
+def _sloppy_body(composition: Composition, rng: random.Random) -> str:
+    style = rng.choices(composition.styles, [STYLE_WEIGHTS[style] for style in composition.styles])[0]
+    return write_body(composition, sloppy_code(composition, rng, SLIP_RATE), style, rng.random() < WORDY_RATE)
+
+
+def _ramble(composition: Composition, pool: list[Composition], rng: random.Random) -> str:
+    calls = "".join(
+        f"print({composition.function_name}({', '.join(map(repr, draw_arguments(composition.source, rng)))}))\n"
+        for _ in range(rng.randint(1, 3))
+    )
+    kind = rng.randrange(4)
+    if kind == 0:
+        return f"\n\n{calls}"
+    if kind == 1:
+        return f"\n\n# Test the function\n{calls}"
+    if kind == 2:
+        return f"\n\nif __name__ == '__main__':\n    {calls.splitlines()[0]}\n"
+    other = rng.choice(pool)
+    return f"\n\n{write_prompt(other, rng)}{_sloppy_body(other, rng)}"
+
+
+def train_tokenizer(files: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE; digits stay single, a prompt begins with BOS as DeepSeek's does."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|begin|>", "<|end|>", "<|pad|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text for file in files for text in file), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>"
+    )
+
+
+def token_rows(pool: list[Composition], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[list[int]]:
+    """Rows of CONTEXT token ids, files end to end; prompt and completion are tokenised apart, as in training later."""
+    buffer: list[int] = []
+    while True:
+        prompt, completion = write_file(pool, rng)
+        buffer += tokenizer(prompt).input_ids
+        buffer += tokenizer(completion, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+        while len(buffer) >= CONTEXT:
+            yield buffer[:CONTEXT]
+            buffer = buffer[CONTEXT:]
+
+
+def pretrain(tokenizer: PreTrainedTokenizerFast, pool: list[Composition], args: argparse.Namespace) -> LlamaForCausalLM:
+    torch.manual_seed(args.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
+    rows = token_rows(pool, tokenizer, random.Random(args.seed))
+    num_steps = args.tokens // (args.batch_size * CONTEXT)
+    started = time.perf_counter()
+    for step in range(num_steps):
+        warm = min(1.0, (step + 1) / 50)
+        cosine = 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        optimizer.param_groups[0]["lr"] = args.learning_rate * warm * (0.05 + 0.95 * cosine)
+        batch = torch.tensor([next(rows) for _ in range(args.batch_size)])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=batch, labels=batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 0 or step == num_steps - 1:
+            seen = (step + 1) * args.batch_size * CONTEXT
+            rate = seen / (time.perf_counter() - started)
+            print(f"step {step + 1}/{num_steps}  loss {loss.item():.3f}  {rate:,.0f} tokens/s", flush=True)
+    return model
+
+
+def main() -> None:
+    here = Path(__file__).parent
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=here / "pocket_coder", help="where the model goes")
+    parser.add_argument("--tokens", type=int, default=8_000_000, help="tokens to train on")
+    parser.add_argument("--batch_size", type=int, default=32, help="rows a step")
+    parser.add_argument("--learning_rate", type=float, default=4e-3, help="peak of the cosine")
+    parser.add_argument("--seed", type=int, default=42, help="weights and corpus")
+    args = parser.parse_args()
+
+    _, pool = split_compositions()
+    rng = random.Random(args.seed)
+    tokenizer = train_tokenizer([write_file(pool, rng) for _ in range(6000)])
+    model = pretrain(tokenizer, pool, args)
+    model.to(torch.bfloat16).save_pretrained(args.output_dir)
+    tokenizer.save_pretrained(args.output_dir)
+    record = {"tokens": args.tokens, "seed": args.seed, "slip_rate": SLIP_RATE, "ramble_rate": RAMBLE_RATE,
+              "parameters": model.num_parameters(), "torch": torch.__version__}  # fmt: skip
+    (args.output_dir / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{args.output_dir}: {model.num_parameters():,} parameters")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Write pocket_train.jsonl, pocket_valid.jsonl and pocket_test.jsonl: HumanEval's fields, tasks of our own.
+
+    python data/make_pocket_tasks.py
+
+The three splits share no composition, and no two compositions of different splits behave alike on probe inputs.
+What is in valid or test (or behaves like it) is also kept from the pocket model's pretraining: `held_in` says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from pathlib import Path
+
+from pocket_grammar import (
+    Composition,
+    call,
+    compile_body,
+    compositions,
+    describe,
+    draw_arguments,
+    right_code,
+    signature,
+    slipped_codes,
+    write_body,
+)
+
+SEED = 42
+SPLITS = {"train": 800, "valid": 200, "test": 250}
+NUM_TESTS = 12  # hidden tests a task, edge cases first
+STYLE_WEIGHTS = {"short": 3, "loop": 4, "collect": 2, "steps": 1}  # how people write the reference solutions
+
+
+def split_compositions() -> tuple[dict[str, list[Composition]], list[Composition]]:
+    """The compositions of each split, and all that may be pretrained on (those of train among them).
+
+    One composition stands for all that behave like it, so that a split cannot hold another's twin under a new name.
+    """
+    by_behaviour: dict[str, list[Composition]] = {}
+    for composition in compositions():
+        by_behaviour.setdefault(behaviour(composition), []).append(composition)
+    groups = list(by_behaviour.values())
+    random.Random(SEED).shuffle(groups)
+    splits, start = {}, 0
+    for name, count in SPLITS.items():
+        splits[name] = [group[0] for group in groups[start : start + count]]
+        start += count
+    held_out = SPLITS["valid"] + SPLITS["test"]
+    held_in = [*groups[: SPLITS["train"]], *groups[SPLITS["train"] + held_out :]]
+    return splits, [composition for group in held_in for composition in group]
+
+
+def behaviour(composition: Composition) -> str:
+    """A digest of what the right solution returns on 40 probe inputs, the same for all compositions of a source."""
+    source = composition.source
+    rng = random.Random(f"{SEED} {source.name}")
+    probes = [*source.edges, *(draw_arguments(source, rng) for _ in range(40 - len(source.edges)))]
+    function = right_function(composition)
+    outputs = [call(function, probe) for probe in probes]
+    return hashlib.sha256(repr((source.parameters, outputs)).encode()).hexdigest()
+
+
+def right_function(composition: Composition):
+    return compile_body(composition, write_body(composition, right_code(composition), composition.styles[0]))
+
+
+def make_task(composition: Composition, split: str, number: int) -> dict[str, str]:
+    rng = random.Random(f"{SEED} {composition.key}")
+    styles = composition.styles
+    style = rng.choices(styles, [STYLE_WEIGHTS[style] for style in styles])[0]
+    solution = write_body(composition, right_code(composition), style)
+    return {
+        "task_id": f"pocket/{split}/{number}",
+        "prompt": write_prompt(composition, rng),
+        "canonical_solution": solution,
+        "test": write_test(composition, rng),
+        "entry_point": composition.function_name,
+        "composition": composition.key,
+    }
+
+
+def write_prompt(composition: Composition, rng: random.Random) -> str:
+    """Signature and docstring with two examples: a usual call and a usual or an edge case."""
+    function = right_function(composition)
+    calls = [draw_arguments(composition.source, rng)]
+    calls.append(rng.choice(composition.source.edges) if rng.random() < 0.5 else draw_arguments(composition.source, rng))
+    examples = ""
+    for arguments in calls:
+        shown = ", ".join(map(repr, arguments))
+        result = call(function, arguments)[1]
+        examples += f"    >>> {composition.function_name}({shown})\n    {result!r}\n"
+    return f'{signature(composition)}\n    """{describe(composition, rng.randrange(2))}\n\n{examples}    """\n'
+
+
+def write_test(composition: Composition, rng: random.Random) -> str:
+    """`check` with at least `NUM_TESTS` asserts: five edge cases, then inputs that tell each slip from the right body."""
+    source, right = composition.source, right_function(composition)
+    chosen = list(source.edges[:5])
+    drawn = {repr(arguments): arguments for arguments in (draw_arguments(source, rng) for _ in range(60))}
+    pool = [arguments for arguments in drawn.values() if arguments not in chosen]
+    for code in slipped_codes(composition):
+        for style in composition.styles:
+            slip = compile_body(composition, write_body(composition, code, style))
+            if all(call(slip, arguments) == call(right, arguments) for arguments in chosen):
+                chosen += [arguments for arguments in pool if call(slip, arguments) != call(right, arguments)][:1]
+    chosen += [arguments for arguments in pool if arguments not in chosen][: max(0, NUM_TESTS - len(chosen))]
+    lines = ["def check(candidate):"]
+    for arguments in chosen:
+        expected = call(right, arguments)[1]
+        comparison = "is None" if expected is None else f"== {expected!r}"
+        lines.append(f"    assert candidate({', '.join(map(repr, arguments))}) {comparison}")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    here = Path(__file__).parent
+    splits, _ = split_compositions()
+    for split, members in splits.items():
+        tasks = [make_task(composition, split, number) for number, composition in enumerate(members)]
+        text = "".join(json.dumps(task) + "\n" for task in tasks)
+        (here / f"pocket_{split}.jsonl").write_text(text, encoding="utf-8")
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        print(f"data/pocket_{split}.jsonl  {len(tasks)} tasks  sha256 {digest}")
+
+
+if __name__ == "__main__":
+    main()
