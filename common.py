@@ -2,6 +2,192 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+A = TypeVar("A")
+
 
 class InputError(Exception):
-    """Something the person at the shell can mend. `main` prints it as one line and exits with code 2."""
+    """Something the person at the shell can mend. `run` prints it as one line and exits with code 2."""
+
+
+def run(main: Callable[[A], Any], args_class: type[A], description: str | None) -> None:
+    """Parse the command line, run a stage; an InputError becomes one line and exit code 2, Ctrl-C exit code 130."""
+    try:
+        main(parse_args(args_class, description=description))
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse_args(args_class: type[A], argv: list[str] | None = None, description: str | None = None) -> A:
+    """Read a dataclass from the command line: defaults < the YAML file of `--config` < flags.
+
+    Raises:
+        InputError: an unknown flag or YAML key (names the nearest one), a value that does not fit, a missing file.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    args = _parse(args_class, argv, description)
+    if args.config:
+        args = _parse(args_class, [*_yaml_flags(Path(args.config), args_class), *argv], description)
+    return args
+
+
+def _parse(args_class: type[A], argv: list[str], description: str | None) -> A:
+    import tyro  # not at the top: tasks and sandbox are used where nothing is installed
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            args, unknown = tyro.cli(
+                args_class, args=argv, description=description, return_unknown_args=True, use_underscores=True
+            )
+    except SystemExit as stop:
+        if stop.code == 0:  # --help
+            raise
+        text = " ".join(line.strip("│ ") for line in said.getvalue().splitlines() if "Error" in line or "rror:" in line)
+        raise InputError(text or " ".join(said.getvalue().split())) from None
+    if unknown:
+        raise InputError(_unknown("option", unknown[0].partition("=")[0], args_class))
+    return args
+
+
+def _yaml_flags(path: Path, args_class: type) -> list[str]:
+    """A YAML mapping as flags, so that the parser converts its values (YAML reads 1e-5 as text)."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"--config {path}: not YAML ({error})") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"--config {path}: wants lines of 'name: value'")
+    names = {field.name for field in dataclasses.fields(args_class)}
+    flags = []
+    for name, value in settings.items():
+        if name not in names:
+            raise InputError(f"{path}: {_unknown('key', str(name), args_class)}")
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no_{name}")
+        else:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+def _unknown(kind: str, name: str, args_class: type) -> str:
+    names = [field.name for field in dataclasses.fields(args_class)]
+    near = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), names, n=1)
+    dashes = "--" if name.startswith("-") else ""
+    return f"unknown {kind} {name!r}" + (f"; did you mean {dashes}{near[0]}?" if near else "; --help lists them all")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise InputError(message) unless the condition holds."""
+    if not condition:
+        raise InputError(message)
+
+
+@contextlib.contextmanager
+def replace_folder(path: str | Path) -> Iterator[Path]:
+    """Yield `path`.partial to write into; it takes the place of `path` when the block ends well, and only then.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(17, "is a file, not a folder")
+        (partial / ".writable").touch()
+        (partial / ".writable").unlink()
+    except OSError as error:
+        raise InputError(f"--output_dir {path} cannot be written: {error.strerror}") from None
+    yield partial
+    old = path.with_name(path.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all: under a temporary name, then renamed."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def write_jsonl(path: str | Path, records: list[dict]) -> None:
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+class RunLog:
+    """One dict a step, to a JSONL file and to one readable line on the screen."""
+
+    def __init__(self, path: Path):
+        self.file = path.open("w", encoding="utf-8")
+
+    def write(self, record: dict[str, Any], show: bool = True) -> None:
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+        if show:
+            print("  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                            for name, value in record.items() if not isinstance(value, (list, dict))))  # fmt: skip
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def machine() -> dict[str, Any]:
+    """Hardware, versions and commit: what a figure needs beside it."""
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                 if line.startswith("model name")]  # fmt: skip
+        processor = names[0] if names else processor
+    torch = sys.modules.get("torch")  # scoring stored completions does without it
+    gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "peft", "bitsandbytes", "accelerate"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {"gpu": gpu, "cpu": processor, "cores": len(os.sched_getaffinity(0)), "versions": versions, "commit": commit()}
+
+
+def commit() -> str | None:
+    """The project's commit, with a plus if files differ from it; None outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        dirty = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "*.py", "*.sh"],
+                               capture_output=True, text=True, check=True)  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -1,0 +1,201 @@
+"""Evaluate a model, an adapter or stored completions on a task file.
+
+One greedy generation gives two scores: `pass_at_1` runs the raw completion, `pass_at_1_stopped` the same completion cut
+at HumanEval's stop strings. With --n_samples N --temperature T, pass@k for k up to N is the unbiased estimate of
+arXiv 2107.03374. Writes results/<exp_name>_per_task.jsonl and results/<exp_name>_metrics.json.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common import InputError, machine, require, run, write_jsonl, write_text
+from metrics import pass_at_k, wilson_interval
+from sandbox import Sandbox, Verdict
+from tasks import Task, read_tasks, sha256, truncate_at_stop
+
+
+@dataclass
+class Args:
+    data_path: str = "data/humaneval_test.jsonl"  # tasks to evaluate on
+    model_path: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # hub name, model folder or adapter folder
+    exp_name: str = "sft"  # names the files in the results folder
+    samples: str = ""  # JSONL of task_id and completion: score these, load no model
+    max_length: int = 1024  # tokens of prompt and completion together, at most
+    max_new_tokens: int = 256  # tokens of a completion, at most
+    temperature: float = 0.0  # 0: greedy
+    top_p: float = 1.0  # share of the probability that is sampled from
+    n_samples: int = 1  # completions a task
+    batch_size: int = 64  # completions at a time
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    seed: int = 42  # of sampling
+    time_limit: float = 5.0  # seconds a check may take; the same for every row of a table
+    limit: int = 0  # evaluate the first so many tasks; 0: all
+    results_dir: str = "results"  # where the two files go
+    trust_remote_code: bool = False  # run code that comes with the model
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+@dataclass
+class Sample:
+    task: Task
+    completion: str
+    gen_len: int | None  # tokens, the EOS included; None for stored completions that do not say
+    ended: bool | None  # whether the model ended it itself
+    raw: Future[Verdict]
+    stopped: Future[Verdict]
+
+
+def check(args: Args) -> None:
+    require(args.exp_name != "" and "/" not in args.exp_name, f"--exp_name {args.exp_name!r}: want a plain name")
+    require(args.n_samples >= 1, f"--n_samples {args.n_samples}: must be at least 1")
+    require(args.temperature >= 0, f"--temperature {args.temperature}: must not be negative")
+    require(args.n_samples == 1 or args.temperature > 0, "--n_samples above 1 needs --temperature above 0")
+    require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
+    require(args.max_new_tokens >= 1, f"--max_new_tokens {args.max_new_tokens}: must be at least 1")
+    require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
+    require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
+    write_text(Path(args.results_dir) / f"{args.exp_name}.writable", "")  # fail now rather than after the work
+    (Path(args.results_dir) / f"{args.exp_name}.writable").unlink()
+
+
+def score(sandbox: Sandbox, task: Task, completion: str, gen_len: int | None, ended: bool | None) -> Sample:
+    """Queue both checks of a completion; one where the cut changes nothing."""
+    raw = sandbox.submit(task, completion)
+    cut = truncate_at_stop(completion)
+    return Sample(task, completion, gen_len, ended, raw, raw if cut == completion else sandbox.submit(task, cut))
+
+
+def read_samples(path: str, tasks: list[Task], sandbox: Sandbox) -> list[Sample]:
+    """Stored completions, queued for scoring.
+
+    Raises:
+        InputError: a line without task_id or completion, an unknown task, a task without a completion.
+    """
+    require(Path(path).is_file(), f"--samples {path}: no such file")
+    by_id = {task["task_id"]: task for task in tasks}
+    records = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            task, completion = by_id[record["task_id"]], record["completion"]
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}:{number}: not JSON ({error.msg})") from None
+        except (KeyError, TypeError):
+            raise InputError(f"{path}:{number}: wants a known task_id and a completion") from None
+        require(isinstance(completion, str), f"{path}:{number}: completion is not text")
+        records.append((task, completion, record.get("gen_len")))
+    missing = sorted(by_id.keys() - {task["task_id"] for task, *_ in records})
+    require(not missing, f"{path}: no completion for {len(missing)} of {len(tasks)} tasks, the first {missing[:1]}")
+    return [score(sandbox, task, completion, gen_len, None) for task, completion, gen_len in records]
+
+
+def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Sample], bool]:
+    """Sample from the model, scoring each batch while the next is sampled; the samples, and if it is an adapter."""
+    import torch
+
+    from policy import base_and_adapter, load_policy, load_tokenizer, pick_device
+    from rollout import Rollout, encode_prompts, sample
+
+    device = pick_device(args.device)
+    is_lora = base_and_adapter(args.model_path)[1] is not None
+    tokenizer = load_tokenizer(args.model_path, args.trust_remote_code)
+    prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
+    model = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code)
+    samples: list[tuple[int, Sample]] = []
+    bar = tqdm(total=len(tasks), desc=args.exp_name, unit="task")
+
+    def queue(rollouts: list[Rollout]) -> None:
+        for r in rollouts:
+            samples.append((r.prompt_index, score(sandbox, tasks[r.prompt_index], r.text, len(r.token_ids), r.ended)))
+        known = [sample.raw.result().passed for _, sample in samples if sample.raw.done()]
+        bar.update(len(rollouts) // args.n_samples)
+        bar.set_postfix(passing=f"{sum(known) / max(len(known), 1):.1%}")
+
+    sample(model, tokenizer, prompts, num_samples=args.n_samples, max_new_tokens=args.max_new_tokens,
+           temperature=args.temperature, top_p=args.top_p, batch_size=args.batch_size, on_batch=queue,
+           generator=torch.Generator(device).manual_seed(args.seed))  # fmt: skip
+    bar.close()
+    return [sample for _, sample in sorted(samples, key=lambda pair: pair[0])], is_lora
+
+
+def pass_rates(samples: list[Sample], which: str) -> dict[str, float]:
+    """pass@k over tasks, for every k up to the fewest samples a task has."""
+    groups: dict[str, list[bool]] = {}
+    for sample in samples:
+        groups.setdefault(sample.task["task_id"], []).append(getattr(sample, which).result().passed)
+    fewest = min(len(group) for group in groups.values())
+    return {
+        f"pass_at_{k}": sum(pass_at_k(len(group), sum(group), k) for group in groups.values()) / len(groups)
+        for k in range(1, fewest + 1)
+    }
+
+
+def main(args: Args) -> None:
+    check(args)
+    tasks = read_tasks(args.data_path)
+    tasks = tasks[: args.limit] if args.limit else tasks
+    started = time.perf_counter()
+    with Sandbox(args.time_limit) as sandbox:
+        if args.samples:
+            samples, is_lora = read_samples(args.samples, tasks, sandbox), None
+            for sample in tqdm(samples, desc=args.exp_name, unit="check"):
+                sample.raw.result()
+        else:
+            samples, is_lora = generate(args, tasks, sandbox)
+        per_task = [
+            {
+                "task_id": sample.task["task_id"],
+                "passed": sample.raw.result().passed,
+                "passed_stopped": sample.stopped.result().passed,
+                "gen_len": sample.gen_len,
+                "ended": sample.ended,
+                "status": sample.raw.result().status,
+                "reason": sample.raw.result().reason,
+                "completion": sample.completion,
+            }
+            for sample in samples
+        ]
+        raw, stopped = pass_rates(samples, "raw"), pass_rates(samples, "stopped")
+    lengths = [sample.gen_len for sample in samples if sample.gen_len is not None]
+    broken = sum(row["status"] == "infrastructure" for row in per_task)
+    metrics = {
+        "exp_name": args.exp_name,
+        "model_path": args.samples or args.model_path,
+        "is_lora": is_lora,
+        "num_tasks": len(tasks),
+        "num_samples": len(samples),
+        "num_pass": sum(row["passed"] for row in per_task),
+        **raw,
+        "pass_at_1_interval": wilson_interval(raw["pass_at_1"], len(tasks)),
+        "num_pass_stopped": sum(row["passed_stopped"] for row in per_task),
+        **{f"{name}_stopped": rate for name, rate in stopped.items()},
+        "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
+        "cut_off": sum(sample.ended is False for sample in samples) / len(samples),
+        "statuses": dict(Counter(row["status"] for row in per_task)),
+        "infrastructure": broken,
+        "precision": None if args.samples else "4-bit NF4, double quantisation",
+        "data_sha256": sha256(args.data_path),
+        "seconds": time.perf_counter() - started,
+        "args": asdict(args),
+        **machine(),
+    }
+    results = Path(args.results_dir)
+    write_jsonl(results / f"{args.exp_name}_per_task.jsonl", per_task)
+    write_text(results / f"{args.exp_name}_metrics.json", json.dumps(metrics, indent=1) + "\n")
+    length = f", {metrics['avg_gen_len']:.1f} tokens" if lengths else ""
+    print(f"{args.exp_name}: pass@1 {raw['pass_at_1']:.1%} ({metrics['num_pass']} of {len(samples)}), "
+          f"stopped {stopped['pass_at_1']:.1%}{length}, {metrics['seconds']:.0f} s")  # fmt: skip
+    if broken:
+        print(f"note: {broken} checks could not be made (infrastructure) and count as not passed")
+
+
+if __name__ == "__main__":
+    run(main, Args, __doc__)

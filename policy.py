@@ -1,0 +1,194 @@
+"""The QLoRA policy: load it, save it, and the log-probabilities of its tokens.
+
+Base and adapters are always loaded in the same precision, 4-bit NF4 with double quantisation (arXiv 2305.14314).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from common import InputError
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ROOT = Path(__file__).parent
+
+transformers_logging.disable_progress_bar()
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """cuda where there is one, else cpu.
+
+    Raises:
+        InputError: a CUDA device was asked for and there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: torch sees no CUDA GPU here; use --device cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise InputError(f"--device {device}: want auto, cpu, cuda or cuda:N") from None
+
+
+def base_and_adapter(name: str) -> tuple[str, str | None]:
+    """The base model's name or folder, and the adapter's folder if `name` is one.
+
+    Raises:
+        InputError: a folder that holds neither a model nor an adapter, or an adapter whose base cannot be found.
+    """
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file():
+        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        for place in (Path(base), ROOT / base):
+            if (place / "config.json").is_file():
+                return str(place), name
+        if _is_hub_name(base):
+            return base, name
+        raise InputError(f"{name}: its base model {base!r} cannot be found; put it there or edit adapter_config.json")
+    if (folder / "config.json").is_file():
+        return name, None
+    if folder.exists() or not _is_hub_name(name):
+        raise InputError(f"{name}: no model here (no config.json and no adapter_config.json)")
+    return name, None
+
+
+def _is_hub_name(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~", "checkpoints/", "data/"))
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False):
+    """The tokenizer of a model or of an adapter's base, with a pad token (masks never depend on which).
+
+    Raises:
+        InputError: the name cannot be resolved, or the hub cannot be reached.
+    """
+    base, _ = base_and_adapter(name)
+    with _readable_errors(base):
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(name: str, device: torch.device, trainable: bool = False, trust_remote_code: bool = False):
+    """A base model or adapter folder as a 4-bit model; with `trainable`, its adapter's weights require gradients.
+
+    Raises:
+        InputError: the model cannot be found or downloaded.
+    """
+    base, adapter = base_and_adapter(name)
+    with _readable_errors(base):
+        model = AutoModelForCausalLM.from_pretrained(
+            base,
+            quantization_config=BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=compute_dtype(device),
+            ),
+            dtype=compute_dtype(device),
+            device_map={"": device},
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    model.generation_config.max_length = None  # our own limit counts new tokens
+    if adapter:
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    return model
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """What 4-bit weights are multiplied in: bfloat16 on a GPU that has it, float32 on a CPU."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float32
+
+
+def add_lora(model, rank: int, alpha: int, dropout: float) -> PeftModel:
+    """A fresh adapter on every linear layer of the blocks; it starts as the identity."""
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    return get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS,
+                          task_type="CAUSAL_LM"),
+    )  # fmt: skip
+
+
+def trainable_parameters(model) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def save_adapter(model: PeftModel, tokenizer, folder: Path) -> None:
+    """Adapter and tokenizer as safetensors and JSON."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def eos_ids(model, tokenizer) -> set[int]:
+    """Every id that ends a completion: the generation config may name several."""
+    named = model.generation_config.eos_token_id
+    ids = set(named) if isinstance(named, list) else {named}
+    return {i for i in ids | {tokenizer.eos_token_id} if i is not None}
+
+
+def pad(sequences: list[list[int]], value: int, left: bool, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, both (B, longest); the mask comes from the lengths, never from the pad id."""
+    longest = max(map(len, sequences))
+    ids = torch.full((len(sequences), longest), value)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        columns = slice(longest - len(sequence), None) if left else slice(0, len(sequence))
+        ids[row, columns] = torch.tensor(sequence)
+        mask[row, columns] = 1
+    return ids.to(device), mask.to(device)
+
+
+def completion_logprobs(
+    model, prompts: list[list[int]], completions: list[list[int]], temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of completion tokens under the policy at a temperature, and their mask; both (B, R).
+
+    Only completion positions go through the LM head. Padding is 0 in the mask and 0 in the log-probabilities.
+    """
+    device = model.get_input_embeddings().weight.device
+    prompt_ids, prompt_mask = pad(prompts, 0, left=True, device=device)  # (B, P)
+    completion_ids, completion_mask = pad(completions, 0, left=False, device=device)  # (B, R)
+    mask = torch.cat([prompt_mask, completion_mask], dim=1)
+    logits = model(
+        input_ids=torch.cat([prompt_ids, completion_ids], dim=1),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        logits_to_keep=completion_ids.shape[1] + 1,
+        use_cache=False,
+    ).logits[:, :-1]  # (B, R, V): position t predicts token t + 1
+    logprobs = -F.cross_entropy((logits.float() / temperature).transpose(1, 2), completion_ids, reduction="none")
+    return logprobs * completion_mask, completion_mask
+
+
+class _readable_errors:
+    """Turns transformers' page-long loading errors into one line."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, (OSError, ValueError)) and not isinstance(error, InputError):
+            if Path(self.name).is_dir():
+                raise InputError(f"{self.name}: cannot be loaded: {str(error).splitlines()[0]}") from None
+            offline = " (offline mode is on)" if os.environ.get("HF_HUB_OFFLINE") else ""
+            raise InputError(
+                f"{self.name}: not a local folder, and the hub did not give it{offline}: check the name, the network, "
+                "and your access"
+            ) from None

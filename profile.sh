@@ -1,0 +1,78 @@
+# Sourced by every train_*.sh: the environment, the profile, the data, and two words, `stage` and `evaluate`.
+#
+#   PROFILE=pocket|deepseek   what to run; by default deepseek where there is a CUDA GPU, else pocket
+#   MODEL= TRAIN= TEST=       another model, other task files
+#   SEED=1                    another seed; its checkpoints and results end in _seed1
+#   FORCE=1                   redo stages whose output is complete
+#   STEPS=2 LIMIT=4           a short run: updates a stage, tasks an evaluation
+set -eu
+export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+
+if ! cmp -s requirements.txt .venv/installed.txt; then
+    echo "first run: installing requirements.txt into .venv (a few minutes, log in .venv/install.log)"
+    "${PYTHON:-python3}" -m venv .venv
+    .venv/bin/python -m pip install -q -r requirements.txt > .venv/install.log 2>&1 || {
+        tail -n 5 .venv/install.log >&2
+        exit 1
+    }
+    cp requirements.txt .venv/installed.txt
+fi
+PATH=$PWD/.venv/bin:$PATH
+
+if [ -z "${PROFILE:-}" ]; then
+    PROFILE=$(python -c 'import torch; print("deepseek" if torch.cuda.is_available() else "pocket")')
+    why=" (picked: $([ "$PROFILE" = pocket ] && echo "no CUDA GPU here" || echo "a CUDA GPU is here"))"
+fi
+echo "profile: $PROFILE${why:-}"
+
+case $PROFILE in
+pocket)
+    : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=pocket}"
+    : "${MODEL:=data/pocket_coder}" "${TRAIN:=data/pocket_train.jsonl}" "${TEST:=data/pocket_test.jsonl}"
+    SFT=checkpoints/${PREFIX}_lora_sft
+    length_flags="--max_length 384 --max_new_tokens 128"
+    SFT_FLAGS="--max_length 384"
+    RL_FLAGS="$length_flags --batch_size 16 --num_samples 4 --baseline rloo --learning_rate 1e-4 --micro_batch_size 64"
+    EVAL_FLAGS="$length_flags --batch_size 128"
+    [ -f data/pocket_test.jsonl ] || python data/make_pocket_tasks.py
+    [ -d data/pocket_coder ] || python data/make_pocket_coder.py
+    ;;
+deepseek) # the scripts' own defaults
+    : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=deepseek_1_3b}"
+    : "${MODEL:=deepseek-ai/deepseek-coder-1.3b-base}"
+    : "${TRAIN:=data/humaneval_train.jsonl}" "${TEST:=data/humaneval_test.jsonl}"
+    SFT=checkpoints/${PREFIX}_lora_sft_v2
+    SFT_FLAGS="" RL_FLAGS="" EVAL_FLAGS=""
+    [ -f "$TRAIN" ] || python data/prepare_humaneval.py ${SOURCE:+--source "$SOURCE"}
+    ;;
+*)
+    echo "error: PROFILE=$PROFILE: want pocket or deepseek" >&2
+    exit 2
+    ;;
+esac
+
+RESULTS=${RESULTS:-results}
+SEED=${SEED:-42}
+[ "$SEED" = 42 ] && run="" || run=_seed$SEED
+SFT=$SFT$run
+SFT_FLAGS="$SFT_FLAGS --seed $SEED ${STEPS:+--max_steps $STEPS}"
+RL_FLAGS="$RL_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
+EVAL_FLAGS="$EVAL_FLAGS ${LIMIT:+--limit $LIMIT}"
+
+# stage OUTPUT INPUT COMMAND...: run the command unless OUTPUT is there and newer than INPUT.
+stage() {
+    output=$1 input=$2
+    shift 2
+    if [ "${FORCE:-0}" != 1 ] && [ -e "$output" ] && { [ ! -e "$input" ] || [ "$output" -nt "$input" ]; }; then
+        echo "$output is complete: skipped (FORCE=1 redoes it)"
+    else
+        echo "$*"
+        "$@"
+    fi
+}
+
+# evaluate NAME MODEL: on the test tasks, into $RESULTS.
+evaluate() {
+    stage "$RESULTS/${PREFIX}_$1_metrics.json" "$2" python eval_humaneval.py \
+        --exp_name "${PREFIX}_$1" --model_path "$2" --data_path "$TEST" --results_dir "$RESULTS" $EVAL_FLAGS
+}

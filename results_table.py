@@ -1,0 +1,174 @@
+"""From results/*_metrics.json to a Markdown table, in README.md between its markers, and a plot.
+
+Runs that differ only in `_seedN` at the end of their name are one row: the means over the seeds. The interval is
+Wilson's on the number of tasks, not of tasks times seeds: the seeds share the tasks. Rows of different task files or
+base models stand in different tables.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from common import InputError, require, run, write_text
+from metrics import wilson_interval
+
+ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo")  # rows stand in the order of the story
+
+
+@dataclass
+class Args:
+    results_dir: str = "results"  # where the *_metrics.json are
+    readme: str = "README.md"  # gets the table between its markers; empty: print only
+    section: str = "yours"  # the markers' name: <!-- yours:begin --> and <!-- yours:end -->
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+@dataclass
+class Row:
+    """One method: means over its seeds. `length` in tokens, rates as shares."""
+
+    name: str
+    suite: str
+    num_seeds: int
+    num_tasks: int
+    num_pass: int
+    rate: float
+    spread: tuple[float, float]  # lowest and highest seed
+    stopped: float
+    length: float | None
+    interval: tuple[float, float]
+    seconds: float
+    machine: str
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Raises InputError where the folder has no metrics, or a file is not one of ours."""
+    groups: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    for path in sorted(folder.glob("*_metrics.json")):
+        try:
+            metrics = json.loads(path.read_text())
+            name = re.sub(r"_seed\d+$", "", metrics["exp_name"])
+            groups[suite(metrics), name].append(metrics)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not an evaluation's metrics ({error})") from None
+    require(bool(groups), f"{folder}: no *_metrics.json here; run eval_humaneval.py first")
+    return sorted((make_row(name, where, runs) for (where, name), runs in groups.items()), key=place)
+
+
+def suite(metrics: dict) -> str:
+    """What makes figures comparable: the task file and how many of its tasks."""
+    return f"{Path(metrics['args']['data_path']).name}, {metrics['num_tasks']} tasks ({metrics['data_sha256'][:8]})"
+
+
+def make_row(name: str, where: str, runs: list[dict]) -> Row:
+    rates = [metrics["pass_at_1"] for metrics in runs]
+    lengths = [metrics["avg_gen_len"] for metrics in runs if metrics["avg_gen_len"] is not None]
+    hardware = {f"{m['gpu'] or m['cpu']}, {m['cores']} cores; " + ", ".join(f"{k} {v}" for k, v in m["versions"].items())
+                for m in runs}  # fmt: skip
+    return Row(
+        name=name,
+        suite=where,
+        num_seeds=len(runs),
+        num_tasks=runs[0]["num_tasks"],
+        num_pass=sum(metrics["num_pass"] for metrics in runs),
+        rate=mean(rates),
+        spread=(min(rates), max(rates)),
+        stopped=mean(metrics["pass_at_1_stopped"] for metrics in runs),
+        length=mean(lengths) if lengths else None,
+        interval=wilson_interval(mean(rates), runs[0]["num_tasks"]),
+        seconds=mean(metrics["seconds"] for metrics in runs),
+        machine=" / ".join(sorted(hardware)),
+    )
+
+
+def place(row: Row) -> tuple:
+    found = [rank for rank, word in enumerate(ORDER) if word in row.name.split("_")]
+    return row.suite, found[0] if found else len(ORDER), row.name
+
+
+def markdown(rows: list[Row]) -> str:
+    """One table a suite, with its hardware below."""
+    parts = []
+    for where in sorted({row.suite for row in rows}):
+        members = [row for row in rows if row.suite == where]
+        lines = [
+            f"**{where}**",
+            "",
+            "| method | pass@1 | passed/tasks | avg length | pass@1 stopped | 95% interval | seeds | evaluation |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in members:
+            seeds = "1" if row.num_seeds == 1 else f"{row.num_seeds} ({row.spread[0]:.1%} to {row.spread[1]:.1%})"
+            length = "" if row.length is None else f"{row.length:.1f}"
+            lines.append(
+                f"| {row.name} | {row.rate:.1%} | {row.num_pass}/{row.num_tasks * row.num_seeds} | {length} | "
+                f"{row.stopped:.1%} | {row.interval[0]:.1%} to {row.interval[1]:.1%} | {seeds} | {row.seconds:.0f} s |"
+            )
+        machines = sorted({row.machine for row in members})
+        lines += ["", "Length in tokens, EOS included. Measured on: " + " / ".join(machines) + "."]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def insert(readme: str, section: str, text: str) -> str:
+    """The README with the text between the section's markers.
+
+    >>> insert("a <!-- x:begin -->old<!-- x:end --> b", "x", "new")
+    'a <!-- x:begin -->\\nnew\\n<!-- x:end --> b'
+    """
+    begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
+    before, found, rest = readme.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise InputError(f"the README has no {begin} ... {end}; put them where the table should stand")
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Average length against pass@1, with Wilson intervals, one picture for the suites together."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in rows if row.length is not None]
+    if not rows:
+        return
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for row, marker in zip(rows, "osD^vPX*<>dph8" * len(rows), strict=False):
+        low, high = row.interval
+        axes.errorbar(row.length, row.rate, yerr=[[row.rate - low], [high - row.rate]], marker=marker, capsize=3,
+                      linestyle="none", markersize=8, label=row.name)  # fmt: skip
+    axes.set_xlabel("average completion length (tokens)")
+    axes.set_ylabel("pass@1, raw completion")
+    axes.set_ylim(0, 1)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    figure.savefig(temporary, dpi=150)
+    plt.close(figure)
+    temporary.replace(path)
+
+
+def main(args: Args) -> None:
+    rows = read_rows(Path(args.results_dir))
+    table = markdown(rows)
+    print(table)
+    write_text(Path(args.results_dir) / "table.md", table)
+    plot(rows, Path(args.results_dir) / "length_vs_pass.png")
+    if args.readme:
+        readme = Path(args.readme)
+        require(readme.is_file(), f"--readme {readme}: no such file")
+        write_text(readme, insert(readme.read_text(encoding="utf-8"), args.section, table))
+    print(f"wrote {args.results_dir}/table.md and length_vs_pass.png" + (f", and the table in {args.readme}" if args.readme else ""))
+
+
+if __name__ == "__main__":
+    run(main, Args, __doc__)

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Base model, SFT, and REINFORCE at two length penalties, each evaluated on the test tasks: a table and a plot.
+cd "$(dirname "$0")"
+. ./profile.sh
+
+evaluate base "$MODEL"
+
+stage "$SFT" "$TRAIN" python train_sft_lora.py \
+    --model_name "$MODEL" --train_path "$TRAIN" --output_dir "$SFT" $SFT_FLAGS
+evaluate "sft$run" "$SFT"
+
+for alpha in 0.01 0.03; do
+    rl=$(checkpoint_name rl "$alpha")
+    stage "$rl" "$SFT" python train_rl_lora.py \
+        --sft_model "$SFT" --train_path "$TRAIN" --output_dir "$rl" --length_penalty_alpha "$alpha" $RL_FLAGS
+    evaluate "rl_alpha$alpha$run" "$rl"
+done
+
+python results_table.py --results_dir "$RESULTS" --readme "${README-README.md}"

@@ -1,0 +1,110 @@
+"""Supervised fine-tuning (SFT) of a 4-bit LoRA policy on the canonical solutions.
+
+    L = -mean over solution tokens and the EOS of log p(token | prompt, tokens before)
+
+Prompt tokens carry no loss. Prompt and solution are tokenised apart and their ids joined, as sampling does later.
+Left out of QLoRA (arXiv 2305.14314): the paged optimizer. The loop is transformers' Trainer.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from common import InputError, RunLog, machine, replace_folder, require, run
+from tasks import Task, read_tasks, sha256
+
+
+@dataclass
+class Args:
+    train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
+    model_name: str = "deepseek-ai/deepseek-coder-1.3b-base"  # hub name or folder of the base model
+    output_dir: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # where the adapter goes
+    max_length: int = 1024  # tokens of prompt and solution together, at most
+    per_device_train_batch_size: int = 1  # examples at a time
+    gradient_accumulation_steps: int = 8  # batches an update
+    num_train_epochs: float = 1.0  # passes over the tasks
+    max_steps: int = -1  # updates; overrides the epochs if given
+    learning_rate: float = 5e-5  # peak of the schedule
+    lr_scheduler_type: str = "linear"  # any schedule of transformers: linear, cosine, constant, ...
+    lora_r: int = 8  # rank of the adapter
+    lora_alpha: int = 16  # its scale is alpha / r
+    lora_dropout: float = 0.05  # on the adapter's input, while training
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
+    trust_remote_code: bool = False  # run code that comes with the model
+    seed: int = 42  # order, dropout, adapter
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+def encode(tokenizer, task: Task, max_length: int) -> dict[str, list[int]]:
+    """Token ids of prompt, solution and EOS; labels -100 on the prompt.
+
+    Raises:
+        InputError: longer than max_length; a cut solution would lose its end.
+    """
+    prompt = tokenizer(task["prompt"]).input_ids
+    solution = tokenizer(task["canonical_solution"], add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    ids = prompt + solution
+    if len(ids) > max_length:
+        raise InputError(f"{task['task_id']}: {len(ids)} tokens, more than --max_length {max_length}; raise it or drop the task")
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [-100] * len(prompt) + solution}
+
+
+def main(args: Args) -> None:
+    require(args.num_train_epochs > 0 or args.max_steps > 0, "--num_train_epochs must be positive")
+    tasks = read_tasks(args.train_path)
+
+    import torch
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+    from policy import add_lora, load_policy, load_tokenizer, pick_device, save_adapter, trainable_parameters
+
+    with replace_folder(args.output_dir) as folder:
+        tokenizer = load_tokenizer(args.model_name, args.trust_remote_code)
+        examples = [encode(tokenizer, task, args.max_length) for task in tasks]
+        set_seed(args.seed)
+        model = load_policy(args.model_name, pick_device(), trust_remote_code=args.trust_remote_code)
+        model = add_lora(model, args.lora_r, args.lora_alpha, args.lora_dropout)
+        for parameter in trainable_parameters(model):
+            parameter.data = parameter.data.float()  # the adapter learns in float32, whatever the base computes in
+        if args.gradient_checkpointing:
+            model.enable_input_require_grads()
+        print(f"SFT: {len(tasks)} tasks, {sum(p.numel() for p in trainable_parameters(model)):,} trainable weights")
+
+        log = RunLog(folder / "sft_train_log.jsonl")
+
+        class Log(TrainerCallback):
+            def on_log(self, arguments, state, control, logs=None, **_):
+                log.write({"step": state.global_step, **logs}, show=False)
+
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=str(folder),
+                per_device_train_batch_size=args.per_device_train_batch_size,
+                gradient_accumulation_steps=args.gradient_accumulation_steps,
+                num_train_epochs=args.num_train_epochs,
+                max_steps=args.max_steps,
+                learning_rate=args.learning_rate,
+                lr_scheduler_type=args.lr_scheduler_type,
+                gradient_checkpointing=args.gradient_checkpointing,
+                bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+                logging_steps=10,
+                save_strategy="no",
+                report_to="none",
+                seed=args.seed,
+            ),
+            train_dataset=examples,
+            data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
+            callbacks=[Log()],
+        )
+        trainer.train()
+        log.close()
+        save_adapter(model, tokenizer, folder)
+        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), **machine()}
+        (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(f"saved {args.output_dir}")
+
+
+if __name__ == "__main__":
+    run(main, Args, __doc__)
