@@ -178,7 +178,13 @@ def machine() -> dict[str, Any]:
     for package in ("torch", "transformers", "peft", "bitsandbytes", "accelerate"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-    return {"gpu": gpu, "cpu": processor, "cores": len(os.sched_getaffinity(0)), "versions": versions, "commit": commit()}
+    return {
+        "gpu": gpu,
+        "cpu": processor,
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": versions,
+        "commit": commit(),
+    }
 
 
 def commit() -> str | None:

@@ -6,21 +6,27 @@ Base and adapters are always loaded in the same precision, 4-bit NF4 with double
 from __future__ import annotations
 
 import json
-import os
+import logging
+import warnings
 from pathlib import Path
 
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a missing optional kernel
+
+import huggingface_hub
 import torch
 import torch.nn.functional as F
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from common import InputError
 
+transformers_logging.disable_progress_bar()
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks, transformers warns
+
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ROOT = Path(__file__).parent
-
-transformers_logging.disable_progress_bar()
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -72,11 +78,32 @@ def load_tokenizer(name: str, trust_remote_code: bool = False):
         InputError: the name cannot be resolved, or the hub cannot be reached.
     """
     base, _ = base_and_adapter(name)
-    with _readable_errors(base):
+    _check_reachable(base)
+    try:
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{base}: its tokenizer cannot be loaded: {_first_line(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _check_reachable(base: str) -> None:
+    """Ask the hub once for a model that is neither a folder nor in the cache; loading would retry for a minute."""
+    if Path(base).is_dir() or isinstance(huggingface_hub.try_to_load_from_cache(base, "config.json"), str):
+        return
+    try:
+        huggingface_hub.HfApi().model_info(base, timeout=10)
+    except huggingface_hub.errors.RepositoryNotFoundError:
+        raise InputError(f"{base}: no such folder, and the hub has no such model for this login") from None
+    except Exception as error:  # no network, a proxy, offline mode: the client raises what its transport raises
+        raise InputError(
+            f"{base}: no such folder, and the hub cannot be reached ({type(error).__name__}); give a local folder"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def load_policy(name: str, device: torch.device, trainable: bool = False, trust_remote_code: bool = False):
@@ -86,21 +113,29 @@ def load_policy(name: str, device: torch.device, trainable: bool = False, trust_
         InputError: the model cannot be found or downloaded.
     """
     base, adapter = base_and_adapter(name)
-    with _readable_errors(base):
+    _check_reachable(base)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(device),
+    )
+    try:
         model = AutoModelForCausalLM.from_pretrained(
             base,
-            quantization_config=BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=compute_dtype(device),
-            ),
+            quantization_config=quantization,
             dtype=compute_dtype(device),
             device_map={"": device},
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )
-    model.generation_config.max_length = None  # our own limit counts new tokens
+    except (OSError, ValueError) as error:
+        raise InputError(f"{base}: cannot be loaded: {_first_line(error)}") from None
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # on a CPU with AVX512-BF16 the first forward without gradients repacks the weight for good: bfloat16
+            # products, and no gradient through the layer any more
+            module.support_avx512bf16_for_cpu = False
     if adapter:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     return model
@@ -172,23 +207,3 @@ def completion_logprobs(
     ).logits[:, :-1]  # (B, R, V): position t predicts token t + 1
     logprobs = -F.cross_entropy((logits.float() / temperature).transpose(1, 2), completion_ids, reduction="none")
     return logprobs * completion_mask, completion_mask
-
-
-class _readable_errors:
-    """Turns transformers' page-long loading errors into one line."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, (OSError, ValueError)) and not isinstance(error, InputError):
-            if Path(self.name).is_dir():
-                raise InputError(f"{self.name}: cannot be loaded: {str(error).splitlines()[0]}") from None
-            offline = " (offline mode is on)" if os.environ.get("HF_HUB_OFFLINE") else ""
-            raise InputError(
-                f"{self.name}: not a local folder, and the hub did not give it{offline}: check the name, the network, "
-                "and your access"
-            ) from None

@@ -59,6 +59,13 @@ SFT_FLAGS="$SFT_FLAGS --seed $SEED ${STEPS:+--max_steps $STEPS}"
 RL_FLAGS="$RL_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
 EVAL_FLAGS="$EVAL_FLAGS ${LIMIT:+--limit $LIMIT}"
 
+# checkpoint_name METHOD ALPHA: as the original named them.
+checkpoint_name() {
+    name=checkpoints/${PREFIX}_lora_$1_alpha$2
+    [ "$name" = checkpoints/deepseek_1_3b_lora_rl_alpha0.01 ] && name=${name}_100
+    echo "$name$run"
+}
+
 # stage OUTPUT INPUT COMMAND...: run the command unless OUTPUT is there and newer than INPUT.
 stage() {
     output=$1 input=$2

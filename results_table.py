@@ -68,8 +68,6 @@ def suite(metrics: dict) -> str:
 def make_row(name: str, where: str, runs: list[dict]) -> Row:
     rates = [metrics["pass_at_1"] for metrics in runs]
     lengths = [metrics["avg_gen_len"] for metrics in runs if metrics["avg_gen_len"] is not None]
-    hardware = {f"{m['gpu'] or m['cpu']}, {m['cores']} cores; " + ", ".join(f"{k} {v}" for k, v in m["versions"].items())
-                for m in runs}  # fmt: skip
     return Row(
         name=name,
         suite=where,
@@ -82,8 +80,13 @@ def make_row(name: str, where: str, runs: list[dict]) -> Row:
         length=mean(lengths) if lengths else None,
         interval=wilson_interval(mean(rates), runs[0]["num_tasks"]),
         seconds=mean(metrics["seconds"] for metrics in runs),
-        machine=" / ".join(sorted(hardware)),
+        machine=" / ".join(sorted({hardware(metrics) for metrics in runs})),
     )
+
+
+def hardware(metrics: dict) -> str:
+    versions = ", ".join(f"{package} {number}" for package, number in metrics["versions"].items())
+    return f"{metrics['gpu'] or metrics['cpu']}, {metrics['cores']} cores; {versions}"
 
 
 def place(row: Row) -> tuple:
@@ -167,7 +170,8 @@ def main(args: Args) -> None:
         readme = Path(args.readme)
         require(readme.is_file(), f"--readme {readme}: no such file")
         write_text(readme, insert(readme.read_text(encoding="utf-8"), args.section, table))
-    print(f"wrote {args.results_dir}/table.md and length_vs_pass.png" + (f", and the table in {args.readme}" if args.readme else ""))
+        print(f"the table stands in {readme} too")
+    print(f"wrote {args.results_dir}/table.md and {args.results_dir}/length_vs_pass.png")
 
 
 if __name__ == "__main__":

@@ -76,9 +76,10 @@ def sample(
     chunk = max(1, batch_size // num_samples)
     for start in range(0, len(prompts), chunk):
         chosen = longest_first[start : start + chunk]
-        sampler = _decode(model, tokenizer, [prompts[i] for i in chosen], num_samples, max_new_tokens, temperature,
-                          top_p, stop_at_strings, generator)  # fmt: skip
-        rollouts = [Rollout(chosen[row // num_samples], prompts[chosen[row // num_samples]], *rest) for row, *rest in sampler]
+        rows = _decode(model, tokenizer, [prompts[i] for i in chosen], num_samples, max_new_tokens, temperature,
+                       top_p, stop_at_strings, generator)  # fmt: skip
+        indices = [index for index in chosen for _ in range(num_samples)]
+        rollouts = [Rollout(index, prompts[index], *row) for index, row in zip(indices, rows, strict=True)]
         for rollout in rollouts:
             done[rollout.prompt_index].append(rollout)
         on_batch(rollouts)
@@ -88,8 +89,8 @@ def sample(
 
 @torch.no_grad()
 def _decode(model, tokenizer, prompts, num_samples, max_new_tokens, temperature, top_p, stop_at_strings, generator
-            ) -> Iterator[tuple[int, list[int], list[float], bool, str]]:  # fmt: skip
-    """Yield (row, token ids, log-probs, ended, text) for len(prompts) * num_samples rows."""
+            ) -> Iterator[tuple[list[int], list[float], bool, str]]:  # fmt: skip
+    """Yield (token ids, log-probs, ended, text) for each of len(prompts) * num_samples rows."""
     device = model.get_input_embeddings().weight.device
     ends = torch.tensor(sorted(eos_ids(model, tokenizer)), device=device)
     prompt_ids, mask = pad(prompts, 0, left=True, device=device)  # (N, P)
@@ -133,7 +134,7 @@ def _decode(model, tokenizer, prompts, num_samples, max_new_tokens, temperature,
         ids = tokens[row, : lengths[row]].tolist()
         text = tokenizer.decode(ids[:-1] if ids[-1] in special else ids)
         text = truncate_at_stop(text) if stop_at_strings else text
-        yield row, ids, logprobs[row, : lengths[row]].tolist(), bool(ended[row]), text
+        yield ids, logprobs[row, : lengths[row]].tolist(), bool(ended[row]), text
 
 
 def _draw(logits: torch.Tensor, temperature: float, top_p: float, generator) -> tuple[torch.Tensor, torch.Tensor]:

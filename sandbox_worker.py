@@ -16,7 +16,7 @@ import traceback
 
 
 def run_check(request: dict, report: int) -> None:
-    """In the child: run the candidate, then the tests; the report carries the request's secret only after the last test."""
+    """In the child: run the candidate, then the tests; only a reached last line reports the secret."""
     resource.setrlimit(resource.RLIMIT_AS, (request["memory_mib"] << 20,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -35,8 +35,9 @@ def _verdict(request: dict) -> dict:
         return {"status": "syntax", "reason": f"{type(error).__name__}: {error}"}
     try:
         exec(candidate, scope)
-        if not callable(scope.get(request["entry_point"])):
-            return {"status": "no_entry_point", "reason": f"{request['entry_point']} is not a function after the program ran"}
+        name = request["entry_point"]
+        if not callable(scope.get(name)):
+            return {"status": "no_entry_point", "reason": f"{name} is not a function after the program ran"}
         exec(compile(request["test"], "<test>", "exec"), scope)
     except MemoryError:
         return {"status": "memory", "reason": f"more than {request['memory_mib']} MiB"}

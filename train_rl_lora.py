@@ -101,7 +101,9 @@ def main(args: Args) -> None:
         set_seed(args.seed)
         device = pick_device()
         model = load_policy(args.sft_model, device, trainable=True, trust_remote_code=args.trust_remote_code)
-        require(hasattr(model, "peft_config"), f"--sft_model {args.sft_model}: is no adapter; run train_sft_lora.py first")
+        require(
+            hasattr(model, "peft_config"), f"--sft_model {args.sft_model}: is no adapter; run train_sft_lora.py first"
+        )
         model.eval()  # no dropout: what was sampled is what is trained on
         optimizer = torch.optim.AdamW(trainable_parameters(model), lr=args.learning_rate, weight_decay=0.0)
         generator = torch.Generator(device).manual_seed(args.seed)

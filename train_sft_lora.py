@@ -46,7 +46,9 @@ def encode(tokenizer, task: Task, max_length: int) -> dict[str, list[int]]:
     solution = tokenizer(task["canonical_solution"], add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
     ids = prompt + solution
     if len(ids) > max_length:
-        raise InputError(f"{task['task_id']}: {len(ids)} tokens, more than --max_length {max_length}; raise it or drop the task")
+        raise InputError(
+            f"{task['task_id']}: {len(ids)} tokens, more than --max_length {max_length}; raise it or drop the task"
+        )
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [-100] * len(prompt) + solution}
 
 

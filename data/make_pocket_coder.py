@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 from make_pocket_tasks import split_compositions, write_prompt
-from pocket_grammar import Composition, draw_arguments, sloppy_code, write_body
+from pocket_code import sloppy_code, write_body
+from pocket_grammar import Composition, draw_arguments
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

@@ -13,18 +13,8 @@ import json
 import random
 from pathlib import Path
 
-from pocket_grammar import (
-    Composition,
-    call,
-    compile_body,
-    compositions,
-    describe,
-    draw_arguments,
-    right_code,
-    signature,
-    slipped_codes,
-    write_body,
-)
+from pocket_code import call, compile_body, right_code, slipped_codes, write_body
+from pocket_grammar import Composition, compositions, describe, draw_arguments, signature
 
 SEED = 42
 SPLITS = {"train": 800, "valid": 200, "test": 250}
@@ -83,8 +73,9 @@ def make_task(composition: Composition, split: str, number: int) -> dict[str, st
 def write_prompt(composition: Composition, rng: random.Random) -> str:
     """Signature and docstring with two examples: a usual call and a usual or an edge case."""
     function = right_function(composition)
-    calls = [draw_arguments(composition.source, rng)]
-    calls.append(rng.choice(composition.source.edges) if rng.random() < 0.5 else draw_arguments(composition.source, rng))
+    source = composition.source
+    calls = [draw_arguments(source, rng)]
+    calls.append(rng.choice(source.edges) if rng.random() < 0.5 else draw_arguments(source, rng))
     examples = ""
     for arguments in calls:
         shown = ", ".join(map(repr, arguments))
@@ -94,7 +85,7 @@ def write_prompt(composition: Composition, rng: random.Random) -> str:
 
 
 def write_test(composition: Composition, rng: random.Random) -> str:
-    """`check` with at least `NUM_TESTS` asserts: five edge cases, then inputs that tell each slip from the right body."""
+    """`check` with `NUM_TESTS` asserts or more: five edge cases, then inputs that tell slips from the right body."""
     source, right = composition.source, right_function(composition)
     chosen = list(source.edges[:5])
     drawn = {repr(arguments): arguments for arguments in (draw_arguments(source, rng) for _ in range(60))}

@@ -1,7 +1,7 @@
 """The pocket world: small functions composed of a source, a stop, a condition, a transform and a finish.
 
 A composition names one choice for each of the five; it can be described in words, named, and written as code in
-several styles, rightly or with the slips that people make. `make_pocket_tasks.py` turns compositions into tasks,
+several styles, rightly or with the slips that people make (`pocket_code.py`). `make_pocket_tasks.py` turns compositions into tasks,
 `make_pocket_coder.py` turns them into the noisy corpus that the pocket model is pretrained on.
 
 In the code templates X is the item (an int, a word or a character), A and B are the two halves of a pair, K and V an
@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 WORDS = ("sky apple Moon level tree ice banana up noon Kites as eve orange bus Ink lamp echo stats tea oak "
@@ -349,115 +348,6 @@ def signature(composition: Composition) -> str:
     return f"def {composition.function_name}({composition.source.parameters}) -> {returns}:"
 
 
-@dataclass(frozen=True)
-class Code:
-    """The pieces of one body: right ones, or some with a slip."""
-
-    items: str
-    stop: str
-    condition: str
-    transform: str
-    tail: tuple[str, ...]
-    loop: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None
-    early_return: bool = False  # the return indented into the loop
-
-
-def right_code(composition: Composition) -> Code:
-    source, finish = composition.source, composition.finish
-    parts = (composition.stop.code, composition.condition.code, composition.transform.code)
-    return Code(source.items, *parts, finish.tail, finish.loop)
-
-
-def slipped_codes(composition: Composition) -> list[Code]:
-    """Every body with exactly one slip."""
-    right = right_code(composition)
-    codes = [_replace(right, items=slip) for slip in composition.source.slips]
-    codes += [_replace(right, stop=slip) for slip in composition.stop.slips]
-    codes += [_replace(right, condition=slip) for slip in composition.condition.slips]
-    codes += [_replace(right, transform=slip) for slip in composition.transform.slips]
-    codes += [_replace(right, tail=slip) for slip in composition.finish.tail_slips]
-    codes += [_replace(right, loop=slip) for slip in composition.finish.loop_slips]
-    return codes
-
-
-def sloppy_code(composition: Composition, rng: random.Random, rate: float) -> Code:
-    """Pieces in which each part slips with probability `rate`; the finish, where edge cases lie, more often."""
-    code = right_code(composition)
-    for part, slips in (
-        ("items", composition.source.slips),
-        ("stop", composition.stop.slips),
-        ("condition", composition.condition.slips),
-        ("transform", composition.transform.slips),
-    ):
-        if slips and rng.random() < rate:
-            code = _replace(code, **{part: rng.choice(slips)})
-    if composition.finish.tail_slips and rng.random() < 2 * rate:
-        code = _replace(code, tail=rng.choice(composition.finish.tail_slips))
-    if composition.finish.loop_slips and rng.random() < 2 * rate:
-        code = _replace(code, loop=rng.choice(composition.finish.loop_slips))
-    return _replace(code, early_return=rng.random() < rate / 2)
-
-
-def _replace(code: Code, **changes) -> Code:
-    return Code(**{**code.__dict__, **changes})
-
-
-def write_body(composition: Composition, code: Code, style: str, wordy: bool = False) -> str:
-    """The function's body, indented by four, ending in a newline; `wordy` adds comments and a temporary."""
-    names = _variable_names(composition.source)
-    head = f"for {composition.source.variables} in {code.items}"
-    condition, transform = _fill(code.condition, names), _fill(code.transform, names)
-    where = f" if {condition}" if condition else ""
-
-    if style == "loop":
-        before, inside, after = code.loop
-    elif style == "collect":
-        before, inside, after = ("result = []",), ("result.append(E)",), _use(code.tail, "result")
-    if style in ("loop", "collect"):
-        step = [line.replace("E", transform) for line in inside]
-        if wordy:
-            step = [f"value = {transform}", *(line.replace("E", "value") for line in inside)]
-        if condition:
-            step = [f"if {condition}:", *_indent(step)]
-        if code.stop:
-            step = [f"if {_fill(code.stop, names)}:", "    break", *step]
-        last = _indent(after[:1]) + list(after[1:]) if code.early_return else list(after)
-        lines = [*before, f"{head}:", *_indent(step), *last]
-        if wordy:
-            lines.insert(len(before), f"# go through the {composition.source.noun}")
-    elif style == "steps":
-        kept = [f"kept = [({composition.source.variables}) {head}{where}]"] if "," in composition.source.variables else [
-            f"kept = [{composition.source.variables} {head}{where}]"
-        ]  # fmt: skip
-        values = f"result = [{transform} for {composition.source.variables} in kept]"
-        lines = [*kept, values, *_use(code.tail, "result")]
-        if wordy:
-            lines = ["# first choose, then compute", *lines]
-    elif len(code.tail) == 1 and code.tail[0].count("S") == 1:
-        lines = list(_use(code.tail, f"[{transform} {head}{where}]"))
-    else:
-        lines = [f"result = [{transform} {head}{where}]", *_use(code.tail, "result")]
-    return "".join(f"    {line}\n" for line in lines)
-
-
-def _variable_names(source: Source) -> dict[str, str]:
-    first, _, second = source.variables.partition(", ")
-    letters = {"pair": "AB", "entry": "KV", "indexed": "IX"}.get(source.kind, "X")
-    return dict(zip(letters, (first, second), strict=False))
-
-
-def _fill(template: str, names: dict[str, str]) -> str:
-    return re.sub(r"\b[ABKVIX]\b", lambda match: names[match.group()], template)
-
-
-def _use(tail: tuple[str, ...], sequence: str) -> list[str]:
-    return [re.sub(r"\bS\b", lambda _: sequence, line) for line in tail]
-
-
-def _indent(lines) -> list[str]:
-    return [f"    {line}" for line in lines]
-
-
 def draw_arguments(source: Source, rng: random.Random) -> tuple:
     """A random argument list for a function over `source`."""
 
@@ -477,19 +367,3 @@ def draw_arguments(source: Source, rng: random.Random) -> tuple:
     if source.draw == "text":
         return ("".join(rng.choice("abeioTRAUxyz 0279") for _ in range(rng.randint(2, 9))),)
     return ({word: rng.randint(-4, 12) for word in rng.sample(WORDS, rng.randint(1, 4))},)
-
-
-def compile_body(composition: Composition, body: str) -> Callable:
-    """The function that the signature and this body make. Trusted code only: our own grammar's, never a model's."""
-    scope: dict = {}
-    exec(f"{signature(composition)}\n{body}", scope)
-    return scope[composition.function_name]
-
-
-def call(function: Callable, arguments: tuple) -> tuple[str, object]:
-    """What the function returns, or the name of the exception it raises, as a comparable pair."""
-    copies = tuple(type(value)(value) for value in arguments)
-    try:
-        return "returns", function(*copies)
-    except Exception as error:
-        return "raises", type(error).__name__

@@ -1,0 +1,74 @@
+"""Split HumanEval into data/humaneval_train.jsonl and data/humaneval_test.jsonl: seed 42, 80/20, 131/33 tasks.
+
+    python data/prepare_humaneval.py                                  # from the hub
+    python data/prepare_humaneval.py --source HumanEval.jsonl.gz      # from a local file
+
+Writes the counts and checksums to data/humaneval_split.json beside them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import InputError, run, write_jsonl, write_text
+from tasks import FIELDS, read_tasks, sha256
+
+
+@dataclass
+class Args:
+    source: str = ""  # HumanEval.jsonl or .jsonl.gz; by default openai/openai_humaneval from the hub
+    output_dir: str = str(Path(__file__).parent)  # where the three files go
+    seed: int = 42  # of the split
+    train_share: float = 0.8  # of the tasks
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+def read_source(source: str) -> list[dict]:
+    """All tasks, from a local file or the hub.
+
+    Raises:
+        InputError: the file is missing or unreadable, or the hub cannot be reached.
+    """
+    if source:
+        try:
+            raw = Path(source).read_bytes()
+            text = (gzip.decompress(raw) if source.endswith(".gz") else raw).decode()
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        except (OSError, EOFError) as error:
+            raise InputError(f"--source {source}: {getattr(error, 'strerror', None) or error}") from None
+        except ValueError as error:
+            raise InputError(f"--source {source}: not JSON lines ({error})") from None
+    from datasets import load_dataset
+
+    try:
+        return list(load_dataset("openai/openai_humaneval", split="test"))
+    except Exception as error:  # the hub's client raises a dozen kinds
+        raise InputError(
+            f"HumanEval cannot be had from the hub ({type(error).__name__}); give a local copy with --source FILE"
+        ) from None
+
+
+def main(args: Args) -> None:
+    tasks = [{field: task[field] for field in FIELDS} for task in read_source(args.source)]
+    random.Random(args.seed).shuffle(tasks)
+    cut = int(args.train_share * len(tasks))
+    folder = Path(args.output_dir)
+    record = {"source": Path(args.source).name or "openai/openai_humaneval", "seed": args.seed}
+    for name, part in (("train", tasks[:cut]), ("test", tasks[cut:])):
+        path = folder / f"humaneval_{name}.jsonl"
+        write_jsonl(path, part)
+        read_tasks(path)
+        record[name] = {"tasks": len(part), "sha256": sha256(path)}
+        print(f"{path.name}: {len(part)} tasks, sha256 {record[name]['sha256']}")
+    write_text(folder / "humaneval_split.json", json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main, Args, __doc__)
