@@ -82,7 +82,7 @@ def read_samples(path: str, tasks: list[Task], sandbox: Sandbox) -> list[Sample]
     require(Path(path).is_file(), f"--samples {path}: no such file")
     by_id = {task["task_id"]: task for task in tasks}
     records = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").strip().split("\n"), start=1):
         try:
             record = json.loads(line)
             task, completion = by_id[record["task_id"]], record["completion"]

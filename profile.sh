@@ -3,7 +3,8 @@
 #   PROFILE=pocket|deepseek   what to run; by default deepseek where there is a CUDA GPU, else pocket
 #   MODEL= TRAIN= TEST=       another model, other task files
 #   SEED=1                    another seed; its checkpoints and results end in _seed1
-#   FORCE=1                   redo stages whose output is complete
+#   FORCE=1                   redo stages that are complete
+#   RESULTS= CHECKPOINTS=     other folders for what comes out
 #   STEPS=2 LIMIT=4           a short run: updates a stage, tasks an evaluation
 set -eu
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
@@ -29,7 +30,7 @@ case $PROFILE in
 pocket)
     : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=pocket}"
     : "${MODEL:=data/pocket_coder}" "${TRAIN:=data/pocket_train.jsonl}" "${TEST:=data/pocket_test.jsonl}"
-    SFT=checkpoints/${PREFIX}_lora_sft
+    SFT=${PREFIX}_lora_sft
     length_flags="--max_length 384 --max_new_tokens 128"
     SFT_FLAGS="--max_length 384"
     RL_FLAGS="$length_flags --batch_size 16 --num_samples 4 --baseline rloo --learning_rate 1e-4 --micro_batch_size 64"
@@ -41,7 +42,7 @@ deepseek) # the scripts' own defaults
     : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=deepseek_1_3b}"
     : "${MODEL:=deepseek-ai/deepseek-coder-1.3b-base}"
     : "${TRAIN:=data/humaneval_train.jsonl}" "${TEST:=data/humaneval_test.jsonl}"
-    SFT=checkpoints/${PREFIX}_lora_sft_v2
+    SFT=${PREFIX}_lora_sft_v2
     SFT_FLAGS="" RL_FLAGS="" EVAL_FLAGS=""
     [ -f "$TRAIN" ] || python data/prepare_humaneval.py ${SOURCE:+--source "$SOURCE"}
     ;;
@@ -51,31 +52,36 @@ deepseek) # the scripts' own defaults
     ;;
 esac
 
-RESULTS=${RESULTS:-results}
+RESULTS=${RESULTS:-results} CHECKPOINTS=${CHECKPOINTS:-checkpoints}
 SEED=${SEED:-42}
 [ "$SEED" = 42 ] && run="" || run=_seed$SEED
-SFT=$SFT$run
+SFT=$CHECKPOINTS/$SFT$run
 SFT_FLAGS="$SFT_FLAGS --seed $SEED ${STEPS:+--max_steps $STEPS}"
 RL_FLAGS="$RL_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
 EVAL_FLAGS="$EVAL_FLAGS ${LIMIT:+--limit $LIMIT}"
 
 # checkpoint_name METHOD ALPHA: as the original named them.
 checkpoint_name() {
-    name=checkpoints/${PREFIX}_lora_$1_alpha$2
-    [ "$name" = checkpoints/deepseek_1_3b_lora_rl_alpha0.01 ] && name=${name}_100
-    echo "$name$run"
+    name=${PREFIX}_lora_$1_alpha$2
+    [ "$name" != deepseek_1_3b_lora_rl_alpha0.01 ] || name=${name}_100
+    echo "$CHECKPOINTS/$name$run"
 }
 
-# stage OUTPUT INPUT COMMAND...: run the command unless OUTPUT is there and newer than INPUT.
+# stage OUTPUT INPUT python SCRIPT FLAGS...: run it, unless this very command has made OUTPUT already and neither
+# INPUT nor SCRIPT has changed since.
 stage() {
-    output=$1 input=$2
+    output=$1 input=$2 script=$4
     shift 2
-    if [ "${FORCE:-0}" != 1 ] && [ -e "$output" ] && { [ ! -e "$input" ] || [ "$output" -nt "$input" ]; }; then
+    made_by=$CHECKPOINTS/.made_by/$(basename "$output")
+    if [ "${FORCE:-0}" != 1 ] && [ -e "$output" ] && [ "$(cat "$made_by" 2> /dev/null)" = "$*" ] &&
+        { [ ! -e "$input" ] || [ "$output" -nt "$input" ]; } && [ "$output" -nt "$script" ]; then
         echo "$output is complete: skipped (FORCE=1 redoes it)"
-    else
-        echo "$*"
-        "$@"
+        return
     fi
+    echo "$*"
+    "$@"
+    mkdir -p "$CHECKPOINTS/.made_by"
+    echo "$*" > "$made_by"
 }
 
 # evaluate NAME MODEL: on the test tasks, into $RESULTS.

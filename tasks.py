@@ -31,8 +31,12 @@ def read_tasks(path: str | Path) -> list[Task]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such task file; data/README.md says how each one is made")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would split inside strings, at U+2028
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text") from None
     tasks, seen = [], {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         task = _parse_line(line, f"{path}:{number}")

@@ -71,6 +71,7 @@ def main(args: Args) -> None:
             parameter.data = parameter.data.float()  # the adapter learns in float32, whatever the base computes in
         if args.gradient_checkpointing:
             model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         print(f"SFT: {len(tasks)} tasks, {sum(p.numel() for p in trainable_parameters(model)):,} trainable weights")
 
         log = RunLog(folder / "sft_train_log.jsonl")
@@ -89,8 +90,8 @@ def main(args: Args) -> None:
                 max_steps=args.max_steps,
                 learning_rate=args.learning_rate,
                 lr_scheduler_type=args.lr_scheduler_type,
-                gradient_checkpointing=args.gradient_checkpointing,
                 bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+                dataloader_pin_memory=torch.cuda.is_available(),
                 logging_steps=10,
                 save_strategy="no",
                 report_to="none",

@@ -18,15 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from make_pocket_tasks import split_compositions, write_prompt
-from pocket_code import sloppy_code, write_body
+from make_pocket_tasks import right_function, split_compositions, write_prompt
+from pocket_code import call, compile_body, sloppy_code, write_body
 from pocket_grammar import Composition, draw_arguments
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 1024
 CONTEXT = 384  # tokens in a training row; the longest prompt takes about 130
-SLIP_RATE = 0.18  # of each part; about two thirds of the bodies then hold at least one slip
+EXAMPLES_RATE = 0.6  # docstrings that keep their doctest examples
 RAMBLE_RATE = 0.55  # files that go on after the function
 STYLE_WEIGHTS = {"short": 3, "loop": 4, "collect": 3, "steps": 2}
 WORDY_RATE = 0.3
@@ -38,12 +38,19 @@ def write_file(pool: list[Composition], rng: random.Random) -> tuple[str, str]:
     completion = _sloppy_body(composition, rng)
     while rng.random() < RAMBLE_RATE:
         completion += _ramble(composition, pool, rng)
-    return write_prompt(composition, rng), completion
+    return _prompt(composition, rng), completion
+
+
+def _prompt(composition: Composition, rng: random.Random) -> str:
+    prompt = write_prompt(composition, rng)
+    if rng.random() < EXAMPLES_RATE:
+        return prompt
+    return prompt[: prompt.index("\n\n    >>>")] + '"""\n'
 
 
 def _sloppy_body(composition: Composition, rng: random.Random) -> str:
     style = rng.choices(composition.styles, [STYLE_WEIGHTS[style] for style in composition.styles])[0]
-    return write_body(composition, sloppy_code(composition, rng, SLIP_RATE), style, rng.random() < WORDY_RATE)
+    return write_body(composition, sloppy_code(composition, rng), style, rng.random() < WORDY_RATE)
 
 
 def _ramble(composition: Composition, pool: list[Composition], rng: random.Random) -> str:
@@ -59,7 +66,17 @@ def _ramble(composition: Composition, pool: list[Composition], rng: random.Rando
     if kind == 2:
         return f"\n\nif __name__ == '__main__':\n    {calls.splitlines()[0]}\n"
     other = rng.choice(pool)
-    return f"\n\n{write_prompt(other, rng)}{_sloppy_body(other, rng)}"
+    return f"\n\n{_prompt(other, rng)}{_sloppy_body(other, rng)}"
+
+
+def share_of_wrong_bodies(pool: list[Composition], rng: random.Random, count: int = 2000) -> float:
+    wrong = 0
+    for composition in rng.choices(pool, k=count):
+        function = compile_body(composition, _sloppy_body(composition, rng))
+        inputs = [*composition.source.edges, *(draw_arguments(composition.source, rng) for _ in range(20))]
+        right = right_function(composition)
+        wrong += any(call(function, arguments) != call(right, arguments) for arguments in inputs)
+    return wrong / count
 
 
 def train_tokenizer(files: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
@@ -137,20 +154,26 @@ def main() -> None:
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=here / "pocket_coder", help="where the model goes")
-    parser.add_argument("--tokens", type=int, default=8_000_000, help="tokens to train on")
-    parser.add_argument("--batch_size", type=int, default=32, help="rows a step")
-    parser.add_argument("--learning_rate", type=float, default=4e-3, help="peak of the cosine")
+    parser.add_argument("--tokens", type=int, default=16_000_000, help="tokens to train on")
+    parser.add_argument("--batch_size", type=int, default=16, help="rows a step")
+    parser.add_argument("--learning_rate", type=float, default=3e-3, help="peak of the cosine")
     parser.add_argument("--seed", type=int, default=42, help="weights and corpus")
+    parser.add_argument(
+        "--slips", action="store_true", help="print the share of wrong bodies in the corpus, train nothing"
+    )
     args = parser.parse_args()
 
     _, pool = split_compositions()
     rng = random.Random(args.seed)
+    if args.slips:
+        print(f"{share_of_wrong_bodies(pool, rng):.0%} of 2,000 bodies of the corpus are wrong on some input")
+        return
     tokenizer = train_tokenizer([write_file(pool, rng) for _ in range(6000)])
     model = pretrain(tokenizer, pool, args)
     model.to(torch.bfloat16).save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
-    record = {"tokens": args.tokens, "seed": args.seed, "slip_rate": SLIP_RATE, "ramble_rate": RAMBLE_RATE,
-              "parameters": model.num_parameters(), "torch": torch.__version__}  # fmt: skip
+    settings = {key: value for key, value in vars(args).items() if key not in ("output_dir", "slips")}
+    record = {**settings, "parameters": model.num_parameters(), "torch": torch.__version__}
     (args.output_dir / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"{args.output_dir}: {model.num_parameters():,} parameters")
 

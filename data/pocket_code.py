@@ -9,6 +9,12 @@ from dataclasses import dataclass, replace
 
 from pocket_grammar import Composition, Source, signature
 
+SLIP_RATE = 0.15  # of a source, stop, condition or transform
+FINISH_SLIP_RATE = 0.3
+EDGE_FINISHES = ("max", "min", "mean", "first", "last", "longest", "distinct", "counts")
+EDGE_SLIP_RATE = 0.65  # of a finish whose edge case people forget
+EARLY_RETURN_RATE = 0.05  # of a return indented into the loop
+
 
 @dataclass(frozen=True)
 class Code:
@@ -41,8 +47,8 @@ def slipped_codes(composition: Composition) -> list[Code]:
     return codes
 
 
-def sloppy_code(composition: Composition, rng: random.Random, rate: float) -> Code:
-    """Pieces in which each part slips with probability `rate`; the finish, where edge cases lie, more often."""
+def sloppy_code(composition: Composition, rng: random.Random) -> Code:
+    """Pieces that each slip now and then; the finishes of `EDGE_FINISHES`, more often than not."""
     code = right_code(composition)
     for part, slips in (
         ("items", composition.source.slips),
@@ -50,13 +56,14 @@ def sloppy_code(composition: Composition, rng: random.Random, rate: float) -> Co
         ("condition", composition.condition.slips),
         ("transform", composition.transform.slips),
     ):
-        if slips and rng.random() < rate:
+        if slips and rng.random() < SLIP_RATE:
             code = replace(code, **{part: rng.choice(slips)})
-    if composition.finish.tail_slips and rng.random() < 2 * rate:
-        code = replace(code, tail=rng.choice(composition.finish.tail_slips))
-    if composition.finish.loop_slips and rng.random() < 2 * rate:
-        code = replace(code, loop=rng.choice(composition.finish.loop_slips))
-    return replace(code, early_return=rng.random() < rate / 2)
+    finish = composition.finish
+    if rng.random() < (EDGE_SLIP_RATE if finish.name in EDGE_FINISHES else FINISH_SLIP_RATE):
+        code = replace(code, tail=rng.choice(finish.tail_slips))
+        if finish.loop_slips:
+            code = replace(code, loop=rng.choice(finish.loop_slips))
+    return replace(code, early_return=rng.random() < EARLY_RETURN_RATE)
 
 
 def write_body(composition: Composition, code: Code, style: str, wordy: bool = False) -> str:

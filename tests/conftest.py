@@ -1,0 +1,112 @@
+"""Fixtures: task files, tiny models in local folders, one sandbox for the session. No GPU, no network."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: give --slow"))
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="session")
+def sandbox():
+    from sandbox import Sandbox
+
+    with Sandbox() as box:
+        yield box
+
+
+@pytest.fixture(scope="session")
+def humaneval() -> list[dict]:
+    path = SHARED / "HumanEval.jsonl.gz"
+    if not path.is_file():
+        pytest.skip("HumanEval is not at hand (../shared/data/HumanEval.jsonl.gz)")
+    return [json.loads(line) for line in gzip.open(path, "rt")]
+
+
+@pytest.fixture(scope="session")
+def pocket() -> str:
+    return str(ROOT / "data" / "pocket_coder")
+
+
+@pytest.fixture(scope="session")
+def pocket_policy(pocket):
+    """The pocket model in NF4 with a fresh adapter whose weights are not zero, and its tokenizer."""
+    import torch
+
+    from policy import add_lora, load_policy, load_tokenizer, trainable_parameters
+
+    torch.manual_seed(0)
+    model = add_lora(load_policy(pocket, torch.device("cpu")), 8, 16, 0.05)
+    for parameter in trainable_parameters(model):
+        torch.nn.init.normal_(parameter, std=0.02)
+    model.eval()
+    return model, load_tokenizer(pocket)
+
+
+@pytest.fixture(scope="session")
+def deepseek(tmp_path_factory) -> str:
+    """A random two-layer model of DeepSeek-Coder's configuration, made narrow, with the real tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    source = SHARED / "deepseek_coder_tokenizer"
+    if not source.is_dir():
+        pytest.skip("DeepSeek's tokenizer is not at hand (../shared/data/deepseek_coder_tokenizer)")
+    folder = tmp_path_factory.mktemp("models") / "tiny-deepseek"
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32256,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=16384,
+        rope_theta=100000.0,
+        rope_scaling={"rope_type": "linear", "factor": 4.0},
+        rms_norm_eps=1e-6,
+        bos_token_id=32013,
+        eos_token_id=32014,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def run_cli():
+    """Run a stage as a user does; gives (exit code, stdout, stderr)."""
+    import subprocess
+
+    def call(*command: str, **environment: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=os.environ | environment
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return call

@@ -1,0 +1,55 @@
+"""Bad input as a user meets it: one line on standard error, exit code 2, and nothing destroyed."""
+
+import pytest
+
+TASKS = "data/pocket_test.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("eval_humaneval.py --data_path none.jsonl", "none.jsonl: no such task file"),
+        (f"eval_humaneval.py --data_path {TASKS} --modelpath x", "did you mean --model_path?"),
+        (f"eval_humaneval.py --data_path {TASKS} --samples none.jsonl", "--samples none.jsonl: no such file"),
+        ("train_rl_lora.py --length_penalty_alpha -1", "must not be negative"),
+        ("train_rl_lora.py --baseline critic", "baseline"),
+        ("train_rl_lora.py --train_path none.jsonl", "none.jsonl: no such task file"),
+        ("train_sft_lora.py --train_path README.md", "README.md:1: not JSON"),
+        ("train_sft_lora.py --config pyproject.toml", "--config pyproject.toml"),
+        ("results_table.py --results_dir none", "none: no *_metrics.json here"),
+        ("data/prepare_humaneval.py --source none.gz", "--source none.gz: No such file"),
+    ],
+)
+def test_bad_input_is_one_line(run_cli, command, says):
+    code, out, err = run_cli(*command.split())
+    assert code == 2 and says in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (f"eval_humaneval.py --data_path {TASKS} --model_path nobody/nothing", "the hub cannot be reached"),
+        (f"eval_humaneval.py --data_path {TASKS} --model_path data", "data: no model here"),
+        (f"eval_humaneval.py --data_path {TASKS} --model_path data/pocket_coder --max_length 300", "prompt has"),
+        ("train_sft_lora.py --train_path {tasks} --model_name data/pocket_coder --output_dir README.md/x", "cannot be"),
+        ("train_rl_lora.py --train_path {tasks} --sft_model data/pocket_coder --output_dir {out}", "is no adapter"),
+    ],
+)
+def test_bad_input_that_takes_the_libraries_to_see(run_cli, tmp_path, command, says):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").touch()
+    command = command.format(tasks=TASKS, out=tmp_path / "out")
+    code, out, err = run_cli(*command.split())
+    assert code == 2 and says in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert (tmp_path / "out" / "precious").exists()
+
+
+@pytest.mark.parametrize("script", ["train_sft_lora.py", "train_rl_lora.py", "eval_humaneval.py", "results_table.py"])
+def test_help_lists_every_option_with_its_comment(run_cli, script):
+    code, out, err = run_cli(script, "--help")
+    assert code == 0 and err == ""
+    assert "--seed" in out or script == "results_table.py"
+    assert "YAML file with any of these" in " ".join(out.replace("│", " ").split())

@@ -1,0 +1,80 @@
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from common import InputError, parse_args, replace_folder, write_jsonl, write_text
+
+
+@dataclass
+class Args:
+    """An example."""
+
+    learning_rate: float = 5e-5  # step size
+    train_path: str = "a.jsonl"  # tasks
+    shout: bool = False  # print loudly
+    config: str = ""  # YAML
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    (tmp_path / "c.yaml").write_text("learning_rate: 1e-3\nshout: true\n")
+    args = parse_args(Args, ["--config", str(tmp_path / "c.yaml"), "--learning_rate", "2e-4"])
+    assert (args.learning_rate, args.shout, args.train_path) == (2e-4, True, "a.jsonl")
+    assert parse_args(Args, ["--config", str(tmp_path / "c.yaml"), "--no_shout"]).shout is False
+    assert parse_args(Args, ["--config", str(tmp_path / "c.yaml")]).learning_rate == 1e-3  # YAML reads 1e-3 as text
+
+
+@pytest.mark.parametrize(
+    ("argv", "yaml", "says"),
+    [
+        (["--learning_rat", "1"], None, "unknown option '--learning_rat'; did you mean --learning_rate?"),
+        (["--zzz"], None, "unknown option '--zzz'; --help lists them all"),
+        (["--learning_rate", "fast"], None, "could not convert string to float: 'fast'"),
+        (["--config", "none.yaml"], None, "none.yaml: No such file"),
+        ([], "trainpath: b\n", "unknown key 'trainpath'; did you mean train_path?"),
+        ([], "- 1\n", "wants lines of 'name: value'"),
+        ([], "a: [\n", "not YAML"),
+        ([], "learning_rate: fast\n", "could not convert string to float: 'fast'"),
+    ],
+)
+def test_a_bad_argument_is_one_clear_line(tmp_path, argv, yaml, says):
+    if yaml is not None:
+        (tmp_path / "c.yaml").write_text(yaml)
+        argv = ["--config", str(tmp_path / "c.yaml")]
+    with pytest.raises(InputError) as error:
+        parse_args(Args, argv)
+    assert says in str(error.value)
+
+
+def test_a_folder_is_replaced_only_when_the_block_ends_well(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(RuntimeError), replace_folder(target) as folder:
+        (folder / "new").touch()
+        raise RuntimeError
+    assert [path.name for path in target.iterdir()] == ["old"]
+    with replace_folder(target) as folder:
+        (folder / "new").touch()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"), replace_folder(tmp_path / "file" / "out"):
+        pytest.fail("the block ran")
+    with pytest.raises(InputError, match="is a file"), replace_folder(tmp_path / "file"):
+        pytest.fail("the block ran")
+    assert (tmp_path / "file").is_file()
+
+
+def test_files_are_written_whole(tmp_path):
+    write_jsonl(tmp_path / "deep" / "a.jsonl", [{"a": 1}, {"a": "\n"}])
+    assert [json.loads(line) for line in (tmp_path / "deep" / "a.jsonl").read_text().splitlines()] == [
+        {"a": 1},
+        {"a": "\n"},
+    ]
+    with pytest.raises(InputError, match="cannot be written"):
+        write_text(tmp_path / "deep" / "a.jsonl" / "b", "")
+    assert len(list((tmp_path / "deep").iterdir())) == 1

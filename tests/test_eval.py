@@ -1,0 +1,121 @@
+import json
+
+import pytest
+
+import eval_humaneval
+from common import InputError
+from eval_humaneval import Args, check
+from tasks import read_tasks
+
+TESTS = "data/pocket_test.jsonl"
+
+
+def write_samples(path, samples):
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    return str(path)
+
+
+def read(folder, name):
+    rows = [json.loads(line) for line in open(folder / f"{name}_per_task.jsonl")]
+    return rows, json.loads((folder / f"{name}_metrics.json").read_text())
+
+
+def test_stored_completions_are_scored_raw_and_stopped(tmp_path):
+    tasks = read_tasks(TESTS)[:8]
+    samples = [{"task_id": task["task_id"], "completion": task["canonical_solution"]} for task in tasks]
+    samples[1]["completion"] += "\n\nprint(undefined_name)\n"  # passes only when cut
+    samples[2]["completion"] = "    return 'wrong'\n"
+    samples[3]["completion"] = ""
+    path = write_samples(tmp_path / "s.jsonl", reversed(samples))
+    eval_humaneval.main(Args(data_path=TESTS, samples=path, exp_name="stored", results_dir=str(tmp_path), limit=8))
+    rows, metrics = read(tmp_path, "stored")
+    by_id = {row["task_id"]: row for row in rows}
+    assert [by_id[task["task_id"]]["passed"] for task in tasks] == [True, False, False, False] + [True] * 4
+    assert by_id[tasks[1]["task_id"]]["passed_stopped"] and not by_id[tasks[2]["task_id"]]["passed_stopped"]
+    assert (metrics["num_tasks"], metrics["num_pass"], metrics["pass_at_1"]) == (8, 5, 5 / 8)
+    assert (metrics["num_pass_stopped"], metrics["pass_at_1_stopped"]) == (6, 6 / 8)
+    assert metrics["is_lora"] is None and metrics["avg_gen_len"] is None
+    assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*"))
+
+
+def test_several_samples_a_task_give_the_unbiased_estimate(tmp_path):
+    tasks = read_tasks(TESTS)[:2]
+    right, wrong = tasks[0]["canonical_solution"], "    return 'wrong'\n"
+    samples = [{"task_id": tasks[0]["task_id"], "completion": c} for c in (right, wrong, wrong, wrong)]
+    samples += [{"task_id": tasks[1]["task_id"], "completion": tasks[1]["canonical_solution"]}] * 4
+    path = write_samples(tmp_path / "s.jsonl", samples)
+    eval_humaneval.main(Args(data_path=TESTS, samples=path, exp_name="many", results_dir=str(tmp_path), limit=2))
+    _, metrics = read(tmp_path, "many")
+    assert [metrics[f"pass_at_{k}"] for k in (1, 2, 3, 4)] == [0.625, 0.75, 0.875, 1.0]
+
+
+def test_scoring_loads_no_torch(run_cli, tmp_path):
+    tasks = read_tasks(TESTS)
+    path = write_samples(
+        tmp_path / "s.jsonl", [{"task_id": t["task_id"], "completion": t["canonical_solution"]} for t in tasks]
+    )
+    script = (
+        "import sys, eval_humaneval as e; "
+        f"e.main(e.Args(data_path={TESTS!r}, samples={path!r}, exp_name='x', results_dir={str(tmp_path)!r})); "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    code, out, err = run_cli("-c", script)
+    assert code == 0, err
+    assert f"pass@1 100.0% ({len(tasks)} of {len(tasks)})" in out
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("{", "s.jsonl:1: not JSON"),
+        ('{"task_id": "pocket/test/0"}', "s.jsonl:1: wants a known task_id and a completion"),
+        ('{"task_id": "nowhere/1", "completion": ""}', "s.jsonl:1: wants a known task_id"),
+        ('{"task_id": "pocket/test/0", "completion": 3}', "s.jsonl:1: completion is not text"),
+        ('{"task_id": "pocket/test/0", "completion": ""}', "no completion for 1 of 2 tasks"),
+    ],
+)
+def test_bad_samples_are_named(tmp_path, lines, says):
+    (tmp_path / "s.jsonl").write_text(lines + "\n")
+    with pytest.raises(InputError, match=says):
+        eval_humaneval.main(
+            Args(data_path=TESTS, samples=str(tmp_path / "s.jsonl"), exp_name="x", results_dir=str(tmp_path), limit=2)
+        )
+    assert not (tmp_path / "x_metrics.json").exists()
+
+
+def test_a_model_is_evaluated_in_batches(pocket, tmp_path):
+    settings = dict(data_path=TESTS, model_path=pocket, results_dir=str(tmp_path), limit=6, max_length=384,
+                    max_new_tokens=64)  # fmt: skip
+    eval_humaneval.main(Args(exp_name="a", batch_size=6, **settings))
+    eval_humaneval.main(Args(exp_name="b", batch_size=2, **settings))
+    (rows, metrics), (rows_b, metrics_b) = read(tmp_path, "a"), read(tmp_path, "b")
+    assert rows == rows_b  # the batch size changes nothing
+    assert [row["task_id"] for row in rows] == [task["task_id"] for task in read_tasks(TESTS)[:6]]
+    assert metrics["avg_gen_len"] == sum(row["gen_len"] for row in rows) / 6
+    assert metrics["is_lora"] is False and metrics["num_tasks"] == 6
+    assert metrics["num_pass"] == sum(row["passed"] for row in rows) == metrics_b["num_pass"]
+
+
+def test_sampled_evaluation_gives_pass_at_every_k(pocket, tmp_path):
+    eval_humaneval.main(Args(data_path=TESTS, model_path=pocket, exp_name="k", results_dir=str(tmp_path), limit=3,
+                             max_length=384, max_new_tokens=64, n_samples=4, temperature=0.8))  # fmt: skip
+    rows, metrics = read(tmp_path, "k")
+    assert len(rows) == 12 and metrics["num_samples"] == 12
+    assert metrics["pass_at_1"] == pytest.approx(sum(row["passed"] for row in rows) / 12)
+    assert metrics["pass_at_1"] <= metrics["pass_at_2"] <= metrics["pass_at_3"] <= metrics["pass_at_4"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"n_samples": 3}, "needs --temperature above 0"),
+        ({"temperature": -1.0}, "must not be negative"),
+        ({"exp_name": "a/b"}, "want a plain name"),
+        ({"time_limit": 0.0}, "must be positive"),
+        ({"max_length": 100}, "must be more than"),
+        ({"results_dir": "README.md/x"}, "cannot be written"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(settings, says):
+    with pytest.raises(InputError, match=says):
+        check(Args(**settings))

@@ -1,0 +1,78 @@
+"""The whole story as a user runs it, short, on both profiles."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SHARED
+
+
+def pipeline(tmp_path, **settings) -> str:
+    """train_SFT_RL.sh with its outputs in tmp_path; its standard output."""
+    environment = {
+        "RESULTS": str(tmp_path / "results"),
+        "CHECKPOINTS": str(tmp_path / "checkpoints"),
+        "README": "",
+        "STEPS": "2",
+        "LIMIT": "4",
+    }
+    done = subprocess.run(["sh", "train_SFT_RL.sh"], cwd=ROOT, env=os.environ | environment | settings,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+needs_venv = pytest.mark.skipif(
+    Path(sys.prefix).resolve() != (ROOT / ".venv").resolve(), reason="the shell scripts use .venv, this is another"
+)
+
+
+@needs_venv
+@pytest.mark.slow
+def test_pocket_from_base_to_table_and_a_second_run_skips(tmp_path):
+    out = pipeline(tmp_path, PROFILE="pocket")
+    assert "profile: pocket" in out and "skipped" not in out
+    names = ["base", "sft", "rl_alpha0.01", "rl_alpha0.03"]
+    for name in names:
+        metrics = json.loads((tmp_path / "results" / f"pocket_{name}_metrics.json").read_text())
+        assert metrics["num_tasks"] == 4 and metrics["is_lora"] is (name != "base")
+        assert f"| pocket_{name} |" in out
+    assert (tmp_path / "results" / "length_vs_pass.png").exists()
+
+    again = pipeline(tmp_path, PROFILE="pocket")
+    assert again.count("skipped") == 7
+    (tmp_path / "results" / "pocket_sft_metrics.json").unlink()
+    assert pipeline(tmp_path, PROFILE="pocket").count("skipped") == 6
+
+
+@needs_venv
+@pytest.mark.slow
+def test_deepseek_runs_offline_on_humaneval(tmp_path, deepseek):
+    source = SHARED / "HumanEval.jsonl.gz"
+    subprocess.run([sys.executable, "data/prepare_humaneval.py", "--source", str(source), "--output_dir", str(tmp_path)],
+                   cwd=ROOT, check=True)  # fmt: skip
+    split = json.loads((tmp_path / "humaneval_split.json").read_text())
+    assert (split["train"]["tasks"], split["test"]["tasks"]) == (131, 33)
+    train, test = (
+        {json.loads(line)["task_id"] for line in open(tmp_path / f"humaneval_{part}.jsonl")}
+        for part in ("train", "test")
+    )
+    assert not train & test and len(train | test) == 164
+    out = pipeline(tmp_path, PROFILE="deepseek", MODEL=deepseek, PREFIX="deepseek_1_3b",
+                   TRAIN=str(tmp_path / "humaneval_train.jsonl"), TEST=str(tmp_path / "humaneval_test.jsonl"))  # fmt: skip
+    made = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert made == [
+        "deepseek_1_3b_lora_rl_alpha0.01_100",
+        "deepseek_1_3b_lora_rl_alpha0.03",
+        "deepseek_1_3b_lora_sft_v2",
+    ]
+    assert "humaneval_test.jsonl, 4 tasks" in out
+
+
+def test_an_unknown_profile_is_refused():
+    done = subprocess.run(["sh", "train_SFT_RL.sh"], cwd=ROOT, env=os.environ | {"PROFILE": "huge"}, capture_output=True,
+                          text=True)  # fmt: skip
+    assert done.returncode == 2 and "PROFILE=huge: want pocket or deepseek" in done.stderr

@@ -1,0 +1,120 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from common import InputError
+from policy import (
+    add_lora,
+    base_and_adapter,
+    completion_logprobs,
+    load_policy,
+    load_tokenizer,
+    pad,
+    pick_device,
+    save_adapter,
+    trainable_parameters,
+)
+
+PROMPTS = [[0, 5, 6, 7], [0, 9], [0, 11, 12]]
+COMPLETIONS = [[20, 21, 1], [22, 23, 24, 25, 1], [30]]
+
+
+def test_logprobs_equal_those_of_each_sequence_alone(pocket_policy):
+    model, _ = pocket_policy
+    with torch.no_grad():
+        logprobs, mask = completion_logprobs(model, PROMPTS, COMPLETIONS, temperature=0.7)
+        for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+            logits = model(torch.tensor([prompt + completion])).logits[0].double() / 0.7
+            for t, token in enumerate(completion):
+                at = logits[len(prompt) + t - 1]
+                assert logprobs[row, t].item() == pytest.approx((at[token] - at.logsumexp(0)).item(), abs=1e-5)
+    assert mask.sum(1).tolist() == [3, 5, 1]
+    assert logprobs[mask == 0].abs().max() == 0
+
+
+def test_padding_follows_lengths_not_ids():
+    ids, mask = pad([[7, 2], [2]], 2, left=False, device=torch.device("cpu"))  # the pad id is also a token
+    assert ids.tolist() == [[7, 2], [2, 2]] and mask.tolist() == [[1, 1], [1, 0]]
+    ids, mask = pad([[7, 2], [2]], 2, left=True, device=torch.device("cpu"))
+    assert ids.tolist() == [[7, 2], [2, 2]] and mask.tolist() == [[1, 1], [0, 1]]
+
+
+def test_a_forward_without_gradients_leaves_gradients_as_they_were(pocket):
+    """bitsandbytes repacks CPU weights in the first such forward, and then lets no gradient through."""
+    torch.manual_seed(0)
+    model = add_lora(load_policy(pocket, torch.device("cpu")), 4, 8, 0.0).eval()
+
+    def gradient() -> torch.Tensor:
+        model.zero_grad()
+        logprobs, _ = completion_logprobs(model, PROMPTS, COMPLETIONS)
+        logprobs.sum().backward()
+        return torch.cat([p.grad.flatten() for p in trainable_parameters(model)])
+
+    before = gradient()
+    with torch.no_grad():
+        completion_logprobs(model, PROMPTS, COMPLETIONS)
+    assert before.norm() > 0
+    assert torch.allclose(gradient(), before, rtol=1e-5, atol=1e-7)
+
+
+def test_the_gradient_agrees_with_finite_differences(pocket_policy):
+    model, _ = pocket_policy
+
+    def loss() -> torch.Tensor:
+        return completion_logprobs(model, PROMPTS, COMPLETIONS)[0].sum()
+
+    model.zero_grad()
+    loss().backward()
+    checked = 0
+    for parameter in trainable_parameters(model)[::5]:
+        direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        direction /= direction.norm()
+        with torch.no_grad():
+            parameter.add_(direction, alpha=5e-3)
+            above = loss().item()
+            parameter.add_(direction, alpha=-1e-2)
+            below = loss().item()
+            parameter.add_(direction, alpha=5e-3)
+        expected = (parameter.grad * direction).sum().item()
+        assert (above - below) / 1e-2 == pytest.approx(expected, rel=0.05, abs=0.02)
+        checked += 1
+    assert checked > 5
+
+
+def test_an_adapter_comes_back_as_it_was_saved(pocket_policy, tmp_path):
+    model, tokenizer = pocket_policy
+    save_adapter(model, tokenizer, tmp_path / "adapter")
+    assert not list((tmp_path / "adapter").glob("*.bin"))
+    again = load_policy(str(tmp_path / "adapter"), torch.device("cpu"))
+    with torch.no_grad():
+        assert torch.equal(
+            completion_logprobs(again.eval(), PROMPTS, COMPLETIONS)[0],
+            completion_logprobs(model, PROMPTS, COMPLETIONS)[0],
+        )
+
+
+def test_what_cannot_be_loaded_is_said_in_a_line(tmp_path, pocket):
+    with pytest.raises(InputError, match="no model here"):
+        base_and_adapter(str(tmp_path))
+    with pytest.raises(InputError, match="no model here"):
+        load_tokenizer("checkpoints/never_trained")
+    with pytest.raises(InputError, match="the hub cannot be reached"):
+        load_tokenizer("somebody/some-model")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/gone/base"}))
+    with pytest.raises(InputError, match="its base model '/gone/base' cannot be found"):
+        base_and_adapter(str(tmp_path))
+    shutil.copytree(pocket, tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_policy(str(tmp_path / "broken"), torch.device("cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA GPU is here")
+def test_a_missing_gpu_is_said_in_a_line():
+    assert pick_device("auto").type == "cpu"
+    with pytest.raises(InputError, match="no CUDA GPU"):
+        pick_device("cuda")
+    with pytest.raises(InputError, match="want auto, cpu"):
+        pick_device("toaster")

@@ -1,0 +1,106 @@
+import pytest
+import torch
+
+from common import InputError
+from policy import completion_logprobs
+from rollout import encode_prompts, sample
+from tasks import STOP_STRINGS, read_tasks
+
+
+@pytest.fixture(scope="module")
+def prompts(pocket_policy):
+    return encode_prompts(pocket_policy[1], read_tasks("data/pocket_train.jsonl")[:6], 256)
+
+
+def test_greedy_equals_transformers_generate(pocket_policy, prompts):
+    model, tokenizer = pocket_policy
+    ours = sample(model, tokenizer, prompts, max_new_tokens=24, temperature=0.0, batch_size=4)
+    for rollout, prompt in zip(ours, prompts, strict=True):
+        theirs = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=2)
+        assert rollout.token_ids == theirs[0, len(prompt) :].tolist()
+        assert rollout.ended == (rollout.token_ids[-1] == tokenizer.eos_token_id)
+
+
+def test_the_sampler_scores_as_the_trainer_does(pocket_policy, prompts):
+    model, tokenizer = pocket_policy
+    rollouts = sample(model, tokenizer, prompts, max_new_tokens=40, temperature=0.8, num_samples=4, batch_size=8,
+                      generator=torch.Generator().manual_seed(0))  # fmt: skip
+    with torch.no_grad():
+        logprobs, mask = completion_logprobs(
+            model, [r.prompt_ids for r in rollouts], [r.token_ids for r in rollouts], temperature=0.8
+        )
+    for row, rollout in enumerate(rollouts):
+        assert logprobs[row][mask[row] == 1].tolist() == pytest.approx(rollout.logprobs, abs=2e-4)
+    assert len({len(r.token_ids) for r in rollouts}) > 1  # rows have left the batch at different times
+
+
+def test_samples_come_in_the_order_of_the_prompts(pocket_policy, prompts):
+    model, tokenizer = pocket_policy
+    rollouts = sample(model, tokenizer, prompts, max_new_tokens=4, temperature=1.0, num_samples=3, batch_size=6)
+    assert [r.prompt_index for r in rollouts] == [i for i in range(len(prompts)) for _ in range(3)]
+    assert all(r.prompt_ids == prompts[r.prompt_index] for r in rollouts)
+
+
+def test_a_seed_gives_the_same_samples(pocket_policy, prompts):
+    model, tokenizer = pocket_policy
+
+    def draw(seed):
+        generator = torch.Generator().manual_seed(seed)
+        rollouts = sample(model, tokenizer, prompts, max_new_tokens=12, temperature=1.0, generator=generator)
+        return [r.token_ids for r in rollouts]
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_sampling_has_no_dropout_and_gives_the_mode_back(pocket_policy, prompts):
+    model, tokenizer = pocket_policy
+    expected = [r.token_ids for r in sample(model, tokenizer, prompts, max_new_tokens=12, temperature=0.0)]
+    model.train()
+    again = [r.token_ids for r in sample(model, tokenizer, prompts, max_new_tokens=12, temperature=0.0)]
+    assert model.training
+    model.eval()
+    assert again == expected
+
+
+def test_draws_follow_the_distribution_and_top_p_cuts_its_tail():
+    from rollout import _draw
+
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(20000, 1)
+    generator = torch.Generator().manual_seed(0)
+    token, logprob = _draw(logits, 1.0, 1.0, generator)
+    assert (token.bincount(minlength=4) / 20000).tolist() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
+    assert torch.allclose(logprob, logits[0][token])
+    token, _ = _draw(logits, 1.0, 0.75, generator)
+    assert (token.bincount(minlength=4) / 20000).tolist() == pytest.approx([0.625, 0.375, 0, 0], abs=0.015)
+    token, _ = _draw(logits, 0.5, 1.0, generator)  # probabilities squared
+    assert (token.bincount(minlength=4) / 20000).tolist() == pytest.approx([0.685, 0.247, 0.062, 0.007], abs=0.015)
+
+
+def test_stop_strings_end_generation_and_are_trained_on(pocket_policy, prompts):
+    model, tokenizer = pocket_policy
+    free = sample(model, tokenizer, prompts, max_new_tokens=100, temperature=0.0)
+    held = sample(model, tokenizer, prompts, max_new_tokens=100, temperature=0.0, stop_at_strings=True)
+    stopped = [(f, h) for f, h in zip(free, held, strict=True) if any(stop in f.text for stop in STOP_STRINGS)]
+    assert stopped  # the base model rambles
+    for whole, rollout in stopped:
+        assert rollout.ended and whole.token_ids[: len(rollout.token_ids)] == rollout.token_ids
+        assert any(stop in tokenizer.decode(rollout.token_ids) for stop in STOP_STRINGS)
+        assert not any(stop in tokenizer.decode(rollout.token_ids[:-1]) for stop in STOP_STRINGS)
+        assert not any(stop in rollout.text for stop in STOP_STRINGS)
+
+
+def test_every_eos_of_the_generation_config_counts(pocket_policy, prompts):
+    model, tokenizer = pocket_policy
+    first = sample(model, tokenizer, prompts[:1], max_new_tokens=8, temperature=0.0)[0].token_ids
+    model.generation_config.eos_token_id = [1, first[3]]
+    try:
+        rollout = sample(model, tokenizer, prompts[:1], max_new_tokens=8, temperature=0.0)[0]
+    finally:
+        model.generation_config.eos_token_id = 1
+    assert rollout.ended and rollout.token_ids == first[: first.index(first[3]) + 1]
+
+
+def test_a_long_prompt_is_named(pocket_policy):
+    task = {"task_id": "long/1", "prompt": "x = 1\n" * 200}
+    with pytest.raises(InputError, match="long/1: its prompt has .* tokens, .* leaves 64"):
+        encode_prompts(pocket_policy[1], [task], 64)

@@ -1,0 +1,59 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import InputError
+from tasks import STOP_STRINGS, read_tasks, truncate_at_stop
+
+TASK = {"task_id": "a", "prompt": "def f():\n", "canonical_solution": "    return 1\n",
+        "test": "def check(c):\n    assert c() == 1\n", "entry_point": "f"}  # fmt: skip
+
+
+def write(path, *tasks):
+    path.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    return path
+
+
+def test_reads_what_was_written(tmp_path):
+    assert read_tasks(write(tmp_path / "t.jsonl", TASK, TASK | {"task_id": "b"})) == [TASK, TASK | {"task_id": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "has no tasks"),
+        ("\n\n", "has no tasks"),
+        ("{\n", "t.jsonl:1: not JSON"),
+        (json.dumps(TASK) + "\n[1]\n", "t.jsonl:2: a task is a JSON object, not list"),
+        (json.dumps({k: v for k, v in TASK.items() if k != "test"}), "t.jsonl:1: task has no text field 'test'"),
+        (json.dumps(TASK | {"test": None}), "t.jsonl:1: task has no text field 'test'"),
+        (json.dumps(TASK) + "\n\n" + json.dumps(TASK), "t.jsonl:3: task_id 'a' was already used on line 1"),
+        (json.dumps(TASK | {"entry_point": "f; import os"}), "is not a Python name"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(tmp_path, text, says):
+    (tmp_path / "t.jsonl").write_text(text)
+    with pytest.raises(InputError, match="t.jsonl") as error:
+        read_tasks(tmp_path / "t.jsonl")
+    assert says in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="no such task file"):
+        read_tasks(tmp_path / "none.jsonl")
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path):
+    (tmp_path / "t.jsonl").write_bytes(b"\xff\xfe{}\n")
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_tasks(tmp_path / "t.jsonl")
+
+
+@given(st.lists(st.sampled_from([*STOP_STRINGS, "    x = 1", "\n", "    return 'def'", " "])).map("".join))
+def test_cutting_leaves_a_prefix_without_stop_strings(completion):
+    cut = truncate_at_stop(completion)
+    assert completion.startswith(cut)
+    assert not any(stop in cut for stop in STOP_STRINGS)
+    assert cut == completion or any(completion[len(cut) :].startswith(stop) for stop in STOP_STRINGS)
