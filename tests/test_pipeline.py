@@ -52,8 +52,8 @@ def test_pocket_from_base_to_table_and_a_second_run_skips(tmp_path):
 @pytest.mark.slow
 def test_deepseek_runs_offline_on_humaneval(tmp_path, deepseek):
     source = SHARED / "HumanEval.jsonl.gz"
-    subprocess.run([sys.executable, "data/prepare_humaneval.py", "--source", str(source), "--output_dir", str(tmp_path)],
-                   cwd=ROOT, check=True)  # fmt: skip
+    prepare = ["data/prepare_humaneval.py", "--source", str(source), "--output_dir", str(tmp_path)]
+    subprocess.run([sys.executable, *prepare], cwd=ROOT, check=True)
     split = json.loads((tmp_path / "humaneval_split.json").read_text())
     assert (split["train"]["tasks"], split["test"]["tasks"]) == (131, 33)
     train, test = (
@@ -61,8 +61,8 @@ def test_deepseek_runs_offline_on_humaneval(tmp_path, deepseek):
         for part in ("train", "test")
     )
     assert not train & test and len(train | test) == 164
-    out = pipeline(tmp_path, PROFILE="deepseek", MODEL=deepseek, PREFIX="deepseek_1_3b",
-                   TRAIN=str(tmp_path / "humaneval_train.jsonl"), TEST=str(tmp_path / "humaneval_test.jsonl"))  # fmt: skip
+    files = {"TRAIN": str(tmp_path / "humaneval_train.jsonl"), "TEST": str(tmp_path / "humaneval_test.jsonl")}
+    out = pipeline(tmp_path, PROFILE="deepseek", MODEL=deepseek, PREFIX="deepseek_1_3b", **files)
     made = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert made == [
         "deepseek_1_3b_lora_rl_alpha0.01_100",
@@ -73,6 +73,6 @@ def test_deepseek_runs_offline_on_humaneval(tmp_path, deepseek):
 
 
 def test_an_unknown_profile_is_refused():
-    done = subprocess.run(["sh", "train_SFT_RL.sh"], cwd=ROOT, env=os.environ | {"PROFILE": "huge"}, capture_output=True,
-                          text=True)  # fmt: skip
+    environment = os.environ | {"PROFILE": "huge"}
+    done = subprocess.run(["sh", "train_SFT_RL.sh"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "PROFILE=huge: want pocket or deepseek" in done.stderr
