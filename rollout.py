@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from common import InputError
-from policy import eos_ids, pad
+from policy import eos_ids, merged_copy, pad
 from tasks import STOP_STRINGS, Task, truncate_at_stop
 
 
@@ -61,16 +61,16 @@ def sample(
 ) -> list[Rollout]:
     """num_samples completions for each prompt, in the order of the prompts; temperature 0 is greedy.
 
-    Dropout is off while sampling. A prompt is prefilled once for all its samples, and finished rows leave the batch.
+    A prompt is prefilled once for all its samples, and finished rows leave the batch.
 
     Args:
+        model: the policy; what decodes is a merged copy of it (`policy.merged_copy`).
         prompts: token ids of each prompt.
         batch_size: completions at a time (at least one prompt's samples).
         stop_at_strings: also end at HumanEval's stop strings, which the text then does not contain.
         on_batch: called with each finished batch.
     """
-    was_training = model.training
-    model.eval()
+    model = merged_copy(model)
     done: list[list[Rollout]] = [[] for _ in prompts]
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     chunk = max(1, batch_size // num_samples)
@@ -83,7 +83,6 @@ def sample(
         for rollout in rollouts:
             done[rollout.prompt_index].append(rollout)
         on_batch(rollouts)
-    model.train(was_training)
     return [rollout for group in done for rollout in group]
 
 

@@ -63,7 +63,7 @@ def test_deepseek_runs_offline_on_humaneval(tmp_path, deepseek):
     assert not train & test and len(train | test) == 164
     files = {"TRAIN": str(tmp_path / "humaneval_train.jsonl"), "TEST": str(tmp_path / "humaneval_test.jsonl")}
     out = pipeline(tmp_path, PROFILE="deepseek", MODEL=deepseek, PREFIX="deepseek_1_3b", **files)
-    made = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    made = sorted(path.name for path in (tmp_path / "checkpoints").glob("deepseek*"))
     assert made == [
         "deepseek_1_3b_lora_rl_alpha0.01_100",
         "deepseek_1_3b_lora_rl_alpha0.03",

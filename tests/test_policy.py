@@ -11,6 +11,7 @@ from policy import (
     completion_logprobs,
     load_policy,
     load_tokenizer,
+    merged_copy,
     pad,
     pick_device,
     save_adapter,
@@ -81,6 +82,20 @@ def test_the_gradient_agrees_with_finite_differences(pocket_policy):
         assert (above - below) / 1e-2 == pytest.approx(expected, rel=0.05, abs=0.02)
         checked += 1
     assert checked > 5
+
+
+def test_the_merged_copy_is_the_policy_and_follows_it(pocket_policy):
+    model, _ = pocket_policy
+    inputs = torch.tensor([PROMPTS[0] + COMPLETIONS[0]])
+    parameter = trainable_parameters(model)[3]
+    with torch.no_grad():
+        first = model(inputs).logits
+        assert torch.allclose(merged_copy(model)(inputs).logits, first, atol=1e-4)
+        parameter.add_(0.05)
+        assert not torch.allclose(model(inputs).logits, first, atol=1e-2)
+        assert torch.allclose(merged_copy(model)(inputs).logits, model(inputs).logits, atol=1e-4)
+        parameter.sub_(0.05)
+    assert merged_copy(model) is merged_copy(model)
 
 
 def test_an_adapter_comes_back_as_it_was_saved(pocket_policy, tmp_path):

@@ -52,7 +52,7 @@ def test_a_seed_gives_the_same_samples(pocket_policy, prompts):
     assert draw(1) == draw(1) != draw(2)
 
 
-def test_sampling_has_no_dropout_and_gives_the_mode_back(pocket_policy, prompts):
+def test_sampling_has_no_dropout_and_leaves_the_mode_alone(pocket_policy, prompts):
     model, tokenizer = pocket_policy
     expected = [r.token_ids for r in sample(model, tokenizer, prompts, max_new_tokens=12, temperature=0.0)]
     model.train()
