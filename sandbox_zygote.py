@@ -1,0 +1,223 @@
+"""The small process that forks one locked-down child for each check, and always kills and reaps it.
+
+Started by exec with an empty environment, so that nothing of the training process (its secrets, its 4 GiB heap, its
+CUDA context) is ever mapped in a child, and a fork takes well under a millisecond. It reads no candidate's source and
+no result: the judge sends it one end of a socket, the child takes that end, and the zygote closes its own copy.
+
+Datagrams from the judge: b"F" + CPU seconds, with the child's socket attached: fork. b"K": kill the child, reap it,
+answer with `REPORT`. b"W": the same for a child that seems to have ended; it gets a moment to do so by itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import time
+
+import sandbox_lockdown as lockdown
+from sandbox_codec import dump_frame
+from sandbox_runner import serve
+
+FORK = struct.Struct("<cI")
+REPORT = struct.Struct("<ii?ddq")  # forked or errno, wait status, killed by us, user s, system s, peak KiB
+LAST_WORDS = 0.25  # seconds: from closing its socket to being gone, for a process that is ending by itself
+
+# What solutions import most: loaded once here, not once for every check.
+WARM = (
+    "abc array base64 bisect cmath collections copy dataclasses datetime decimal enum fractions functools hashlib "
+    "heapq inspect io itertools json math numbers operator queue random re statistics string textwrap threading time "
+    "traceback types typing unicodedata"
+).split()
+
+
+class Zygote:
+    """What every child of this process gets: limits, the Landlock ruleset, the seccomp program."""
+
+    def __init__(self, memory_mib: int, worker: int) -> None:
+        self.memory_mib, self.worker = memory_mib, worker
+        self.pid = os.getpid()
+        self.root = os.geteuid() == 0
+        paths = lockdown.interpreter_paths()
+        self.ruleset = None
+        if lockdown.landlock_version():
+            self.ruleset = lockdown.landlock_ruleset(paths, ["/dev/null"])
+        self.program = lockdown.seccomp_program()
+        # as root, become a stranger, unless strangers cannot read this interpreter
+        python = [path for path in paths if "python" in path]
+        self.keep_files = not lockdown.readable_by_others(python)
+        # another uid's threads are counted apart; our own user's are counted with everything else that it runs
+        self.threads = lockdown.MAX_THREADS + (0 if self.root else lockdown.threads_of(os.getuid()) + 1024)
+
+    def lock(self, cpu_seconds: int) -> str:
+        """Take everything away from this process. Returns what became of the user id."""
+        os.setsid()
+        if self.ruleset is not None:
+            lockdown.landlock_enforce(self.ruleset)
+        os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        user = "kept"
+        if self.root:
+            uid = lockdown.drop_user(self.worker, self.keep_files)
+            user = f"real id {uid}, files as root" if self.keep_files else f"{uid}"
+        lockdown.limit_threads(self.threads)
+        if lockdown.LINUX:
+            lockdown.drop_capabilities()
+            lockdown.die_with_parent(self.pid)
+        lockdown.limit_resources(cpu_seconds, self.memory_mib)
+        if self.program is not None:
+            lockdown.seccomp_enforce(self.program)
+        return user
+
+    def try_out(self) -> dict:
+        """Lock one child down, let it try what must not work, and report the layers that held."""
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(write_end, 3)
+            try:
+                report = _attempts(self.lock(1))
+            except OSError as error:
+                report = {"error": f"locking down failed: {error}"}
+            os.write(3, json.dumps(report).encode())
+            os._exit(0)
+        os.close(write_end)
+        with open(read_end, "rb") as report:
+            text = report.read()
+        os.waitpid(pid, 0)
+        tried = json.loads(text) if text else {"error": "the first locked-down child died"}
+        if "error" in tried:
+            return tried
+        held = {
+            "rlimits": tried["descriptors"] == "EMFILE",
+            "landlock": lockdown.landlock_version() if tried["read"] == "EACCES" else 0,
+            "seccomp": tried["fork"] == tried["socket"] == tried["chmod"] == "EPERM" and self.program is not None,
+        }
+        return {**held, "uid": tried["user"]}
+
+    def fork(self, channel: int, cpu_seconds: int) -> int:
+        """Fork the child of one check, which takes over the descriptor `channel`. Returns its pid."""
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.dup2(channel, 3)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=3)
+            try:
+                self.lock(cpu_seconds)
+                ready = {"ready": ""}
+            except OSError as error:
+                ready = {"ready": f"locking down failed: {error}"}
+            sock.sendall(dump_frame(ready))  # before the source is here, so the candidate cannot have written it
+            if not ready["ready"]:
+                serve(sock)
+        finally:
+            os._exit(71)
+
+
+def _attempts(user: str) -> dict:
+    def outcome(action) -> str:
+        try:
+            action()
+        except OSError as error:
+            return _ERRNO.get(error.errno, str(error.errno))
+        return "done"
+
+    # a fork that works must not go on here as a second process
+    fork = outcome(lambda: os.fork() or os._exit(0))
+    return {
+        "user": user,
+        "read": outcome(lambda: os.close(os.open("/etc/passwd", os.O_RDONLY))),
+        "fork": fork,
+        "socket": outcome(lambda: socket.socket().close()),
+        "chmod": outcome(lambda: os.chmod("/nonexistent-path-of-the-sandbox", 0o600)),
+        "descriptors": outcome(lambda: [os.dup(3) for _ in range(lockdown.MAX_DESCRIPTORS)]),
+    }
+
+
+_ERRNO = {1: "EPERM", 2: "ENOENT", 13: "EACCES", 24: "EMFILE", 27: "EFBIG"}
+
+
+def reap(pid: int, let_it_end: bool) -> bytes:
+    """Kill one child with all its threads, wait for it, and report how it ended and what it used."""
+    killed, give_up = False, time.monotonic() + LAST_WORDS
+    while True:
+        ended, status, usage = os.wait4(pid, 0 if killed or not let_it_end else os.WNOHANG)
+        if ended:
+            break
+        if time.monotonic() > give_up:
+            killed = True
+            _kill(pid)
+        else:
+            time.sleep(0.001)
+    return REPORT.pack(0, status, killed or not let_it_end, usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    try:
+        os.killpg(pid, signal.SIGKILL)  # it leads a group of its own; nothing else should be in there
+    except OSError:
+        pass
+
+
+def loop(zygote: Zygote, control: socket.socket) -> None:
+    """Serve the judge until it goes away; then kill what runs and end."""
+    child = 0
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 16, 1)
+        kind = message[:1]
+        if kind == b"F":
+            try:
+                child = zygote.fork(descriptors[0], FORK.unpack(message)[1])
+            except OSError as error:
+                child, failure = 0, error.errno
+            for descriptor in descriptors:
+                os.close(descriptor)
+        elif kind in (b"K", b"W") and child:
+            if kind == b"K":
+                _kill(child)
+            control.send(reap(child, let_it_end=kind == b"W"))
+            child = 0
+        elif kind in (b"K", b"W"):
+            control.send(REPORT.pack(failure, 0, False, 0.0, 0.0, 0))
+        else:
+            if child:
+                _kill(child)
+                reap(child, let_it_end=False)
+            os._exit(0)
+
+
+def main() -> None:
+    """Arguments: the control socket's descriptor, the judge's pid, and the settings as JSON."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    settings = json.loads(sys.argv[3])
+    sys.path.pop(0)  # this checkout; what is needed of it is imported by now
+    for name in WARM:
+        __import__(name)
+    if lockdown.LINUX:
+        lockdown.die_with_parent(int(sys.argv[2]))
+        lockdown.no_new_privileges()
+    namespaces = lockdown.enter_namespaces() if settings["namespaces"] else []
+    if namespaces:  # the first process of a pid namespace takes every other one with it when it ends
+        pid = os.fork()
+        if pid:
+            control.close()
+            os.waitpid(pid, 0)
+            os._exit(0)
+        lockdown.die_with_parent(0)  # the parent is outside: it has no number in here
+    zygote = Zygote(settings["memory_mib"], settings["worker"])
+    exec(compile("def warm():\n    return [1]\nwarm()", "<warm>", "exec"), {})
+    gc.collect()
+    gc.freeze()  # the collector of a child then writes to none of the pages it shares with us
+    layers = {**zygote.try_out(), "namespaces": namespaces}
+    control.send(json.dumps(layers).encode())
+    loop(zygote, control)
+
+
+if __name__ == "__main__":
+    main()
