@@ -21,7 +21,7 @@ import sys
 import time
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sandbox_codec import MAX_REQUEST, dump_frame, split_frame
 from sandbox_session import CheckOver, Remote, Session, one_line
@@ -110,6 +110,14 @@ class Judge:
             mine.close()
         return {**verdict, "cpu_seconds": cpu, "peak_mib": peak}
 
+    def leave(self) -> NoReturn:
+        """End this worker: the zygote sees the socket close, kills what runs, and ends."""
+        self.control.close()
+        try:
+            self.zygote.wait(REAP_LIMIT)
+        finally:
+            os._exit(0)
+
     def reap(self, how: bytes) -> tuple[int, bool, float, float]:
         """Have the child killed and waited for. Returns its wait status, who killed it, CPU seconds and peak MiB."""
         self.control.send(how)
@@ -126,7 +134,9 @@ class Judge:
     def run(self, plan: Split | None, task: dict, source: str, limit: float, channel: socket.socket) -> dict[str, Any]:
         """One conversation with a fresh child, under the deadline. Status "gone" if the child hung up."""
         prompt_lines = candidate_source(task, "").count("\n")
-        session = Session(channel, self.parent, time.monotonic() + limit, functools.partial(_place, prompt_lines))
+        session = Session(
+            channel, self.parent, self.leave, time.monotonic() + limit, functools.partial(_place, prompt_lines)
+        )
         self.session = session
         progress = Progress(plan.total if plan else None)
         try:
@@ -328,10 +338,10 @@ def main() -> None:
         while (frame := split_frame(buffer, 4 * MAX_REQUEST)) is None:
             while not poll.poll(1000):  # a fork of the caller may hold the other end open after the caller's end
                 if os.getppid() != caller:
-                    os._exit(0)
+                    judge.leave()
             chunk = parent.recv(1 << 18)
             if not chunk:
-                os._exit(0)
+                judge.leave()
             buffer += chunk
         del buffer[: frame[1]]
         try:
@@ -341,7 +351,7 @@ def main() -> None:
         try:
             parent.sendall(dump_frame(reply))
         except OSError:
-            os._exit(0)
+            judge.leave()
 
 
 if __name__ == "__main__":

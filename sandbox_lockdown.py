@@ -39,18 +39,26 @@ _NAMESPACES = {"pid": 0x20000000, "net": 0x40000000, "ipc": 0x08000000, "uts": 0
 _NEW_USER = 0x10000000
 
 
-def _call(name: str, *arguments: int | bytes | None) -> int:
+if _libc is not None:
+    _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 4
+    _libc.unshare.argtypes = [ctypes.c_int]
+    _libc.syscall.argtypes = [ctypes.c_long] + [ctypes.c_void_p] * 4
+    _libc.syscall.restype = ctypes.c_long
+
+
+def _call(function: str, number: int, *arguments: int | bytes | None) -> int:
     assert _libc is not None, "Linux only"
-    result = getattr(_libc, name)(*(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments))
+    padding = () if function == "unshare" else (0,) * (4 - len(arguments))
+    result = getattr(_libc, function)(number, *arguments, *padding)
     if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}{arguments[:1]}: {os.strerror(number)}")
+        error = ctypes.get_errno()
+        raise OSError(error, f"{function}({number}): {os.strerror(error)}")
     return result
 
 
 def no_new_privileges() -> None:
     """From here on no setuid program gives this process or its children anything (seccomp needs this)."""
-    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1)
 
 
 def die_with_parent(parent: int) -> None:
@@ -59,15 +67,25 @@ def die_with_parent(parent: int) -> None:
     Args:
         parent: what `os.getppid()` must be; another value means that it is already gone.
     """
-    _call("prctl", _PR_SET_PDEATHSIG, 9, 0, 0, 0)
+    _call("prctl", _PR_SET_PDEATHSIG, 9)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def limit_resources(cpu_seconds: int, memory_mib: int) -> None:
-    """Hard resource limits: address space, CPU, no file growth, few descriptors and threads, no core file."""
+def limit_cpu(seconds: int) -> None:
+    """SIGXCPU after so many seconds of CPU time, SIGKILL one later."""
+    _lower(resource.RLIMIT_CPU, seconds, seconds + 1)
+
+
+def limit_resources(memory_mib: int, threads: int) -> None:
+    """Hard resource limits: address space, no file growth, few descriptors, no core file.
+
+    Args:
+        threads: of the real user id; the kernel ignores this one for uid 0.
+    """
     limits = {
         "AS": memory_mib * MIB,
+        "NPROC": threads,
         "FSIZE": 0,
         "NOFILE": MAX_DESCRIPTORS,
         "CORE": 0,
@@ -80,12 +98,6 @@ def limit_resources(cpu_seconds: int, memory_mib: int) -> None:
     for name, value in limits.items():
         if hasattr(resource, f"RLIMIT_{name}"):
             _lower(getattr(resource, f"RLIMIT_{name}"), value)
-    _lower(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)  # SIGXCPU, then SIGKILL
-
-
-def limit_threads(count: int) -> None:
-    """A limit on the number of threads of the real user id (the kernel ignores it for uid 0)."""
-    _lower(resource.RLIMIT_NPROC, count)
 
 
 def _lower(which: int, soft: int, hard: int | None = None) -> None:
@@ -160,17 +172,22 @@ def interpreter_paths() -> list[str]:
     return sorted(os.path.realpath(path) for path in found if os.path.exists(path))
 
 
-def seccomp_enforce(program: bytes) -> None:
-    """Filter this process's system calls by a BPF program, for good; needs `no_new_privileges` first."""
-    instructions = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
-    _call("prctl", _PR_SET_SECCOMP, 2, header, 0, 0)
+class SeccompProgram:
+    """The filter for this machine, laid out for the kernel once, to be installed in many children."""
+
+    def __init__(self) -> None:
+        program = sandbox_seccomp.program(os.uname().machine)
+        self.instructions = ctypes.create_string_buffer(program, len(program))
+        self.header = struct.pack("@HP", len(program) // 8, ctypes.addressof(self.instructions))
+
+    def enforce(self) -> None:
+        """Filter this process's system calls, for good; needs `no_new_privileges` first."""
+        _call("prctl", _PR_SET_SECCOMP, 2, self.header)
 
 
-def seccomp_program() -> bytes | None:
+def seccomp_program() -> SeccompProgram | None:
     """The filter for this machine, None where there is no table for it."""
-    machine = os.uname().machine
-    return sandbox_seccomp.program(machine) if LINUX and sandbox_seccomp.supports(machine) else None
+    return SeccompProgram() if LINUX and sandbox_seccomp.supports(os.uname().machine) else None
 
 
 def enter_namespaces() -> list[str]:

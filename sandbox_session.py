@@ -8,7 +8,6 @@ again at every later call, so no bare `except` in a test can turn it into a pass
 from __future__ import annotations
 
 import builtins
-import os
 import select
 import socket
 import time
@@ -31,8 +30,16 @@ class Session:
         calls: how many calls into the candidate were answered.
     """
 
-    def __init__(self, channel: socket.socket, parent: socket.socket, deadline: float, place: Callable[[int], str]):
-        self.channel, self.parent, self.deadline, self.place = channel, parent, deadline, place
+    def __init__(
+        self,
+        channel: socket.socket,
+        parent: socket.socket,
+        leave: Callable[[], NoReturn],
+        deadline: float,
+        place: Callable[[int], str],
+    ) -> None:
+        self.channel, self.parent, self.leave = channel, parent, leave
+        self.deadline, self.place = deadline, place
         self.buffer = bytearray()
         self.over: tuple[str, str] | None = None
         self.calls = 0
@@ -86,7 +93,7 @@ class Session:
         if not ready:
             self.end("timeout", "")
         if any(descriptor == self.parent.fileno() for descriptor, _ in ready):
-            os._exit(0)  # nobody is left to tell; the zygote sees this and kills the child
+            self.leave()  # nobody is left to tell
 
     def unsolicited(self) -> bool:
         """Whether something was written that nobody asked for."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import signal
 import socket
 import struct
@@ -25,6 +24,7 @@ from sandbox_codec import dump_frame
 from sandbox_runner import serve
 
 FORK = struct.Struct("<cI")
+READY = dump_frame({"ready": ""})
 REPORT = struct.Struct("<ii?ddq")  # forked or errno, wait status, killed by us, user s, system s, peak KiB
 LAST_WORDS = 0.25  # seconds: from closing its socket to being gone, for a process that is ending by itself
 
@@ -42,7 +42,7 @@ class Zygote:
     def __init__(self, memory_mib: int, worker: int) -> None:
         self.memory_mib, self.worker = memory_mib, worker
         self.pid = os.getpid()
-        self.root = os.geteuid() == 0
+        self.root, self.user = os.geteuid() == 0, "kept"
         paths = lockdown.interpreter_paths()
         self.ruleset = None
         if lockdown.landlock_version():
@@ -54,24 +54,26 @@ class Zygote:
         # another uid's threads are counted apart; our own user's are counted with everything else that it runs
         self.threads = lockdown.MAX_THREADS + (0 if self.root else lockdown.threads_of(os.getuid()) + 1024)
 
-    def lock(self, cpu_seconds: int) -> str:
-        """Take everything away from this process. Returns what became of the user id."""
+    def settle(self) -> None:
+        """Give up, once and for every child, what forking and killing do not need."""
+        if self.root:
+            uid = lockdown.drop_user(self.worker, self.keep_files)
+            self.user = f"real id {uid}, files as root" if self.keep_files else f"{uid}"
+        lockdown.limit_resources(self.memory_mib, self.threads)
+        if lockdown.LINUX:
+            lockdown.drop_capabilities()
+
+    def lock(self, cpu_seconds: int) -> None:
+        """Take from this process, a child, all that is left to take."""
         os.setsid()
         if self.ruleset is not None:
             lockdown.landlock_enforce(self.ruleset)
-        os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        user = "kept"
-        if self.root:
-            uid = lockdown.drop_user(self.worker, self.keep_files)
-            user = f"real id {uid}, files as root" if self.keep_files else f"{uid}"
-        lockdown.limit_threads(self.threads)
+        os.closerange(4, lockdown.MAX_DESCRIPTORS)
         if lockdown.LINUX:
-            lockdown.drop_capabilities()
             lockdown.die_with_parent(self.pid)
-        lockdown.limit_resources(cpu_seconds, self.memory_mib)
+        lockdown.limit_cpu(cpu_seconds)
         if self.program is not None:
-            lockdown.seccomp_enforce(self.program)
-        return user
+            self.program.enforce()
 
     def try_out(self) -> dict:
         """Lock one child down, let it try what must not work, and report the layers that held."""
@@ -80,7 +82,8 @@ class Zygote:
         if pid == 0:
             os.dup2(write_end, 3)
             try:
-                report = _attempts(self.lock(1))
+                self.lock(1)
+                report = _attempts()
             except OSError as error:
                 report = {"error": f"locking down failed: {error}"}
             os.write(3, json.dumps(report).encode())
@@ -97,7 +100,7 @@ class Zygote:
             "landlock": lockdown.landlock_version() if tried["read"] == "EACCES" else 0,
             "seccomp": tried["fork"] == tried["socket"] == tried["chmod"] == "EPERM" and self.program is not None,
         }
-        return {**held, "uid": tried["user"]}
+        return {**held, "uid": self.user}
 
     def fork(self, channel: int, cpu_seconds: int) -> int:
         """Fork the child of one check, which takes over the descriptor `channel`. Returns its pid."""
@@ -106,20 +109,18 @@ class Zygote:
             return pid
         try:
             os.dup2(channel, 3)
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=3)
             try:
                 self.lock(cpu_seconds)
-                ready = {"ready": ""}
             except OSError as error:
-                ready = {"ready": f"locking down failed: {error}"}
-            sock.sendall(dump_frame(ready))  # before the source is here, so the candidate cannot have written it
-            if not ready["ready"]:
-                serve(sock)
+                os.write(3, dump_frame({"ready": f"locking down failed: {error}"}))
+                os._exit(70)
+            os.write(3, READY)  # before the source is here, so the candidate cannot have written it
+            serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=3))
         finally:
             os._exit(71)
 
 
-def _attempts(user: str) -> dict:
+def _attempts() -> dict:
     def outcome(action) -> str:
         try:
             action()
@@ -130,7 +131,6 @@ def _attempts(user: str) -> dict:
     # a fork that works must not go on here as a second process
     fork = outcome(lambda: os.fork() or os._exit(0))
     return {
-        "user": user,
         "read": outcome(lambda: os.close(os.open("/etc/passwd", os.O_RDONLY))),
         "fork": fork,
         "socket": outcome(lambda: socket.socket().close()),
@@ -192,15 +192,25 @@ def loop(zygote: Zygote, control: socket.socket) -> None:
             os._exit(0)
 
 
+def _warm_up() -> None:
+    """Load what solutions import, without the work that `random` and `threading` do after every fork (0.4 ms)."""
+    register, os.register_at_fork = os.register_at_fork, lambda **_: None
+    for name in WARM:
+        __import__(name)
+    os.register_at_fork = register
+    # every child starts from this state, so that a verdict on a random program can be had again
+    sys.modules["random"].seed(0)
+
+
 def main() -> None:
     """Arguments: the control socket's descriptor, the judge's pid, and the settings as JSON."""
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[3])
     sys.path.pop(0)  # this checkout; what is needed of it is imported by now
-    for name in WARM:
-        __import__(name)
+    _warm_up()
+    parent = int(sys.argv[2])
     if lockdown.LINUX:
-        lockdown.die_with_parent(int(sys.argv[2]))
+        lockdown.die_with_parent(parent)
         lockdown.no_new_privileges()
     namespaces = lockdown.enter_namespaces() if settings["namespaces"] else []
     if namespaces:  # the first process of a pid namespace takes every other one with it when it ends
@@ -209,8 +219,11 @@ def main() -> None:
             control.close()
             os.waitpid(pid, 0)
             os._exit(0)
-        lockdown.die_with_parent(0)  # the parent is outside: it has no number in here
+        parent = 0  # it is outside, and has no number in here
     zygote = Zygote(settings["memory_mib"], settings["worker"])
+    zygote.settle()
+    if lockdown.LINUX:
+        lockdown.die_with_parent(parent)  # again: a change of uid cleared it
     exec(compile("def warm():\n    return [1]\nwarm()", "<warm>", "exec"), {})
     gc.collect()
     gc.freeze()  # the collector of a child then writes to none of the pages it shares with us
