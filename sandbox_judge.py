@@ -327,7 +327,10 @@ def main() -> None:
     parent = socket.socket(fileno=int(sys.argv[1]))
     caller = int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    judge = Judge(parent, json.loads(sys.argv[3]))
+    settings = json.loads(sys.argv[3])
+    if settings["core"] is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {settings["core"]})
+    judge = Judge(parent, settings)
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (JUDGE_MEMORY, JUDGE_MEMORY))
     parent.sendall(dump_frame(judge.layers))
