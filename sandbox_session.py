@@ -123,15 +123,15 @@ class Session:
         self.send({"id": self.sent, "op": op, "args": nodes, "kwargs": named})
         reply = self.receive()
         try:
-            return self.take(reply, args)
+            return self.take(reply, args, op)
         except (Malformed, LookupError, TypeError, ValueError, AttributeError) as error:
             if hasattr(error, "_remote"):
                 raise  # the candidate's own exception
             self.end("protocol", f"a malformed answer: {error}"[:200])
 
-    def take(self, reply: dict, args: list) -> Any:
+    def take(self, reply: dict, args: list, op: str) -> Any:
         if "error" in reply or "exit" in reply:
-            self.complain(reply)
+            self.complain(reply, op)
         if type(reply["id"]) is not int or reply["id"] != self.sent:
             self.end("protocol", "an answer to a question that was not asked")
         value = decode(reply["value"], self.resolve)
@@ -148,7 +148,7 @@ class Session:
             raise Malformed("a reference is a number and a name")
         return Remote(self, number, f"<{name} object in the sandbox>")
 
-    def complain(self, reply: dict) -> NoReturn:
+    def complain(self, reply: dict, op: str = "") -> NoReturn:
         """Raise what the candidate raised; end the check where it tried to end the program."""
         if "exit" in reply:
             self.end("crash", f"the program tried to end itself: {one_line(reply['exit'])}")
@@ -161,6 +161,8 @@ class Session:
             raise _raised(ValueError, message, one_line(message))
         found = (_exception(name, self.exceptions) for name in names)
         kind = next((kind for kind in found if kind), Exception)
+        if kind is StopIteration and op != "next":
+            kind = RuntimeError  # else a call inside map() or zip() could end a test's loop early, and pass it
         self.calls += 1
         raise _raised(kind, message, one_line(text) + where)
 
