@@ -42,8 +42,8 @@ class Broken(Exception):
 class Judge:
     """One zygote and the checks that run on it, one after another."""
 
-    def __init__(self, parent: socket.socket, settings: dict[str, Any]) -> None:
-        self.parent = parent
+    def __init__(self, parent: socket.socket, caller: int, settings: dict[str, Any]) -> None:
+        self.parent, self.caller = parent, caller
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = str(Path(__file__).with_name("sandbox_zygote.py"))
         command = [sys.executable, "-s", "-B", program, str(theirs.fileno()), str(os.getpid()), json.dumps(settings)]
@@ -110,6 +110,10 @@ class Judge:
             mine.close()
         return {**verdict, "cpu_seconds": cpu, "peak_mib": peak}
 
+    def orphaned(self) -> bool:
+        """Whether the caller ended; a fork of it may still hold the other end of our socket open."""
+        return os.getppid() != self.caller
+
     def leave(self) -> NoReturn:
         """End this worker: the zygote sees the socket close, kills what runs, and ends."""
         self.control.close()
@@ -135,7 +139,12 @@ class Judge:
         """One conversation with a fresh child, under the deadline. Status "gone" if the child hung up."""
         prompt_lines = candidate_source(task, "").count("\n")
         session = Session(
-            channel, self.parent, self.leave, time.monotonic() + limit, functools.partial(_place, prompt_lines)
+            channel,
+            self.parent,
+            self.leave,
+            self.orphaned,
+            time.monotonic() + limit,
+            functools.partial(_place, prompt_lines),
         )
         self.session = session
         progress = Progress(plan.total if plan else None)
@@ -325,12 +334,11 @@ def _split_cached(parts: str) -> Split:
 def main() -> None:
     """Arguments: the descriptor of the socket to the caller, the caller's pid, and the zygote's settings as JSON."""
     parent = socket.socket(fileno=int(sys.argv[1]))
-    caller = int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     settings = json.loads(sys.argv[3])
     if settings["core"] is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {settings["core"]})
-    judge = Judge(parent, settings)
+    judge = Judge(parent, int(sys.argv[2]), settings)
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (JUDGE_MEMORY, JUDGE_MEMORY))
     parent.sendall(dump_frame(judge.layers))
@@ -339,8 +347,8 @@ def main() -> None:
     buffer = bytearray()
     while True:
         while (frame := split_frame(buffer, 4 * MAX_REQUEST)) is None:
-            while not poll.poll(1000):  # a fork of the caller may hold the other end open after the caller's end
-                if os.getppid() != caller:
+            while not poll.poll(1000):
+                if judge.orphaned():
                     judge.leave()
             chunk = parent.recv(1 << 18)
             if not chunk:

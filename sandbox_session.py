@@ -35,10 +35,11 @@ class Session:
         channel: socket.socket,
         parent: socket.socket,
         leave: Callable[[], NoReturn],
+        orphaned: Callable[[], bool],
         deadline: float,
         place: Callable[[int], str],
     ) -> None:
-        self.channel, self.parent, self.leave = channel, parent, leave
+        self.channel, self.parent, self.leave, self.orphaned = channel, parent, leave, orphaned
         self.deadline, self.place = deadline, place
         self.buffer = bytearray()
         self.over: tuple[str, str] | None = None
@@ -88,12 +89,15 @@ class Session:
             self.buffer += chunk
 
     def wait(self) -> None:
-        left = self.deadline - time.monotonic()
-        ready = self.poll.poll(max(left, 0) * 1000)
-        if not ready:
-            self.end("timeout", "")
-        if any(descriptor == self.parent.fileno() for descriptor, _ in ready):
-            self.leave()  # nobody is left to tell
+        while True:
+            left = max(self.deadline - time.monotonic(), 0)
+            ready = self.poll.poll(min(left, 1) * 1000)
+            if any(descriptor == self.parent.fileno() for descriptor, _ in ready) or self.orphaned():
+                self.leave()  # nobody is left to tell
+            if ready:
+                return
+            if not left:
+                self.end("timeout", "")
 
     def unsolicited(self) -> bool:
         """Whether something was written that nobody asked for."""

@@ -1,10 +1,13 @@
 """Runs the corpus and looks for what it left behind. Standard library only: it also runs as another user.
 
-python tests/attack_runner.py [PATTERN]    prints one JSON object: rows that went wrong, and traces
+    python tests/attack_runner.py [--pattern REGEX] [--no-namespaces] [--workers N]
+
+Prints one JSON object: how many rows ran, those that went wrong, and traces.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -16,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from attacks import TASKS, Attack, corpus  # noqa: E402
-from sandbox import Sandbox, Verdict  # noqa: E402
+
+from sandbox import Sandbox  # noqa: E402
 
 WATCHED = ("/", "/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")
 
@@ -130,15 +133,7 @@ def pair(row: Attack, traces: Traces) -> tuple[dict[str, str], str]:
     return {**task, "test": fill(task["test"])}, fill(row.completion)
 
 
-def run(sandbox: Sandbox, rows: list[Attack], traces: Traces) -> Iterator[tuple[Attack, Verdict]]:
-    """Judge the rows, all at once; a timeout that was not expected is tried again alone, on a machine at rest."""
-    futures = [sandbox.submit(*pair(row, traces), time_limit=row.limit) for row in rows]
-    for row, future in zip(rows, futures, strict=True):
-        verdict = future.result()
-        yield row, verdict
-
-
-def run_all(pattern: str = "", workers: int = 2) -> dict[str, Any]:
+def run_all(pattern: str = "", workers: int = 2, namespaces: bool = True) -> dict[str, Any]:
     """The corpus once, on a sandbox of its own.
 
     Returns:
@@ -149,9 +144,11 @@ def run_all(pattern: str = "", workers: int = 2) -> dict[str, Any]:
     traces = Traces()
     wrong, late = [], []
     try:
-        with Sandbox(num_workers=workers) as sandbox:
+        with Sandbox(num_workers=workers, namespaces=namespaces) as sandbox:
             judges = judges_of(sandbox)
-            for row, verdict in run(sandbox, rows, traces):
+            futures = [sandbox.submit(*pair(row, traces), time_limit=row.limit) for row in rows]
+            for row, future in zip(rows, futures, strict=True):
+                verdict = future.result()
                 if verdict.status not in row.expected:
                     # the machine may be busy: once more, alone
                     verdict = sandbox.check(*pair(row, traces), time_limit=row.limit)
@@ -171,4 +168,8 @@ def run_all(pattern: str = "", workers: int = 2) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run_all(*sys.argv[1:]), indent=1))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pattern", default="")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--no-namespaces", dest="namespaces", action="store_false")
+    print(json.dumps(run_all(**vars(parser.parse_args())), indent=1))

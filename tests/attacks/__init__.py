@@ -5,6 +5,8 @@ file `victim` that must not change, `@PORT@` a TCP and UDP port where nobody may
 body returns the right answer only if the attack worked, so an attack that gets through is a pass, and a pass is wrong.
 """
 
+# ruff: noqa: E501 (a program is one string)
+
 from __future__ import annotations
 
 from typing import NamedTuple

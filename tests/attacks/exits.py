@@ -1,5 +1,7 @@
 """Ending the program, or dying, before the tests are done."""
 
+# ruff: noqa: E501 (a program is one string)
+
 from . import CRASH, FAIL, PROTOCOL, Attack
 
 _AFTER = "    return x\n\n"  # a wrong body, then statements of the module

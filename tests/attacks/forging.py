@@ -1,5 +1,7 @@
 """Making a wrong program look right."""
 
+# ruff: noqa: E501 (a program is one string)
+
 from . import FAIL, PROTOCOL, TIMEOUT, Attack
 
 _FRAME = """

@@ -1,5 +1,7 @@
 """Touching the host: files, other processes, the network, the kernel. A body is right only if the attack worked."""
 
+# ruff: noqa: E501 (a program is one string)
+
 from . import FAIL, Attack
 
 
@@ -80,7 +82,7 @@ _FILES = {
 _PROCESSES = {
     "signals its parent": ["os.kill(os.getppid(), 0)"],
     "kills its parent": ["os.kill(os.getppid(), 9)"],
-    "kills everybody": ["os.kill(-1, 9)"],
+    "signals everybody": ["os.kill(-1, 0)"],
     "kills its parent's group": ["os.killpg(os.getpgid(os.getppid()), 9)"],
     "a pidfd of its parent": ["os.pidfd_open(os.getppid())"],
     "signals its parent through a socket": [

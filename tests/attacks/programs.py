@@ -1,5 +1,7 @@
 """Completions that are broken, and completions that are right in an unusual way."""
 
+# ruff: noqa: E501 (a program is one string)
+
 from . import FAIL, NO_ENTRY, PASS, SYNTAX, Attack
 
 _RAW = """    return 2 * x

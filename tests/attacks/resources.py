@@ -1,5 +1,7 @@
 """Time, memory, size, descriptors, threads and processes."""
 
+# ruff: noqa: E501 (a program is one string)
+
 from . import FAIL, MEMORY, SYNTAX, TIMEOUT, Attack
 
 FAST = 0.7  # seconds: the limit for what has to run into it
