@@ -324,7 +324,7 @@ def test_random_programs_are_reproducible(box):
 
 # what may be killed
 
-SLOW = "    import time; time.sleep(0.7)\n" + RIGHT
+SLOW = RIGHT + "\nimport time; time.sleep(0.6)\n"
 
 
 def family(pid):
@@ -344,7 +344,7 @@ def test_a_kill_costs_nothing(which, namespaces):
         judges = judges_of(pool)
         for completion, status in ((SLOW, "pass"), (SLOW.replace("2 *", "3 *"), "fail")):
             future = pool.submit(DOUBLE, completion)
-            time.sleep(0.35)
+            time.sleep(0.3)
             judges |= judges_of(pool)
             chain = family(next(iter(judges_of(pool))))
             assert len(chain) >= 3
