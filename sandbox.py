@@ -4,9 +4,10 @@
         verdict = sandbox.check(task, completion)
         verdicts = sandbox.check_many((task, completion) for completion in completions)
 
-`docs/sandbox.md` says who is not trusted and what is promised. The parts: sandbox_judge (trusted: runs the tests),
-sandbox_session (its calls into the candidate), sandbox_split (what is asked of whom), sandbox_zygote and sandbox_runner
-(the locked-down child), sandbox_lockdown and sandbox_seccomp (the locks), sandbox_codec (plain data between the two).
+`docs/sandbox.md` says who is not trusted and what is promised. The parts: sandbox_worker (our end of a worker),
+sandbox_judge (trusted: runs the tests), sandbox_session (its calls into the candidate), sandbox_split (what is asked of
+whom), sandbox_codec (plain data between the two), sandbox_zygote and sandbox_runner (the locked-down child),
+sandbox_lockdown and sandbox_seccomp (the locks), sandbox_probe (attacks to try them with).
 
 `python sandbox.py --probe` prints the layers that hold on this machine.
 """
@@ -14,25 +15,20 @@ sandbox_session (its calls into the candidate), sandbox_split (what is asked of 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import queue
-import select
-import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import sandbox_probe
 from common import InputError
-from sandbox_codec import Malformed, dump_frame, split_frame
+from sandbox_codec import TooBig
+from sandbox_worker import Dead, Worker
 
 STATUSES = (
     "pass",  # the last line of the tests was reached, every assert held, and the function was called
@@ -48,19 +44,8 @@ STATUSES = (
 )
 UNJUDGED = ("refused", "infrastructure")  # not a reward of 0: no reward
 REQUIRED_LAYERS = ("rlimits", "landlock", "seccomp")
-GRACE = 0.6  # seconds past its limit that a check may take before the judge itself is killed
 START_LIMIT = 20.0  # seconds for a worker to start
 CLOSE_LIMIT = 0.3  # seconds that workers get to clean up by themselves
-
-# All that a worker finds in its environment. One thread in numpy: a core for each worker is there, and no more.
-ENVIRONMENT = {
-    "LANG": "C.UTF-8",
-    "PYTHONHASHSEED": "0",
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "2",
-}
 
 
 @dataclass(frozen=True)
@@ -96,84 +81,6 @@ class Verdict:
         return self.status not in UNJUDGED
 
 
-class _Dead(Exception):
-    """The judge is gone; the message says how it looked."""
-
-
-class _Worker:
-    """One judge process and the socket to it."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.socket, theirs = socket.socketpair()
-        program = str(Path(__file__).resolve().with_name("sandbox_judge.py"))
-        arguments = [str(theirs.fileno()), str(os.getpid()), json.dumps(settings)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-s", "-B", program, *arguments],
-            pass_fds=[theirs.fileno()],
-            env=ENVIRONMENT,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for us; we tell the workers
-        )
-        theirs.close()
-        self.buffer = bytearray()
-
-    def receive(self, limit: float) -> Any:
-        """The next message; raises TimeoutError after `limit` seconds and _Dead at the end of the stream."""
-        give_up = time.monotonic() + limit
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        try:
-            while (frame := split_frame(self.buffer, 1 << 20)) is None:
-                if not poll.poll(max(give_up - time.monotonic(), 0) * 1000):
-                    raise TimeoutError
-                if not (chunk := self.socket.recv(1 << 16)):
-                    raise _Dead("the judge ended")
-                self.buffer += chunk
-        except (OSError, Malformed) as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise _Dead(str(error)) from None
-        del self.buffer[: frame[1]]
-        return frame[0]
-
-    def check(self, job: dict[str, Any]) -> Verdict:
-        started = time.monotonic()
-        try:
-            self.socket.sendall(dump_frame(job))
-            fields = self.receive(job["time_limit"] + GRACE)
-        except OSError as error:
-            if not isinstance(error, TimeoutError):
-                raise _Dead(str(error)) from None
-            self.kill()
-            reason = f"no result within {job['time_limit']:g} s: a test hangs on what the function returned"
-            return Verdict("timeout", reason, wall_seconds=time.monotonic() - started)
-        return Verdict(**fields)
-
-    def hang_up(self) -> None:
-        """Tell the judge to clean up and go."""
-        try:
-            self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-
-    def kill(self, after: float = 0.0) -> None:
-        """End the judge, its zygote and whatever that runs; they get `after` seconds to do it themselves."""
-        self.hang_up()
-        try:
-            self.process.wait(after) if after else None
-        except subprocess.TimeoutExpired:
-            pass
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)  # a child of the zygote dies with the zygote
-        except OSError:
-            pass
-        self.process.wait()
-        self.socket.close()
-
-
 class Sandbox:
     """A pool of workers that judge completions.
 
@@ -200,6 +107,8 @@ class Sandbox:
         allow_weak_tests: bool = False,
         namespaces: bool = True,
     ) -> None:
+        if sys.platform != "linux" and not allow_missing_layers:
+            raise InputError("the sandbox needs Linux with Landlock and seccomp; docs/sandbox.md says what else works")
         if time_limit <= 0 or memory_mib < 64:
             raise InputError("the sandbox needs a time limit above 0 s and 64 MiB of memory or more")
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0] * (os.cpu_count() or 1)
@@ -209,15 +118,15 @@ class Sandbox:
         # over on one core costs less than waking another (a third more checks per second on a busy machine).
         pins = [cores[n % len(cores)] if self.num_workers >= len(cores) else None for n in range(self.num_workers)]
         self.allow_weak_tests = allow_weak_tests
-        common = {"memory_mib": memory_mib, "namespaces": namespaces}
-        self._settings = [{**common, "worker": n, "core": pin} for n, pin in enumerate(pins)]
+        self._settings = [{"memory_mib": memory_mib, "namespaces": namespaces, "core": pin} for pin in pins]
         self._pid = os.getpid()
         self._closed = False
+        self._lock = threading.Lock()  # a worker that is restarted while the sandbox is closed must not stay behind
         self._jobs: queue.SimpleQueue[tuple[Future[Verdict], dict[str, Any]] | None] = queue.SimpleQueue()
-        self._workers: list[_Worker | None] = [_Worker(settings) for settings in self._settings]
+        self._workers: list[Worker | None] = [Worker(settings) for settings in self._settings]
         try:
             reports = [worker.receive(START_LIMIT) for worker in self._workers if worker]
-        except (_Dead, TimeoutError) as error:
+        except (Dead, TimeoutError) as error:
             self._end_workers()
             raise InputError(f"the sandbox does not start ({error}); python sandbox.py --probe tells more") from None
         self.layers: dict[str, Any] = reports[0]
@@ -233,9 +142,18 @@ class Sandbox:
             thread.start()
 
     def submit(self, task: dict[str, Any], completion: str, time_limit: float | None = None) -> Future[Verdict]:
-        """Queue one check and return at once; its verdict is the future's result."""
+        """Queue one check and return at once; its verdict is the future's result.
+
+        Raises:
+            InputError: the task lacks a field.
+        """
         if self._closed:
             raise RuntimeError("the sandbox is closed")
+        lacking = [name for name in ("prompt",) if not isinstance(task.get(name), str)]
+        if not task.get("test_list"):
+            lacking += [name for name in ("test", "entry_point") if not isinstance(task.get(name), str)]
+        if lacking:
+            raise InputError(f"task {task.get('task_id')!r} has no text field {lacking[0]!r}")
         job = {
             "task": task,
             "completion": completion,
@@ -278,7 +196,8 @@ class Sandbox:
         """Drop what is queued, end the workers, and wait until nothing is left of them."""
         if self._closed or os.getpid() != self._pid:  # a fork of the caller does not own the workers
             return
-        self._closed = True
+        with self._lock:
+            self._closed = True
         for _ in self._threads:
             self._jobs.put(None)
         self._end_workers()
@@ -319,22 +238,32 @@ class Sandbox:
         verdict = Verdict("infrastructure", "")
         for _ in range(2):
             try:
-                worker = self._workers[number] or self._restart(number)
-                verdict = worker.check(job)
-            except (_Dead, TimeoutError, OSError) as error:
+                verdict = Verdict(**self._running(number).check(job))
+            except TooBig as error:
+                return Verdict("syntax", f"task and completion cannot be sent: {error}")
+            except (Dead, TimeoutError, OSError) as error:
                 verdict = Verdict("infrastructure", f"the worker failed: {error}")
             if self._closed:
                 raise CancelledError
-            if worker.process.poll() is not None or verdict.status == "infrastructure":
+            worker = self._workers[number]
+            if worker and (worker.process.poll() is not None or verdict.status == "infrastructure"):
                 worker.kill()
                 self._workers[number] = None
             if verdict.status != "infrastructure":
                 break
         return verdict
 
-    def _restart(self, number: int) -> _Worker:
-        worker = self._workers[number] = _Worker(self._settings[number])
-        worker.receive(START_LIMIT)
+    def _running(self, number: int) -> Worker:
+        """The worker of this number, started again if it was ended."""
+        worker = self._workers[number]
+        if worker is None:
+            with self._lock:
+                if self._closed:
+                    raise CancelledError
+                worker = self._workers[number] = Worker(self._settings[number])
+            layers = worker.receive(START_LIMIT)
+            if missing_layers(layers) != missing_layers(self.layers):
+                raise Dead(f"{', '.join(missing_layers(layers))} is missing after a restart")
         return worker
 
 

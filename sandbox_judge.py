@@ -234,6 +234,8 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
         error = progress.first_error()
     except Exception as raised:
         error = progress.first_error() or raised
+    except SystemExit:
+        return _verdict("refused", "the task's tests end the program")
     if error is not None:
         return _failed(error)
     if not session.calls:
@@ -359,6 +361,8 @@ def main() -> None:
             reply = judge.check(frame[0])
         except Broken as error:
             reply = _verdict("infrastructure", str(error))
+        except Exception as error:  # ours, so it must not pass for the completion's
+            reply = _verdict("infrastructure", one_line(f"the judge failed: {error!r}"))
         try:
             parent.sendall(dump_frame(reply))
         except OSError:

@@ -18,7 +18,7 @@ import sandbox_seccomp
 
 LINUX = sys.platform == "linux"
 MIB = 1024 * 1024
-SANDBOX_UIDS = 61184  # the first of 256: above users and services, below the overflow uid, one for each worker
+SANDBOX_UIDS = 61184, 4096  # the first and how many: above users and services, below the overflow uid
 MAX_THREADS = 64  # of one candidate
 MAX_DESCRIPTORS = 64
 
@@ -214,18 +214,18 @@ def drop_capabilities() -> None:
     _call("syscall", _SYS_CAPSET[os.uname().machine], header, bytes(24))
 
 
-def drop_user(worker: int, keep_files: bool) -> int:
+def drop_user(number: int, keep_files: bool) -> int:
     """As root, take a user id that nobody else has.
 
     Args:
-        worker: picks the id, so that two workers' candidates are strangers.
+        number: picks the id, so that two workers' candidates are strangers.
         keep_files: only the real id changes, which the thread limit counts by; files are still opened as root,
             for an interpreter that other users cannot read.
 
     Returns:
         the real user id from now on.
     """
-    uid = SANDBOX_UIDS + worker % 256
+    uid = SANDBOX_UIDS[0] + number % SANDBOX_UIDS[1]
     os.setgroups([])
     if keep_files:
         os.setresuid(uid, 0, 0)

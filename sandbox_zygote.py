@@ -10,6 +10,7 @@ answer with `REPORT`. b"W": the same for a child that seems to have ended; it ge
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -39,8 +40,9 @@ WARM = (
 class Zygote:
     """What every child of this process gets: limits, the Landlock ruleset, the seccomp program."""
 
-    def __init__(self, memory_mib: int, worker: int) -> None:
-        self.memory_mib, self.worker = memory_mib, worker
+    def __init__(self, memory_mib: int, judge: int) -> None:
+        self.memory_mib, self.judge = memory_mib, judge
+        self.step = ""  # of locking down
         self.pid = os.getpid()
         self.root, self.user = os.geteuid() == 0, "kept"
         paths = lockdown.interpreter_paths()
@@ -57,7 +59,7 @@ class Zygote:
     def settle(self) -> None:
         """Give up, once and for every child, what forking and killing do not need."""
         if self.root:
-            uid = lockdown.drop_user(self.worker, self.keep_files)
+            uid = lockdown.drop_user(self.judge, self.keep_files)
             self.user = f"real id {uid}, files as root" if self.keep_files else f"{uid}"
         lockdown.limit_resources(self.memory_mib, self.threads)
         if lockdown.LINUX:
@@ -67,12 +69,15 @@ class Zygote:
         """Take from this process, a child, all that is left to take."""
         os.setsid()
         if self.ruleset is not None:
+            self.step = "landlock"
             lockdown.landlock_enforce(self.ruleset)
+        self.step = "rlimits"
         os.closerange(4, lockdown.MAX_DESCRIPTORS)
         if lockdown.LINUX:
             lockdown.die_with_parent(self.pid)
         lockdown.limit_cpu(cpu_seconds)
         if self.program is not None:
+            self.step = "seccomp"
             self.program.enforce()
 
     def try_out(self) -> dict:
@@ -85,7 +90,7 @@ class Zygote:
                 self.lock(1)
                 report = _attempts()
             except OSError as error:
-                report = {"error": f"locking down failed: {error}"}
+                report = {"error": f"locking down failed: {error}", "step": self.step}
             os.write(3, json.dumps(report).encode())
             os._exit(0)
         os.close(write_end)
@@ -93,6 +98,12 @@ class Zygote:
             text = report.read()
         os.waitpid(pid, 0)
         tried = json.loads(text) if text else {"error": "the first locked-down child died"}
+        if tried.get("step") in (
+            "landlock",
+            "seccomp",
+        ):  # without it, then; whether that will do is the caller's to say
+            setattr(self, {"landlock": "ruleset", "seccomp": "program"}[tried["step"]], None)
+            return self.try_out()
         if "error" in tried:
             return tried
         held = {
@@ -167,7 +178,7 @@ def _kill(pid: int) -> None:
 
 def loop(zygote: Zygote, control: socket.socket) -> None:
     """Serve the judge until it goes away; then kill what runs and end."""
-    child = 0
+    child, failure = 0, errno.ECHILD
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 16, 1)
         kind = message[:1]
@@ -220,7 +231,7 @@ def main() -> None:
             os.waitpid(pid, 0)
             os._exit(0)
         parent = 0  # it is outside, and has no number in here
-    zygote = Zygote(settings["memory_mib"], settings["worker"])
+    zygote = Zygote(settings["memory_mib"], int(sys.argv[2]))
     zygote.settle()
     if lockdown.LINUX:
         lockdown.die_with_parent(parent)  # again: a change of uid cleared it

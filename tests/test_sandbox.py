@@ -21,6 +21,7 @@ from attack_runner import judges_of, processes  # noqa: E402
 import sandbox as sandbox_module  # noqa: E402
 from common import InputError  # noqa: E402
 from sandbox import Sandbox, Verdict, self_test  # noqa: E402
+from sandbox_worker import ENVIRONMENT  # noqa: E402
 
 HUMANEVAL = ROOT.parent / "shared" / "data" / "HumanEval.jsonl.gz"
 
@@ -467,7 +468,7 @@ def test_nothing_of_the_caller_reaches_a_worker(box):
     judge = next(iter(judges_of(box)))
     for pid in family(judge):
         environment = Path(f"/proc/{pid}/environ").read_text()
-        assert {line.partition("=")[0] for line in environment.split("\0") if line} <= set(sandbox_module.ENVIRONMENT)
+        assert {line.partition("=")[0] for line in environment.split("\0") if line} <= set(ENVIRONMENT)
         targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
         assert all(target.startswith(("socket:", "anon_inode:", "/dev/null")) for target in targets), targets
 
