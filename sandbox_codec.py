@@ -186,13 +186,22 @@ _LISTS: dict[str, Callable[[list], Any]] = {
 }
 
 
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+# made once: json.dumps and json.loads make one a call as soon as an option is not the default
+_JSON_WRITER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
+_JSON_READER = json.JSONDecoder(parse_constant=_no_constant)
+
+
 def dump_frame(message: Any, limit: int = MAX_REQUEST) -> bytes:
     """One message as bytes: its length in four bytes, big-endian, then ASCII JSON.
 
     Raises:
         TooBig: longer than `limit` bytes.
     """
-    body = json.dumps(message, allow_nan=False, check_circular=False, separators=(",", ":")).encode("ascii")
+    body = _JSON_WRITER.encode(message).encode("ascii")
     if len(body) > limit:
         raise TooBig(f"it is larger than {limit // 1024} KiB")
     return _LENGTH.pack(len(body)) + body
@@ -212,10 +221,10 @@ def split_frame(buffer: bytes | bytearray, limit: int) -> tuple[Any, int] | None
     if len(buffer) < 4 + length:
         return None
     try:
-        return json.loads(bytes(buffer[4 : 4 + length]), parse_constant=_no_constant), 4 + length
+        text = buffer[4 : 4 + length].decode("ascii")
+        message, end = _JSON_READER.raw_decode(text)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"a frame that is not JSON: {error}"[:200]) from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
+    if end != length:
+        raise Malformed("a frame that goes on after its JSON")
+    return message, 4 + length

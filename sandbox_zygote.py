@@ -29,11 +29,11 @@ READY = dump_frame({"ready": ""})
 REPORT = struct.Struct("<ii?ddq")  # forked or errno, wait status, killed by us, user s, system s, peak KiB
 LAST_WORDS = 0.25  # seconds: from closing its socket to being gone, for a process that is ending by itself
 
-# What solutions import most: loaded once here, not once for every check.
+# What solutions import most: loaded once here, not once for every check. Not more: every shared library among them
+# makes every fork and every exit a little slower, and what is missing is imported by those who need it.
 WARM = (
-    "abc array base64 bisect cmath collections copy dataclasses datetime decimal enum fractions functools hashlib "
-    "heapq inspect io itertools json math numbers operator queue random re statistics string textwrap threading time "
-    "traceback types typing unicodedata"
+    "abc bisect collections copy datetime enum functools heapq io itertools json math operator random re string time "
+    "types typing"
 ).split()
 
 
