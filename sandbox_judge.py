@@ -328,7 +328,7 @@ def how_it_died(status: int, killed_by_us: bool, cpu_seconds: float, limit: floa
 _PARTS = ("task_id", "prompt", "test", "entry_point", "test_list", "test_setup_code")
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _split_cached(parts: str) -> Split:
     return split({key: value for key, value in zip(_PARTS, json.loads(parts), strict=True) if value is not None})
 

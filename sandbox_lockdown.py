@@ -110,7 +110,7 @@ def _lower(which: int, soft: int, hard: int | None = None) -> None:
 def threads_of(uid: int) -> int:
     """How many threads this real user id runs now, as far as /proc shows them."""
     count = 0
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
             try:
                 if os.stat(f"/proc/{name}").st_uid == uid:

@@ -52,7 +52,7 @@ class Zygote:
         self.program = lockdown.seccomp_program()
         # as root, become a stranger, unless strangers cannot read this interpreter
         python = [path for path in paths if "python" in path]
-        self.keep_files = not lockdown.readable_by_others(python)
+        self.keep_files = self.root and not lockdown.readable_by_others(python)
         # another uid's threads are counted apart; our own user's are counted with everything else that it runs
         self.threads = lockdown.MAX_THREADS + (0 if self.root else lockdown.threads_of(os.getuid()) + 1024)
 
@@ -231,8 +231,12 @@ def main() -> None:
             os.waitpid(pid, 0)
             os._exit(0)
         parent = 0  # it is outside, and has no number in here
-    zygote = Zygote(settings["memory_mib"], int(sys.argv[2]))
-    zygote.settle()
+    try:
+        zygote = Zygote(settings["memory_mib"], int(sys.argv[2]))
+        zygote.settle()
+    except (OSError, ValueError) as error:
+        control.send(json.dumps({"error": f"the zygote cannot give up its rights: {error}"}).encode())
+        os._exit(1)
     if lockdown.LINUX:
         lockdown.die_with_parent(parent)  # again: a change of uid cleared it
     exec(compile("def warm():\n    return [1]\nwarm()", "<warm>", "exec"), {})
