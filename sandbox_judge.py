@@ -75,7 +75,6 @@ class Judge:
             Broken: the zygote is gone.
         """
         task, completion, limit = job["task"], job["completion"], job["time_limit"]
-        started = time.monotonic()
         try:
             plan = _split_cached(json.dumps([task.get(k) for k in _PARTS]))
         except Unsplittable as error:
@@ -85,29 +84,28 @@ class Judge:
         source = candidate_source(task, completion)
         if len(source) > MAX_SOURCE:
             return _verdict("syntax", f"the program has {len(source)} characters, and {MAX_SOURCE} are allowed")
+        verdict = self.attempt(plan, task, source, limit)
+        if verdict["status"] == "refused" and job["weak"] and plan is not None:
+            verdict = self.attempt(None, task, source, limit)
+        return verdict
+
+    def attempt(self, plan: Split | None, task: dict[str, Any], source: str, limit: float) -> dict[str, Any]:
+        """One child from fork to reaping; in the weaker mode if there is no plan."""
+        started = time.monotonic()
         mine, theirs = socket.socketpair()
         try:
-            self.control.setblocking(True)
-            cpu_seconds = math.ceil(limit) + 1
-            socket.send_fds(self.control, [FORK.pack(b"F", cpu_seconds)], [theirs.fileno()])
-            theirs.close()
+            with theirs:
+                socket.send_fds(self.control, [FORK.pack(b"F", math.ceil(limit) + 1)], [theirs.fileno()])
             verdict = self.run(plan, task, source, limit, mine)
-            if verdict["status"] == "refused" and job["weak"] and plan is not None:
-                self.reap(b"K")
-                mine.close()
-                mine, theirs = socket.socketpair()
-                socket.send_fds(self.control, [FORK.pack(b"F", cpu_seconds)], [theirs.fileno()])
-                theirs.close()
-                verdict = self.run(None, task, source, limit, mine)
             verdict["wall_seconds"] = time.monotonic() - started
             hung_up = verdict["status"] == "gone"
             ended, killed, cpu, peak = self.reap(b"W" if hung_up else b"K")
-            if hung_up:
-                verdict["status"], verdict["reason"] = how_it_died(ended, killed, cpu, limit)
         except OSError as error:
             raise Broken(f"the zygote is gone ({error.strerror})") from None
         finally:
             mine.close()
+        if hung_up:
+            verdict["status"], verdict["reason"] = how_it_died(ended, killed, cpu, limit)
         return {**verdict, "cpu_seconds": cpu, "peak_mib": peak}
 
     def orphaned(self) -> bool:
@@ -137,15 +135,9 @@ class Judge:
 
     def run(self, plan: Split | None, task: dict, source: str, limit: float, channel: socket.socket) -> dict[str, Any]:
         """One conversation with a fresh child, under the deadline. Status "gone" if the child hung up."""
-        prompt_lines = candidate_source(task, "").count("\n")
-        session = Session(
-            channel,
-            self.parent,
-            self.leave,
-            self.orphaned,
-            time.monotonic() + limit,
-            functools.partial(_place, prompt_lines),
-        )
+        place = functools.partial(_place, candidate_source(task, "").count("\n"))
+        deadline = time.monotonic() + limit
+        session = Session(channel, self.parent, self.leave, self.orphaned, deadline, place)
         self.session = session
         progress = Progress(plan.total if plan else None)
         try:
@@ -162,7 +154,7 @@ class Judge:
         except CheckOver:  # the alarm went off on the very last line
             verdict = _verdict("", "")
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if session.over is None and session.unsolicited():
+        if verdict["status"] == "pass" and session.unsolicited():
             session.over = ("protocol", "something was written to the judge before it asked")
         if session.over is not None:  # sticky: whatever the tests made of it
             status, reason = session.over

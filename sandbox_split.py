@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
-from tasks import candidate_source, test_source
+from tasks import test_source
 
 COMPARE, TRUTH, RECORD = "_sandbox_compare", "_sandbox_truth", "_sandbox_record"
 IMPORTABLE = {"np": "numpy", "numpy": "numpy"}
@@ -35,7 +35,6 @@ class Split:
         required: those of them without which there is nothing to test.
         imports: standard modules that the tests use without importing them: name -> module.
         total: how many tests there are, None if they cannot be counted.
-        prompt_lines: lines of the program that stand before the completion.
     """
 
     helpers: CodeType
@@ -44,7 +43,6 @@ class Split:
     required: list[str]
     imports: dict[str, str] = field(default_factory=dict)
     total: int | None = None
-    prompt_lines: int = 0
 
 
 def tests_of(task: dict[str, Any]) -> str:
@@ -70,6 +68,9 @@ def split(task: dict[str, Any]) -> Split:
         tests = ast.parse(tests_of(task), "<tests>")
     except (SyntaxError, ValueError) as error:
         raise Unsplittable(f"the task's tests do not compile: {error}") from None
+    listed = bool(task.get("test_list"))
+    if not listed and "check" not in _bound(tests):  # else the completion could define it
+        raise Unsplittable("the task's tests do not define check")
     used = {node.id for node in ast.walk(tests) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     attributes = {node.attr for node in ast.walk(tests) if isinstance(node, ast.Attribute)}
     if captured := CAPTURES_OUTPUT & (used | attributes):
@@ -78,7 +79,7 @@ def split(task: dict[str, Any]) -> Split:
     wanted = used - _bound(tests) - set(dir(builtins)) - finished
     imports = {name: IMPORTABLE.get(name, name) for name in wanted if name in sys.stdlib_module_names | set(IMPORTABLE)}
     remote = sorted((wanted | unfinished) - set(imports) - {entry_point})
-    total = _rewrite(tests, listed=bool(task.get("test_list")))
+    total = _rewrite(tests, listed)
     return Split(
         helpers=compile(helpers, "<prompt>", "exec", dont_inherit=True),
         tests=compile(tests, "<tests>", "exec", dont_inherit=True),
@@ -86,7 +87,6 @@ def split(task: dict[str, Any]) -> Split:
         required=[entry_point] if entry_point else sorted(set(remote) & wanted),
         imports=imports,
         total=total,
-        prompt_lines=candidate_source(task, "").count("\n"),
     )
 
 

@@ -186,9 +186,7 @@ ATTACKS = [
             "('all', 'any', 'isinstance', 'abs', 'len', 'bool', 'min'): setattr(builtins, name, lambda *a: True)\n"
         ),
     ),
-    Attack(
-        "patched json", PROTOCOL, _at_import('import json\njson.dumps = lambda *a, **k: \'{"id": 1, "value": 7}\'\n')
-    ),
+    Attack("patched json", FAIL, _at_import('import json\njson.dumps = lambda *a, **k: \'{"id": 1, "value": 7}\'\n')),
     Attack(
         "patched encoder of the runner",
         FAIL,
