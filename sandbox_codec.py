@@ -63,6 +63,7 @@ class _Encoder:
     def __init__(self, refer: Callable[[Any], Any], strict: bool) -> None:
         self.refer, self.strict = refer, strict
         self.room = MAX_REQUEST if strict else MAX_FRAME  # every element and character takes a byte or more
+        self.deepest = 2 * MAX_DEPTH if strict else MAX_DEPTH  # a test may wrap a result, and hand it back
 
     def encode(self, value: Any, depth: int) -> Any:
         kind = type(value)
@@ -98,8 +99,8 @@ class _Encoder:
         return self.container(kind, value, depth + 1)
 
     def container(self, kind: type, value: Any, depth: int) -> Any:
-        if depth > MAX_DEPTH:
-            raise TooBig(f"it nests deeper than {MAX_DEPTH} levels, or contains itself")
+        if depth > self.deepest:
+            raise TooBig(f"it nests deeper than {self.deepest} levels, or contains itself")
         self.spend(2 * kind.__len__(value))
         if kind is dict:
             pairs = [[self.encode(k, depth), self.encode(v, depth)] for k, v in dict.items(value)]
@@ -141,8 +142,8 @@ def _decode(node: Any, resolve: Callable[[Any], Any], depth: int) -> Any:
     kind = type(node)
     if node is None or kind is bool or kind is int or kind is str or kind is float:
         return node
-    if depth > 2 * MAX_DEPTH + 2:  # a tagged container may hold a scalar with a tag of its own
-        raise Malformed(f"nests deeper than {MAX_DEPTH} levels")
+    if depth > 2 * MAX_DEPTH + 2:  # what a strict encoder may send
+        raise Malformed(f"nests deeper than {2 * MAX_DEPTH} levels")
     if kind is list:
         return [_decode(item, resolve, depth + 1) for item in node]
     ((tag, body),) = node.items()

@@ -132,7 +132,14 @@ def _describe(error: BaseException, stage: str) -> dict:
         trace = trace.tb_next
     names = [kind.__name__ for kind in type(error).__mro__[:12]]
     text = str(error.msg) if isinstance(error, SyntaxError) else _text(error)
-    return {"types": names, "message": text[:500], "line": line or 0, "stage": stage}
+    described = {"types": names, "message": text[:500], "line": line or 0, "stage": stage}
+    try:
+        arguments = encode(list(error.args))
+        if len(dump_frame(arguments)) < 1000:  # most are one line of text
+            described["args"] = arguments
+    except Exception:
+        pass  # the message will have to do
+    return described
 
 
 def _text(error: BaseException) -> str:
