@@ -165,7 +165,9 @@ def reap(pid: int, let_it_end: bool) -> bytes:
             _kill(pid)
         else:
             time.sleep(0.001)
-    return REPORT.pack(0, status, killed or not let_it_end, usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
+    # one that was already ending keeps its own status
+    by_us = (killed or not let_it_end) and os.WIFSIGNALED(status)
+    return REPORT.pack(0, status, by_us, usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
 
 
 def _kill(pid: int) -> None:
