@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 from sandbox_codec import MAX_REQUEST, dump_frame, split_frame
 from sandbox_session import CheckOver, Remote, Session, one_line
 from sandbox_split import COMPARE, RECORD, TRUTH, Split, Unsplittable, split, tests_of
-from sandbox_zygote import FORK, REPORT
+from sandbox_zygote import REPORT, START
 from tasks import candidate_source
 
 MAX_SOURCE = 256 * 1024  # characters of a program under test
@@ -92,18 +92,14 @@ class Judge:
     def attempt(self, plan: Split | None, task: dict[str, Any], source: str, limit: float) -> dict[str, Any]:
         """One child from fork to reaping; in the weaker mode if there is no plan."""
         started = time.monotonic()
-        mine, theirs = socket.socketpair()
         try:
-            with theirs:
-                socket.send_fds(self.control, [FORK.pack(b"F", math.ceil(limit) + 1)], [theirs.fileno()])
-            verdict = self.run(plan, task, source, limit, mine)
-            verdict["wall_seconds"] = time.monotonic() - started
-            hung_up = verdict["status"] == "gone"
-            ended, killed, cpu, peak = self.reap(b"W" if hung_up else b"K")
+            with self.start(math.ceil(limit) + 1) as channel:
+                verdict = self.run(plan, task, source, limit, channel)
+                verdict["wall_seconds"] = time.monotonic() - started
+                hung_up = verdict["status"] == "gone"
+                ended, killed, cpu, peak = self.reap(b"W" if hung_up else b"K")
         except OSError as error:
             raise Broken(f"the zygote is gone ({error.strerror})") from None
-        finally:
-            mine.close()
         if hung_up:
             verdict["status"], verdict["reason"] = how_it_died(ended, killed, cpu, limit)
         return {**verdict, "cpu_seconds": cpu, "peak_mib": peak}
@@ -120,6 +116,15 @@ class Judge:
         finally:
             os._exit(0)
 
+    def start(self, cpu_seconds: int) -> socket.socket:
+        """Get a locked-down child. Returns the socket to it."""
+        self.control.send(START.pack(b"F", cpu_seconds))
+        answer, descriptors, _, _ = socket.recv_fds(self.control, START.size, 1)
+        if not descriptors:
+            failure = START.unpack(answer)[1] if answer else 0
+            raise Broken(f"fork failed: {os.strerror(failure)}" if failure else "the zygote is gone")
+        return socket.socket(fileno=descriptors[0])
+
     def reap(self, how: bytes) -> tuple[int, bool, float, float]:
         """Have the child killed and waited for. Returns its wait status, who killed it, CPU seconds and peak MiB."""
         self.control.send(how)
@@ -128,9 +133,7 @@ class Judge:
         report = self.control.recv(REPORT.size) if poll.poll(REAP_LIMIT * 1000) else b""
         if len(report) != REPORT.size:
             raise Broken("the zygote is gone")
-        failure, status, killed, user, system, peak = REPORT.unpack(report)
-        if failure:
-            raise Broken(f"fork failed: {os.strerror(failure)}")
+        status, killed, user, system, peak = REPORT.unpack(report)
         return status, killed, user + system, peak / 1024
 
     def run(self, plan: Split | None, task: dict, source: str, limit: float, channel: socket.socket) -> dict[str, Any]:

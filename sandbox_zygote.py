@@ -2,15 +2,15 @@
 
 Started by exec with an empty environment, so that nothing of the training process (its secrets, its 4 GiB heap, its
 CUDA context) is ever mapped in a child, and a fork takes well under a millisecond. It reads no candidate's source and
-no result: the judge sends it one end of a socket, the child takes that end, and the zygote closes its own copy.
+no result: those cross a socket between judge and child, whose ends the zygote passes on and closes.
 
-Datagrams from the judge: b"F" + CPU seconds, with the child's socket attached: fork. b"K": kill the child, reap it,
-answer with `REPORT`. b"W": the same for a child that seems to have ended; it gets a moment to do so by itself.
+Datagrams from the judge: `START` asks for a child, and is answered with its socket attached. b"K": kill the child, reap
+it, answer with `REPORT`. b"W": the same for a child that seems to have ended; it gets a moment to do so by itself.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import gc
 import json
 import os
@@ -19,14 +19,15 @@ import socket
 import struct
 import sys
 import time
+from typing import NamedTuple
 
 import sandbox_lockdown as lockdown
 from sandbox_codec import dump_frame
 from sandbox_runner import serve
 
-FORK = struct.Struct("<cI")
+START = struct.Struct("<cI")  # "F", CPU seconds; as the answer "F", errno
 READY = dump_frame({"ready": ""})
-REPORT = struct.Struct("<ii?ddq")  # forked or errno, wait status, killed by us, user s, system s, peak KiB
+REPORT = struct.Struct("<i?ddq")  # wait status, killed by us, user s, system s, peak KiB
 LAST_WORDS = 0.25  # seconds: from closing its socket to being gone, for a process that is ending by itself
 
 # What solutions import most: loaded once here, not once for every check. Not more: every shared library among them
@@ -167,7 +168,7 @@ def reap(pid: int, let_it_end: bool) -> bytes:
             time.sleep(0.001)
     # one that was already ending keeps its own status
     by_us = (killed or not let_it_end) and os.WIFSIGNALED(status)
-    return REPORT.pack(0, status, by_us, usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
+    return REPORT.pack(status, by_us, usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
 
 
 def _kill(pid: int) -> None:
@@ -178,27 +179,57 @@ def _kill(pid: int) -> None:
         pass
 
 
+class Waiting(NamedTuple):
+    """A child that is locked down and waits for its program."""
+
+    pid: int
+    channel: socket.socket  # the judge's end
+    cpu_seconds: int
+
+
+def prepare(zygote: Zygote, cpu_seconds: int) -> Waiting:
+    """Fork a child ahead of its check."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        return Waiting(zygote.fork(theirs.fileno(), cpu_seconds), ours, cpu_seconds)
+
+
+def discard(waiting: Waiting | None) -> None:
+    """Kill and reap a child that is not needed."""
+    if waiting is not None:
+        waiting.channel.close()
+        _kill(waiting.pid)
+        reap(waiting.pid, let_it_end=False)
+
+
 def loop(zygote: Zygote, control: socket.socket) -> None:
     """Serve the judge until it goes away; then kill what runs and end."""
-    child, failure = 0, errno.ECHILD
+    child, waiting = 0, None
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 16, 1)
+        message = control.recv(16)
         kind = message[:1]
         if kind == b"F":
+            cpu_seconds = START.unpack(message)[1]
+            if waiting is not None and waiting.cpu_seconds != cpu_seconds:
+                discard(waiting)
+                waiting = None
             try:
-                child = zygote.fork(descriptors[0], FORK.unpack(message)[1])
+                waiting = waiting or prepare(zygote, cpu_seconds)
             except OSError as error:
-                child, failure = 0, error.errno
-            for descriptor in descriptors:
-                os.close(descriptor)
+                control.send(START.pack(b"F", error.errno))
+                continue
+            socket.send_fds(control, [START.pack(b"F", 0)], [waiting.channel.fileno()])
+            waiting.channel.close()
+            child, waiting = waiting.pid, None
         elif kind in (b"K", b"W") and child:
             if kind == b"K":
                 _kill(child)
             control.send(reap(child, let_it_end=kind == b"W"))
             child = 0
-        elif kind in (b"K", b"W"):
-            control.send(REPORT.pack(failure, 0, False, 0.0, 0.0, 0))
+            with contextlib.suppress(OSError):  # while the judge is busy with its caller; else at the next check
+                waiting = prepare(zygote, cpu_seconds)
         else:
+            discard(waiting)
             if child:
                 _kill(child)
                 reap(child, let_it_end=False)
