@@ -65,7 +65,7 @@ ATTACKS = [
         _at_import(_FRAME + 'os.write(3, frame({"names": {"double": "callable"}}))\n'),
     ),
     Attack(
-        "answers written before the questions",
+        "answers written before the questions, by number",
         PROTOCOL,
         _at_import(_FRAME + 'for n in range(1, 9): os.write(3, frame({"id": n, "value": 6}))\n'),
     ),
