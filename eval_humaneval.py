@@ -165,7 +165,7 @@ def main(args: Args) -> None:
         ]
         raw, stopped = pass_rates(samples, "raw"), pass_rates(samples, "stopped")
     lengths = [sample.gen_len for sample in samples if sample.gen_len is not None]
-    broken = sum(row["status"] == "infrastructure" for row in per_task)
+    unjudged = sum(not sample.raw.result().judged for sample in samples)
     metrics = {
         "exp_name": args.exp_name,
         "model_path": args.samples or args.model_path,
@@ -180,7 +180,8 @@ def main(args: Args) -> None:
         "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
         "cut_off": sum(sample.ended is False for sample in samples) / len(samples),
         "statuses": dict(Counter(row["status"] for row in per_task)),
-        "infrastructure": broken,
+        "unjudged": unjudged,
+        "sandbox": sandbox.layers,
         "precision": None if args.samples else "4-bit NF4, double quantisation",
         "data_sha256": sha256(args.data_path),
         "seconds": time.perf_counter() - started,
@@ -193,8 +194,8 @@ def main(args: Args) -> None:
     length = f", {metrics['avg_gen_len']:.1f} tokens" if lengths else ""
     print(f"{args.exp_name}: pass@1 {raw['pass_at_1']:.1%} ({metrics['num_pass']} of {len(samples)}), "
           f"stopped {stopped['pass_at_1']:.1%}{length}, {metrics['seconds']:.0f} s")  # fmt: skip
-    if broken:
-        print(f"note: {broken} checks could not be made (infrastructure) and count as not passed")
+    if unjudged:
+        print(f"note: {unjudged} completions could not be judged and count as not passed; the per-task file says why")
 
 
 if __name__ == "__main__":

@@ -1,35 +1,64 @@
-"""Runs untrusted Python against a task's tests and returns a verdict.
+"""Runs untrusted Python and returns a verdict: the reward that every stage learns from.
 
-Every check runs in a fresh child process with a time limit, a memory limit, an empty environment and its own process
-group, which is killed afterwards. A pass takes proof that the last line of the tests was reached; an exit code is none.
+    with Sandbox(time_limit=5.0) as sandbox:
+        verdict = sandbox.check(task, completion)
+        verdicts = sandbox.check_many((task, completion) for completion in completions)
+
+`docs/sandbox.md` says who is not trusted and what is promised. The parts: sandbox_worker (our end of a worker),
+sandbox_judge (trusted: runs the tests), sandbox_session (its calls into the candidate), sandbox_split (what is asked of
+whom), sandbox_codec (plain data between the two), sandbox_zygote and sandbox_runner (the locked-down child),
+sandbox_lockdown and sandbox_seccomp (the locks), sandbox_probe (attacks to try them with).
+
+`python sandbox.py --probe` prints the layers that hold on this machine.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import queue
-import secrets
-import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from tasks import Task, candidate_source, test_source
+import sandbox_probe
+from common import InputError
+from sandbox_codec import TooBig
+from sandbox_worker import Dead, Worker
 
-WORKER = Path(__file__).with_name("sandbox_worker.py")
+STATUSES = (
+    "pass",  # the last line of the tests was reached, every assert held, and the function was called
+    "fail",  # an assert did not hold, or the program or a test raised
+    "timeout",  # wall or CPU time
+    "memory",  # MemoryError
+    "crash",  # the program ended itself or died of a signal
+    "protocol",  # it wrote to the judge what it was not asked for, or closed the connection
+    "syntax",  # it does not compile
+    "no_entry_point",  # it does not define the function, or what it defines cannot be called
+    "refused",  # the task's tests cannot be kept apart from the program; says nothing about the completion
+    "infrastructure",  # ours or the machine's failure, twice; says nothing about the completion
+)
+UNJUDGED = ("refused", "infrastructure")  # not a reward of 0: no reward
+REQUIRED_LAYERS = ("rlimits", "landlock", "seccomp")
+START_LIMIT = 20.0  # seconds for a worker to start
+CLOSE_LIMIT = 0.3  # seconds that workers get to clean up by themselves
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What became of one completion.
 
-    status: pass, fail, timeout, memory, crash, syntax, no_entry_point, or infrastructure (the check itself broke; such
-        a sample is left out of training, never scored 0).
-    reason: one line for a person; empty for a pass.
+    Attributes:
+        status: one of `STATUSES`.
+        reason: one line that a person can act on; "" for a pass.
+        wall_seconds, cpu_seconds: from the start of the check, and used by the candidate's process.
+        peak_mib: the most memory that process had resident.
+        tests_passed, tests_total: where the task's tests can be counted, else None.
+        weak: the tests ran in the candidate's interpreter, so a pass can be forged.
     """
 
     status: str
@@ -37,83 +66,255 @@ class Verdict:
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_mib: float = 0.0
+    tests_passed: int | None = None
+    tests_total: int | None = None
+    weak: bool = False
 
     @property
     def passed(self) -> bool:
+        """Whether the completion is right."""
         return self.status == "pass"
+
+    @property
+    def judged(self) -> bool:
+        """Whether this says anything about the completion; if not, leave it out of the batch."""
+        return self.status not in UNJUDGED
 
 
 class Sandbox:
-    """A pool of workers, each of which forks one child a check. A context manager; `close` ends the workers.
+    """A pool of workers that judge completions.
 
     Args:
-        time_limit: seconds a check may take.
-        memory_mib: address space of a check.
-        num_workers: checks at a time; the number of cores by default.
+        time_limit: seconds of wall time for one check, its loading included.
+        memory_mib: address space of one candidate.
+        num_workers: checks that run at the same time; None: one for each core this process may use.
+        allow_missing_layers: run even where a required layer does not hold (anything but a recent Linux).
+        allow_weak_tests: run tests that cannot be kept apart in the candidate's interpreter instead of refusing them.
+
+    Attributes:
+        layers: what holds on this machine, for run logs and metrics files.
+
+    Raises:
+        InputError: a required layer does not hold here, or a worker does not start.
     """
 
-    def __init__(self, time_limit: float = 5.0, memory_mib: int = 1024, num_workers: int | None = None):
-        self.time_limit, self.memory_mib = time_limit, memory_mib
-        num_workers = num_workers or len(os.sched_getaffinity(0))
-        self._free: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
-        self._workers: list[subprocess.Popen] = []
-        self._lock = threading.Lock()
-        for _ in range(num_workers):
-            self._free.put(self._start_worker())
-        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="sandbox")
+    def __init__(
+        self,
+        time_limit: float = 5.0,
+        memory_mib: int = 1024,
+        num_workers: int | None = None,
+        allow_missing_layers: bool = False,
+        allow_weak_tests: bool = False,
+        namespaces: bool = True,
+    ) -> None:
+        if sys.platform != "linux" and not allow_missing_layers:
+            raise InputError("the sandbox needs Linux with Landlock and seccomp; docs/sandbox.md says what else works")
+        if time_limit <= 0 or memory_mib < 64:
+            raise InputError("the sandbox needs a time limit above 0 s and 64 MiB of memory or more")
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0] * (os.cpu_count() or 1)
+        self.time_limit = time_limit
+        self.num_workers = num_workers or len(cores)
+        # A worker's judge and child take turns, so they share a core where there is a worker for every one: handing
+        # over on one core costs less than waking another (a third more checks per second on a busy machine).
+        pins = [cores[n % len(cores)] if self.num_workers >= len(cores) else None for n in range(self.num_workers)]
+        self.allow_weak_tests = allow_weak_tests
+        self._settings = [{"memory_mib": memory_mib, "namespaces": namespaces, "core": pin} for pin in pins]
+        self._pid = os.getpid()
+        self._closed = False
+        self._lock = threading.Lock()  # a worker that is restarted while the sandbox is closed must not stay behind
+        self._jobs: queue.SimpleQueue[tuple[Future[Verdict], dict[str, Any]] | None] = queue.SimpleQueue()
+        self._workers: list[Worker | None] = [Worker(settings) for settings in self._settings]
+        try:
+            reports = [worker.receive(START_LIMIT) for worker in self._workers if worker]
+        except (Dead, TimeoutError) as error:
+            self._end_workers()
+            raise InputError(f"the sandbox does not start ({error}); python sandbox.py --probe tells more") from None
+        self.layers: dict[str, Any] = reports[0]
+        missing = missing_layers(self.layers)
+        if missing and not allow_missing_layers:
+            self._end_workers()
+            raise InputError(f"the sandbox lacks {', '.join(missing)} on this machine; see docs/sandbox.md")
+        self._threads = [
+            threading.Thread(target=self._serve, args=(n,), name=f"sandbox-{n}", daemon=True)
+            for n in range(self.num_workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def _start_worker(self) -> subprocess.Popen:
-        # exec, not fork: the caller may hold gigabytes, threads and a CUDA context
-        command = [sys.executable, "-I", "-S", str(WORKER)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        worker = subprocess.Popen(command, env={}, cwd="/", text=True, encoding="utf-8", **pipes)
-        with self._lock:
-            self._workers.append(worker)
-        return worker
+    def submit(self, task: dict[str, Any], completion: str, time_limit: float | None = None) -> Future[Verdict]:
+        """Queue one check and return at once; its verdict is the future's result.
 
-    def submit(self, task: Task, completion: str) -> Future[Verdict]:
-        """Queue one check and return at once."""
-        return self._threads.submit(self._check, task, completion)
+        Raises:
+            InputError: the task lacks a field.
+        """
+        if self._closed:
+            raise RuntimeError("the sandbox is closed")
+        lacking = [name for name in ("prompt",) if not isinstance(task.get(name), str)]
+        if not task.get("test_list"):
+            lacking += [name for name in ("test", "entry_point") if not isinstance(task.get(name), str)]
+        if lacking:
+            raise InputError(f"task {task.get('task_id')!r} has no text field {lacking[0]!r}")
+        job = {
+            "task": task,
+            "completion": completion,
+            "time_limit": time_limit or self.time_limit,
+            "weak": self.allow_weak_tests,
+        }
+        future: Future[Verdict] = Future()
+        self._jobs.put((future, job))
+        return future
 
-    def check(self, task: Task, completion: str) -> Verdict:
-        return self.submit(task, completion).result()
+    def check(self, task: dict[str, Any], completion: str, time_limit: float | None = None) -> Verdict:
+        """Judge one completion of one task."""
+        return self.submit(task, completion, time_limit).result()
 
-    def check_many(self, pairs: Iterable[tuple[Task, str]]) -> list[Verdict]:
-        """Verdicts in the order of the pairs."""
-        return [future.result() for future in [self.submit(*pair) for pair in pairs]]
+    def check_many(self, pairs: Iterable[tuple[dict[str, Any], str]]) -> list[Verdict]:
+        """Judge (task, completion) pairs on all workers; verdicts in the order of the pairs."""
+        futures = [self.submit(task, completion) for task, completion in pairs]
+        return [future.result() for future in futures]
 
-    def as_completed(self, pairs: Iterable[tuple[Task, str]]) -> Iterator[tuple[int, Verdict]]:
-        """(index of the pair, verdict) as the checks finish."""
-        futures = {self.submit(*pair): index for index, pair in enumerate(pairs)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+    def as_completed(self, pairs: Iterable[tuple[dict[str, Any], str]]) -> Iterator[tuple[int, Verdict]]:
+        """Yield (index of the pair, verdict) as checks finish.
 
-    def _check(self, task: Task, completion: str) -> Verdict:
-        request = {"candidate": candidate_source(task, completion), "test": test_source(task),
-                   "entry_point": task["entry_point"], "time_limit": self.time_limit, "memory_mib": self.memory_mib,
-                   "secret": secrets.token_hex(16)}  # fmt: skip
-        for _ in range(2):
-            worker = self._free.get()
-            try:
-                worker.stdin.write(json.dumps(request) + "\n")
-                worker.stdin.flush()
-                return Verdict(**json.loads(worker.stdout.readline()))
-            except (OSError, ValueError):
-                worker.kill()
-                worker = self._start_worker()
-            finally:
-                self._free.put(worker)
-        return Verdict("infrastructure", "the sandbox worker died twice on this check")
+        `pairs` may be a generator that samples: what it has produced is judged while it produces the rest.
+        """
+        done: queue.SimpleQueue[tuple[int, Future[Verdict]]] = queue.SimpleQueue()
+        pending = 0
+        for index, (task, completion) in enumerate(pairs):
+            future = self.submit(task, completion)
+            future.add_done_callback(lambda future, index=index: done.put((index, future)))
+            pending += 1
+            while not done.empty():
+                finished, future = done.get()
+                pending -= 1
+                yield finished, future.result()
+        for _ in range(pending):
+            finished, future = done.get()
+            yield finished, future.result()
 
     def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
-        for worker in self._workers:
-            worker.stdin.close()
-            worker.wait()
-            worker.stdout.close()
+        """Drop what is queued, end the workers, and wait until nothing is left of them."""
+        if self._closed or os.getpid() != self._pid:  # a fork of the caller does not own the workers
+            return
+        with self._lock:
+            self._closed = True
+        for _ in self._threads:
+            self._jobs.put(None)
+        self._end_workers()
+        for thread in self._threads:
+            thread.join()
+        while not self._jobs.empty():
+            if (item := self._jobs.get()) is not None:
+                item[0].set_exception(CancelledError())
 
     def __enter__(self) -> Sandbox:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _end_workers(self) -> None:
+        workers = [worker for worker in self._workers if worker]
+        for worker in workers:
+            worker.hang_up()
+        give_up = time.monotonic() + CLOSE_LIMIT
+        for worker in workers:
+            worker.kill(after=max(give_up - time.monotonic(), 0.001))
+
+    def _serve(self, number: int) -> None:
+        while (item := self._jobs.get()) is not None and not self._closed:
+            future, job = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._judge(number, job))
+            except BaseException as error:
+                future.set_exception(error)
+        if item is not None:
+            item[0].set_exception(CancelledError())
+
+    def _judge(self, number: int, job: dict[str, Any]) -> Verdict:
+        """Run one job on one worker, starting another worker where the first one broke."""
+        verdict = Verdict("infrastructure", "")
+        for _ in range(2):
+            try:
+                verdict = Verdict(**self._running(number).check(job))
+            except TooBig as error:
+                return Verdict("syntax", f"task and completion cannot be sent: {error}")
+            except (Dead, TimeoutError, OSError) as error:
+                verdict = Verdict("infrastructure", f"the worker failed: {error}")
+            if self._closed:
+                raise CancelledError
+            worker = self._workers[number]
+            if worker and (worker.process.poll() is not None or verdict.status == "infrastructure"):
+                worker.kill()
+                self._workers[number] = None
+            if verdict.status != "infrastructure":
+                break
+        return verdict
+
+    def _running(self, number: int) -> Worker:
+        """The worker of this number, started again if it was ended."""
+        worker = self._workers[number]
+        if worker is None:
+            with self._lock:
+                if self._closed:
+                    raise CancelledError
+                worker = self._workers[number] = Worker(self._settings[number])
+            layers = worker.receive(START_LIMIT)
+            if missing_layers(layers) != missing_layers(self.layers):
+                raise Dead(f"{', '.join(missing_layers(layers))} is missing after a restart")
+        return worker
+
+
+def missing_layers(layers: dict[str, Any]) -> list[str]:
+    """The required layers that do not hold, or why none could be tried."""
+    if "error" in layers:
+        return [f"everything ({layers['error']})"]
+    return [name for name in REQUIRED_LAYERS if not layers.get(name)]
+
+
+def self_test(sandbox: Sandbox | None = None) -> None:
+    """Try a handful of attacks, in about a second; every training run starts with this.
+
+    Raises:
+        InputError: one of them got through.
+    """
+    if sandbox is not None:
+        sandbox_probe.self_test(sandbox)
+        return
+    with Sandbox(num_workers=1) as own:
+        sandbox_probe.self_test(own)
+
+
+def probe() -> int:
+    """Print what holds on this machine. Returns the exit code: 0 if that is enough."""
+    try:
+        sandbox = Sandbox(num_workers=1, allow_missing_layers=True)
+    except InputError as error:
+        print(error)
+        return 1
+    with sandbox:
+        missing = missing_layers(sandbox.layers)
+        for name, value in sandbox.layers.items():
+            text = ", ".join(value) if isinstance(value, list) else {True: "yes", False: "no"}.get(value, value)
+            required = "required" if name in REQUIRED_LAYERS else "a bonus"
+            print(f"{name:<12} {required:<9} {text or 'none'}")
+        problems = sandbox_probe.attack(sandbox) if "error" not in sandbox.layers else []
+    for problem in problems:
+        print(f"got through: {problem}")
+    print(f"missing: {', '.join(missing)}" if missing else f"{len(sandbox_probe.ATTACKS)} attacks tried")
+    return 1 if missing or problems else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Runs untrusted Python; see docs/sandbox.md.")
+    parser.add_argument("--probe", action="store_true", help="print the layers that hold on this machine")
+    if parser.parse_args().probe:
+        return probe()
+    parser.print_help()
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

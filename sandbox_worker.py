@@ -1,112 +1,112 @@
-"""The other end of `sandbox.Sandbox`: a small interpreter that forks one child for each check.
+"""The caller's end of one worker: starts a judge, hands it jobs, kills it when it is late."""
 
-Reads one JSON request a line on standard input, answers one JSON line on standard output. Standard library only, so
-that a fork is cheap.
-"""
+from __future__ import annotations
 
-import gc
 import json
 import os
-import resource
 import select
 import signal
+import socket
+import subprocess
 import sys
 import time
-import traceback
+from pathlib import Path
+from typing import Any
+
+from sandbox_codec import Malformed, dump_frame, split_frame
+
+GRACE = 0.6  # seconds past its limit that a check may take before the judge itself is killed
+
+# All that a worker finds in its environment. One thread in numpy: a core for each worker is there, and no more.
+ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+}
 
 
-def run_check(request: dict, report: int) -> None:
-    """In the child: run the candidate, then the tests; only a reached last line reports the secret."""
-    resource.setrlimit(resource.RLIMIT_AS, (request["memory_mib"] << 20,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(max(1, round(request["time_limit"] + 0.5)))
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    os.write(report, json.dumps(_verdict(request)).encode() + b"\n")
+class Dead(Exception):
+    """The judge is gone; the message says how it looked."""
 
 
-def _verdict(request: dict) -> dict:
-    scope: dict = {"__name__": "candidate"}
-    try:
-        candidate = compile(request["candidate"], "<completion>", "exec")
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        return {"status": "syntax", "reason": f"{type(error).__name__}: {error}"}
-    try:
-        exec(candidate, scope)
-        name = request["entry_point"]
-        if not callable(scope.get(name)):
-            return {"status": "no_entry_point", "reason": f"{name} is not a function after the program ran"}
-        exec(compile(request["test"], "<test>", "exec"), scope)
-    except MemoryError:
-        return {"status": "memory", "reason": f"more than {request['memory_mib']} MiB"}
-    except BaseException as error:
-        return {"status": "fail", "reason": _reason(error, request)}
-    return {"status": "pass", "reason": "", "proof": request["secret"]}
+class Worker:
+    """One judge process and the socket to it."""
 
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.socket, theirs = socket.socketpair()
+        program = str(Path(__file__).resolve().with_name("sandbox_judge.py"))
+        arguments = [str(theirs.fileno()), str(os.getpid()), json.dumps(settings)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-s", "-B", program, *arguments],
+            pass_fds=[theirs.fileno()],
+            env=ENVIRONMENT,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for us; we tell the workers
+        )
+        theirs.close()
+        self.buffer = bytearray()
 
-def _reason(error: BaseException, request: dict) -> str:
-    where = ""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename in ("<completion>", "<test>"):
-            source = request["candidate"] if frame.filename == "<completion>" else request["test"]
-            lines = source.splitlines()
-            where = f" at {lines[frame.lineno - 1].strip()!r}" if frame.lineno <= len(lines) else ""
-            break
-    return f"{type(error).__name__}: {error}{where}".replace("\n", " ")[:300]
-
-
-def check(request: dict) -> dict:
-    """Fork, wait as long as the limit allows, kill the child's whole group, and say what happened."""
-    started = time.monotonic()
-    inlet, outlet = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+    def receive(self, limit: float) -> Any:
+        """The next message; raises TimeoutError after `limit` seconds and Dead at the end of the stream."""
+        give_up = time.monotonic() + limit
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
         try:
-            os.setsid()
-            os.close(inlet)
-            run_check(request, outlet)
-        finally:
-            os._exit(0)
-    os.close(outlet)
-    data, expired = b"", False
-    while not data.endswith(b"\n"):
-        left = started + request["time_limit"] - time.monotonic()
-        if left <= 0 or not select.select([inlet], [], [], left)[0]:
-            expired = True
-            break
-        chunk = os.read(inlet, 65536)
-        if not chunk:
-            break
-        data += chunk
-    os.close(inlet)
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        os.kill(pid, signal.SIGKILL)
-    _, status, usage = os.wait4(pid, 0)
-    answer = {"wall_seconds": time.monotonic() - started, "cpu_seconds": usage.ru_utime + usage.ru_stime,
-              "peak_mib": usage.ru_maxrss / 1024}  # fmt: skip
-    if expired:
-        return answer | {"status": "timeout", "reason": f"no result after {request['time_limit']:g} s"}
-    try:
-        told = json.loads(data)
-        if told["status"] == "pass" and told.get("proof") != request["secret"]:
-            return answer | {"status": "crash", "reason": "ended without proof that the last test was reached"}
-        return answer | {"status": str(told["status"]), "reason": str(told["reason"])}
-    except (ValueError, KeyError, TypeError):
-        how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "an early exit"
-        return answer | {"status": "crash", "reason": f"the program ended by {how} before the tests did"}
+            while (frame := split_frame(self.buffer, 1 << 20)) is None:
+                if not poll.poll(max(give_up - time.monotonic(), 0) * 1000):
+                    raise TimeoutError
+                if not (chunk := self.socket.recv(1 << 16)):
+                    raise Dead("the judge ended")
+                self.buffer += chunk
+        except (OSError, Malformed) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise Dead(str(error)) from None
+        del self.buffer[: frame[1]]
+        return frame[0]
 
+    def check(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The fields of the verdict on one job.
 
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; end of input ends the worker
-    gc.freeze()
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(check(json.loads(line))) + "\n")
-        sys.stdout.flush()
+        Raises:
+            TooBig: the job does not fit into a message.
+            Dead: there is no verdict, and no judge any more.
+        """
+        started = time.monotonic()
+        try:
+            self.socket.sendall(dump_frame(job))
+            fields = self.receive(job["time_limit"] + GRACE)
+        except OSError as error:
+            if not isinstance(error, TimeoutError):
+                raise Dead(str(error)) from None
+            self.kill()
+            reason = f"no result within {job['time_limit']:g} s: a test hangs on what the function returned"
+            return {"status": "timeout", "reason": reason, "wall_seconds": time.monotonic() - started}
+        return fields
 
+    def hang_up(self) -> None:
+        """Tell the judge to clean up and go."""
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
-if __name__ == "__main__":
-    main()
+    def kill(self, after: float = 0.0) -> None:
+        """End the judge, its zygote and whatever that runs; they get `after` seconds to do it themselves."""
+        self.hang_up()
+        try:
+            self.process.wait(after) if after else None
+        except subprocess.TimeoutExpired:
+            pass
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)  # a child of the zygote dies with the zygote
+        except OSError:
+            pass
+        self.process.wait()
+        self.socket.close()

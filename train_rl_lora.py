@@ -18,7 +18,7 @@ from typing import Literal
 
 from common import RunLog, machine, replace_folder, require, run
 from rewards import base_reward, unit_test_reward
-from sandbox import Sandbox
+from sandbox import Sandbox, self_test
 from tasks import read_tasks, sha256
 
 
@@ -96,6 +96,7 @@ def main(args: Args) -> None:
     from rollout import encode_prompts, sample
 
     with replace_folder(args.output_dir) as folder, Sandbox(args.time_limit) as sandbox:
+        self_test(sandbox)  # a reward that can be forged is no reward
         tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
         prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
         set_seed(args.seed)
@@ -133,7 +134,7 @@ def main(args: Args) -> None:
 
             # score
             verdicts = sandbox.check_many((tasks[chosen[r.prompt_index]], r.text) for r in rollouts)
-            scored = [(r, v) for r, v in zip(rollouts, verdicts, strict=True) if v.status != "infrastructure"]
+            scored = [(r, v) for r, v in zip(rollouts, verdicts, strict=True) if v.judged]
             rewards = [unit_test_reward(v, len(r.token_ids), args.length_penalty_alpha) for r, v in scored]
             checked = time.perf_counter()
 
@@ -181,7 +182,7 @@ def main(args: Args) -> None:
 
         log.close()
         save_adapter(model, tokenizer, folder)
-        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), **machine()}
+        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "sandbox": sandbox.layers, **machine()}
         (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"saved {args.output_dir}")
 

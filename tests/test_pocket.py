@@ -92,6 +92,13 @@ def test_the_tests_catch_every_slip_that_shows(splits):
     assert caught > 200
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_solution_passes_and_no_empty_body_does(sandbox, tasks, split):
+    verdicts = sandbox.check_many((task, task["canonical_solution"]) for task in tasks[split])
+    assert {verdict.status for verdict in verdicts} == {"pass"}
+    assert not any(verdict.passed for verdict in sandbox.check_many((task, "") for task in tasks[split]))
+
+
 def test_all_styles_agree():
     rng = random.Random(1)
     for composition in rng.sample(list(compositions()), 300):

@@ -1,0 +1,73 @@
+"""A handful of attacks that a working sandbox must survive, tried before every training run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import InputError
+
+# The file to write is named by the tests, which is how an honest function learns of anything.
+TASK = {
+    "task_id": "self-test",
+    "prompt": 'def double(x, path=""):\n    """Twice x."""\n',
+    "canonical_solution": "    return 2 * x\n",
+    "test": "def check(candidate):\n    assert candidate(3, PATH) == 6\n    assert candidate(-4, PATH) == -8\n",
+    "entry_point": "double",
+}
+TRY = (
+    "    try:\n        {}\n    except OSError:\n        return 0\n    return 2 * x\n"  # right only if the attack worked
+)
+
+# (name, completion, statuses that are right)
+ATTACKS = (
+    ("a right answer", "    return 2 * x\n", ("pass",)),
+    ("a wrong answer", "    return x\n", ("fail",)),
+    ("a broken program", "    return (\n", ("syntax",)),
+    ("ending the program", "    import sys\n    sys.exit(0)\n", ("crash",)),
+    ("dying at once", "    import os\n    os._exit(0)\n", ("crash",)),
+    ("an object that equals all", "    return type('E', (int,), {'__eq__': lambda s, o: True})()\n", ("fail",)),
+    (
+        "a hang",
+        "    while True:\n        try:\n            pass\n        except BaseException:\n            pass\n",
+        ("timeout",),
+    ),
+    ("too much memory", "    return bytearray(1 << 40) and 2 * x\n", ("memory",)),
+    ("starting a process", TRY.format("import os; os.fork() or os._exit(0)"), ("fail",)),
+    ("starting a program", TRY.format("import subprocess; subprocess.run(['/bin/true'])"), ("fail",)),
+    ("writing a file", TRY.format("open(path, 'w').close()"), ("fail",)),
+    ("reading a file", TRY.format("open(path + '.secret').close()"), ("fail",)),
+    ("changing a mode", TRY.format("import os; os.chmod(path + '.secret', 0o777)"), ("fail",)),
+    ("reaching the network", TRY.format("import socket; socket.socket().close()"), ("fail",)),
+    ("signalling its parent", TRY.format("import os; os.kill(os.getppid(), 0)"), ("fail",)),
+)
+
+
+def attack(sandbox: Any, time_limit: float = 0.5) -> list[str]:
+    """Run every attack. Returns a line for each that got through, [] when all is well."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "written")
+        secret = Path(folder, "written.secret")
+        secret.write_text("secret")
+        secret.chmod(0o600)
+        task = {**TASK, "test": TASK["test"].replace("PATH", repr(str(path)))}
+        futures = [sandbox.submit(task, completion, time_limit) for _, completion, _ in ATTACKS]
+        problems = []
+        for (name, _, expected), future in zip(ATTACKS, futures, strict=True):
+            verdict = future.result()
+            if verdict.status not in expected:
+                problems.append(f"{name}: {verdict.status} instead of {expected[0]} ({verdict.reason})")
+        if path.exists() or secret.stat().st_mode & 0o777 != 0o600:
+            problems.append("a file of the host was written or changed")
+    return problems
+
+
+def self_test(sandbox: Any) -> None:
+    """Stop here if this sandbox lets one of the attacks through.
+
+    Raises:
+        InputError: names the first one.
+    """
+    if problems := attack(sandbox):
+        raise InputError(f"the sandbox does not hold: {problems[0]}; python sandbox.py --probe tells more")

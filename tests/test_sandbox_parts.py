@@ -1,0 +1,368 @@
+"""The sandbox's parts by themselves: the codec, the system call filter, what happens to arguments."""
+
+import ctypes
+import ctypes.util
+import json
+import math
+import os
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+import sandbox_seccomp as seccomp  # noqa: E402
+from sandbox_codec import (  # noqa: E402
+    MAX_DEPTH,
+    MAX_FRAME,
+    Malformed,
+    NotPlain,
+    TooBig,
+    decode,
+    dump_frame,
+    encode,
+    split_frame,
+)
+from sandbox_lockdown import interpreter_paths, landlock_version  # noqa: E402
+from sandbox_session import one_line, update  # noqa: E402
+
+# The codec
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=2**62, max_value=2**66)
+    | st.floats()
+    | st.complex_numbers()
+    | st.text(st.characters(codec=None))  # lone surrogates too
+    | st.binary()
+    | st.binary().map(bytearray)
+    | st.builds(range, st.integers(), st.integers(), st.integers(1, 9))
+)
+keys = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+keys = keys | st.tuples(keys, keys) | st.frozensets(keys, max_size=3)
+plain = st.recursive(
+    scalars | st.sets(keys, max_size=4) | st.frozensets(keys, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(tuple) | st.dictionaries(keys, inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def identical(a, b):
+    """Equal, of the same type at every level, with nan equal to nan and 0.0 different from -0.0."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float):
+        return repr(a) == repr(b)
+    if isinstance(a, complex):
+        return identical(a.real, b.real) and identical(a.imag, b.imag)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(identical, a, b))
+    if isinstance(a, dict):
+        return len(a) == len(b) and all(identical(x, y) for x, y in zip(a.items(), b.items(), strict=True))
+    if isinstance(a, set | frozenset):
+        return a == b and sorted(map(repr, a)) == sorted(map(repr, b))
+    return a == b
+
+
+def cross(value):
+    message, used = split_frame(dump_frame(encode(value)), MAX_FRAME)
+    assert used == len(dump_frame(encode(value)))
+    return decode(message)
+
+
+@given(plain)
+@example({"t": [1]})
+@example({1: "a", "1": "b", (1,): None})
+@example([True, 1, 1.0, -0.0, math.inf, math.nan])
+@example("\ud800\x00é")
+@example(-(2**63))
+@example(2**63 - 1)
+@example(1 << 100_000)
+def test_round_trip(value):
+    assert identical(cross(value), value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from(["t", "00", "nan"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*"tszdbyifcrxq", ""]), inner, max_size=2)
+    ),
+    max_leaves=8,
+)
+
+
+@given(json_values)
+@settings(max_examples=500)
+def test_decoding_anything_gives_a_value_or_malformed(node):
+    try:
+        value = decode(node)
+    except Malformed:
+        return
+    assert identical(decode(encode(value)), value)
+
+
+@given(st.binary(max_size=64))
+@example(b"\xff\xff\xff\xff")
+@example(b"\0\0\0\x02{}")
+@example(b"\0\0\0\x03NaN")
+@example(b"\0\x01\0\0" + b"[" * 65536)
+@example(b"\0\x01\0\0" + b"9" * 65536)
+def test_any_bytes_are_a_frame_or_incomplete_or_malformed(data):
+    try:
+        frame = split_frame(data, MAX_FRAME)
+    except Malformed:
+        return
+    assert frame is None or 4 <= frame[1] <= len(data)
+
+
+def test_frames_are_split_where_they_end():
+    stream = dump_frame([1]) + dump_frame({"a": 2})
+    for cut in range(len(stream) + 1):
+        first = split_frame(stream[:cut], MAX_FRAME)
+        assert first == (None if cut < len(dump_frame([1])) else ([1], len(dump_frame([1]))))
+
+
+class Evil(int):
+    __eq__ = __ne__ = lambda self, other: True
+    __hash__ = __index__ = __int__ = __abs__ = lambda self: 1 / 0
+
+
+class EvilList(list):
+    __iter__ = __len__ = __getitem__ = lambda self, *a: 1 / 0
+    __class__ = dict
+
+
+@pytest.mark.parametrize(
+    "value, arrives",
+    [
+        (Evil(7), 7),
+        (EvilList([1, 2]), [1, 2]),
+        (type("S", (str,), {"__str__": None})("a"), "a"),
+        (type("F", (float,), {"__float__": None})(1.5), 1.5),
+        (type("D", (dict,), {"items": None})({1: 2}), {1: 2}),
+        (type("B", (bytes,), {"hex": None})(b"a"), b"a"),
+        (type("C", (complex,), {"real": None})(1j), 1j),
+        (type("T", (tuple,), {})((1,)), (1,)),
+    ],
+)
+def test_subclasses_arrive_as_the_plain_type(value, arrives):
+    received = cross(value)
+    assert identical(received, arrives)
+    with pytest.raises(NotPlain):
+        encode(value, strict=True)
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def cyclic():
+    value = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [deep(MAX_DEPTH), cyclic(), "a" * (MAX_FRAME + 1), bytes(MAX_FRAME), [0] * MAX_FRAME, 1 << 8 * MAX_FRAME,
+     ["a" * 1000] * 1000, {i: i for i in range(MAX_FRAME)}],
+    ids=["deep", "cyclic", "str", "bytes", "list", "int", "strings", "dict"],
+)  # fmt: skip
+def test_what_is_too_big(value):
+    with pytest.raises(TooBig):
+        dump_frame(encode(value), MAX_FRAME)
+
+
+def test_the_deepest_value_that_crosses():
+    assert cross(deep(MAX_DEPTH - 1)) == deep(MAX_DEPTH - 1)
+
+
+@pytest.mark.parametrize("value", [object(), print, int, iter([]), ...], ids=repr)
+def test_what_is_not_plain(value):
+    with pytest.raises(NotPlain):
+        encode(value)
+
+
+# Arguments that the candidate changed
+
+
+@given(plain, plain)
+def test_update_makes_a_mutable_argument_equal(old, new):
+    before = id(old)
+    update(old, new)
+    if type(old) is type(new) and isinstance(old, list | dict | set | bytearray):
+        assert identical(old, new)
+    assert id(old) == before
+
+
+def test_update_keeps_inner_objects():
+    inner, values = [1], {"k": {2}}
+    outer = [inner, values, (inner, 0)]
+    update(outer, [[1, 9], {"k": {2, 3}, "n": 1}, ([1, 9], 0)])
+    assert outer == [[1, 9], {"k": {2, 3}, "n": 1}, ([1, 9], 0)]
+    assert outer[0] is inner and outer[1] is values and outer[2][0] is inner
+
+
+@given(st.text(st.characters(codec=None), max_size=300))
+def test_one_line_is_one_printable_line(text):
+    line = one_line(text, 50)
+    assert len(line) <= 50 and line.isprintable()
+    line.encode()  # no lone surrogate is left
+
+
+# The system call filter
+
+ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+SAMPLES = [0, 1, 2, 3, 4, 9, 10, 15, 16, 17, 22, 23, 36, 0x201, 0x200, 0x202, 0x203, 0x241, 1024, 1030, 0x5401, 0x5412,
+           0x8901, 0x10000, 0x3D0F00, 0x3F0F00, 0x10010000, 0x59616D61, 0x53564D41, 1 << 32, (1 << 64) - 1]  # fmt: skip
+
+
+def decide(code, number, arguments, arch):
+    """Run a classic BPF program on one system call, as the kernel does. Returns its 32-bit answer."""
+    data = struct.pack("<iIQ6Q", number if number < 1 << 31 else number - (1 << 32), arch, 0, *arguments)
+    accumulator, at = 0, 0
+    while True:
+        operation, if_true, if_false, k = code[at]
+        at += 1
+        if operation == 0x20:
+            (accumulator,) = struct.unpack_from("<I", data, k)
+        elif operation == 0x05:
+            at += k
+        elif operation == 0x15:
+            at += if_true if accumulator == k else if_false
+        elif operation == 0x35:
+            at += if_true if accumulator >= k else if_false
+        elif operation == 0x25:
+            at += if_true if accumulator > k else if_false
+        elif operation == 0x54:
+            accumulator &= k
+        elif operation == 0x06:
+            return k
+        else:
+            raise AssertionError(f"unknown instruction {operation:#x}")
+
+
+def expected(machine, number, arguments):
+    """What the tables say about a call, read without the program."""
+    column = list(ARCHITECTURES).index(machine)
+    if any(row[column] == number for row in seccomp.ALLOWED.values()):
+        return seccomp.ALLOW
+    if any(row[column] == number for row in seccomp.ABSENT.values()):
+        return seccomp.ERRNO | 38
+    for row in seccomp.CHECKED.values():
+        if row[column] == number:
+            words = [(arguments[c.argument] >> (32 * c.high)) & 0xFFFFFFFF for c in row[2]]
+            if all(word & c.mask in c.values for word, c in zip(words, row[2], strict=True)):
+                return seccomp.ALLOW
+    return seccomp.ERRNO | 1
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_filter_says_what_the_tables_say(machine):
+    code, arch = seccomp.instructions(machine), ARCHITECTURES[machine]
+    assert len(code) <= 4096 and all(0 <= a <= 255 and 0 <= b <= 255 for _, a, b, _ in code)
+    for number in [*range(700), 0x40000000, 0x40000039, 0x7FFFFFFF, 0xFFFFFFFF]:
+        for value in SAMPLES:
+            arguments = [value] * 6
+            assert decide(code, number, arguments, arch) == expected(machine, number, arguments), (number, value)
+    other = ARCHITECTURES["aarch64" if machine == "x86_64" else "x86_64"]
+    assert decide(code, 0, [0] * 6, other) == seccomp.KILL
+
+
+needs_libseccomp = pytest.mark.skipif(not ctypes.util.find_library("seccomp"), reason="libseccomp is not installed")
+
+
+@needs_libseccomp
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_numbers_are_libseccomps(machine):
+    library = ctypes.CDLL(ctypes.util.find_library("seccomp"))
+    column = list(ARCHITECTURES).index(machine)
+    rows = seccomp.ALLOWED | seccomp.ABSENT | seccomp.CHECKED
+    for name, row in rows.items():
+        number = library.seccomp_syscall_resolve_name_arch(ARCHITECTURES[machine], name.encode())
+        assert (number if number >= 0 else None) == row[column], name
+
+
+class Comparison(ctypes.Structure):
+    _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
+
+
+@needs_libseccomp
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_libseccomp_builds_the_same_filter(machine):
+    """The same policy, compiled by libseccomp, answers every sampled call alike."""
+    library = ctypes.CDLL(ctypes.util.find_library("seccomp"))
+    library.seccomp_init.restype = ctypes.c_void_p
+    context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(seccomp.ERRNO | 1)))
+    arch, column = ARCHITECTURES[machine], list(ARCHITECTURES).index(machine)
+    library.seccomp_arch_remove(context, ctypes.c_uint32(0))
+    assert library.seccomp_arch_add(context, ctypes.c_uint32(arch)) in (0, -17)
+
+    def rule(action, name, comparisons):
+        number = library.seccomp_syscall_resolve_name(name.encode())  # this machine's; translated for the filter's
+        array = (Comparison * len(comparisons))(*comparisons)
+        error = library.seccomp_rule_add_exact_array(context, ctypes.c_uint32(action), number, len(array), array)
+        assert error == 0, (name, error)
+
+    masked = 7  # SCMP_CMP_MASKED_EQ: argument & a == b
+    for name, row in seccomp.ALLOWED.items():
+        if row[column] is not None:
+            rule(seccomp.ALLOW, name, [])
+    for name in seccomp.ABSENT:
+        rule(seccomp.ERRNO | 38, name, [])
+    for name, row in seccomp.CHECKED.items():
+        if row[column] is None:
+            continue
+        choices = [[]]
+        for check in row[2]:
+            shift = 32 * check.high
+            parts = [Comparison(check.argument, masked, check.mask << shift, value << shift) for value in check.values]
+            choices = [[*choice, part] for choice in choices for part in parts]
+        for choice in choices:  # libseccomp takes one comparison an argument: join the halves of a pointer
+            joined = {}
+            for part in choice:
+                a, b = joined.get(part.arg, (0, 0))
+                joined[part.arg] = (a | part.a, b | part.b)
+            rule(seccomp.ALLOW, name, [Comparison(arg, masked, a, b) for arg, (a, b) in joined.items()])
+    with tempfile.TemporaryFile() as file:
+        assert library.seccomp_export_bpf(context, file.fileno()) == 0
+        size = os.fstat(file.fileno()).st_size
+        theirs = list(struct.iter_unpack("=HBBI", os.pread(file.fileno(), size, 0)))
+    library.seccomp_release(context)
+    ours = seccomp.instructions(machine)
+    for number in range(700):
+        for value in SAMPLES:
+            arguments = [value] * 6
+            assert decide(ours, number, arguments, arch) == decide(theirs, number, arguments, arch), (number, value)
+
+
+# Landlock
+
+
+def test_readable_paths_are_the_interpreters():
+    paths = interpreter_paths()
+    assert not any(str(ROOT).startswith(path) for path in paths), "this checkout must not be readable"
+    for secret in ("/etc", "/etc/passwd", "/proc", "/tmp", "/", "/usr", str(Path.home())):
+        assert secret not in paths
+    assert any(Path(os.__file__).is_relative_to(path) for path in paths)
+
+
+def test_landlock_version_is_a_number():
+    assert landlock_version() >= 0
+
+
+def test_frames_are_json():
+    assert json.loads(dump_frame({"a": [1]})[4:]) == {"a": [1]}
