@@ -37,6 +37,8 @@ class Args:
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     seed: int = 42  # of sampling
     time_limit: float = 5.0  # seconds a check may take; the same for every row of a table
+    allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
+    allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
     limit: int = 0  # evaluate the first so many tasks; 0: all
     results_dir: str = "results"  # where the two files go
     trust_remote_code: bool = False  # run code that comes with the model
@@ -143,7 +145,9 @@ def main(args: Args) -> None:
     tasks = read_tasks(args.data_path)
     tasks = tasks[: args.limit] if args.limit else tasks
     started = time.perf_counter()
-    with Sandbox(args.time_limit) as sandbox:
+    with Sandbox(
+        args.time_limit, allow_weak_tests=args.allow_weak_tests, allow_missing_layers=args.allow_missing_layers
+    ) as sandbox:
         if args.samples:
             samples, is_lora = read_samples(args.samples, tasks, sandbox), None
             for sample in tqdm(samples, desc=args.exp_name, unit="check"):
@@ -159,6 +163,7 @@ def main(args: Args) -> None:
                 "ended": sample.ended,
                 "status": sample.raw.result().status,
                 "reason": sample.raw.result().reason,
+                "weak": sample.raw.result().weak,
                 "completion": sample.completion,
             }
             for sample in samples
@@ -181,6 +186,7 @@ def main(args: Args) -> None:
         "cut_off": sum(sample.ended is False for sample in samples) / len(samples),
         "statuses": dict(Counter(row["status"] for row in per_task)),
         "unjudged": unjudged,
+        "weak": sum(sample.raw.result().weak for sample in samples),
         "sandbox": sandbox.layers,
         "precision": None if args.samples else "4-bit NF4, double quantisation",
         "data_sha256": sha256(args.data_path),

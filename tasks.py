@@ -2,7 +2,8 @@
 
 A task is one JSON object per line with HumanEval's fields: `task_id`, `prompt` (imports, helpers, signature and
 docstring of the function to complete), `canonical_solution` (its body), `test` (defines `check(candidate)`) and
-`entry_point` (the function's name).
+`entry_point` (the function's name). In place of the last two there may be MBPP's `test_list` (asserts that call
+functions by name) and `test_setup_code`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from common import InputError
 
 FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
+MBPP_FIELDS = ("task_id", "prompt", "canonical_solution", "test_setup_code")
 
 # Where HumanEval's harnesses stop reading: anything that starts a new top-level statement (arXiv 2107.03374, and
 # the bigcode evaluation harness's additions).
 STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\n@", "\nif", "\nprint", "\n```")
 
-Task = dict[str, str]
+Task = dict[str, Any]
 
 
 def read_tasks(path: str | Path) -> list[Task]:
@@ -58,10 +61,13 @@ def _parse_line(line: str, where: str) -> Task:
         raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(task, dict):
         raise InputError(f"{where}: a task is a JSON object, not {type(task).__name__}")
-    for field in FIELDS:
+    listed = "test_list" in task
+    for field in MBPP_FIELDS if listed else FIELDS:
         if not isinstance(task.get(field), str):
             raise InputError(f"{where}: task has no text field {field!r}")
-    if not task["entry_point"].isidentifier():
+    if listed and not (task["test_list"] and all(isinstance(test, str) for test in task["test_list"])):
+        raise InputError(f"{where}: test_list must be a list of asserts")
+    if not listed and not task["entry_point"].isidentifier():
         raise InputError(f"{where}: entry_point {task['entry_point']!r} is not a Python name")
     return task
 
@@ -81,11 +87,13 @@ def candidate_source(task: Task, completion: str) -> str:
 
 
 def test_source(task: Task) -> str:
-    """The tests, and the line that calls them; never shown to the program under test.
+    """The tests of a task of either kind, and the line that calls them; never shown to the program under test.
 
     >>> test_source({"test": "def check(f):\\n    assert f() == 1\\n", "entry_point": "one"})
     'def check(f):\\n    assert f() == 1\\n\\n\\ncheck(one)\\n'
     """
+    if "test_list" in task:
+        return "\n".join([task.get("test_setup_code") or "", *task["test_list"]]) + "\n"
     return task["test"] + f"\n\ncheck({task['entry_point']})\n"
 
 

@@ -41,6 +41,8 @@ class Args:
     micro_batch_size: int = 16  # completions in one forward and backward pass
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
     time_limit: float = 5.0  # seconds a check may take
+    allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
+    allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
     log_every: int = 1  # steps between lines on the screen
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # task order and sampling
@@ -53,6 +55,7 @@ def check(args: Args) -> None:
     require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
     for name in ("num_steps", "batch_size", "num_samples", "max_new_tokens", "micro_batch_size", "log_every"):
         require(getattr(args, name) >= 1, f"--{name} {getattr(args, name)}: must be at least 1")
+    require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
     require(args.baseline != "rloo" or args.num_samples >= 2, "--baseline rloo needs --num_samples 2 or more")
     require(
@@ -95,8 +98,10 @@ def main(args: Args) -> None:
     from policy import completion_logprobs, load_policy, load_tokenizer, pick_device, save_adapter, trainable_parameters
     from rollout import encode_prompts, sample
 
-    with replace_folder(args.output_dir) as folder, Sandbox(args.time_limit) as sandbox:
-        self_test(sandbox)  # a reward that can be forged is no reward
+    weaker = {"allow_weak_tests": args.allow_weak_tests, "allow_missing_layers": args.allow_missing_layers}
+    with replace_folder(args.output_dir) as folder, Sandbox(args.time_limit, **weaker) as sandbox:
+        if not args.allow_missing_layers:
+            self_test(sandbox)  # a reward that can be forged is no reward
         tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
         prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
         set_seed(args.seed)
@@ -174,6 +179,7 @@ def main(args: Args) -> None:
                 "grad_norm": grad_norm,
                 "sampler_mismatch": mismatch,
                 "left_out": len(rollouts) - len(scored),
+                "weak": sum(v.weak for _, v in scored),
                 "sample_seconds": sampled - started,
                 "score_seconds": checked - sampled,
                 "train_seconds": time.perf_counter() - checked,

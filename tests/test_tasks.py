@@ -30,6 +30,8 @@ def test_reads_what_was_written(tmp_path):
         (json.dumps({k: v for k, v in TASK.items() if k != "test"}), "t.jsonl:1: task has no text field 'test'"),
         (json.dumps(TASK | {"test": None}), "t.jsonl:1: task has no text field 'test'"),
         (json.dumps(TASK) + "\n\n" + json.dumps(TASK), "t.jsonl:3: task_id 'a' was already used on line 1"),
+        (json.dumps(TASK | {"test_setup_code": "", "test_list": []}), "test_list must be a list of asserts"),
+        (json.dumps(TASK | {"test_list": ["assert f() == 1"]}), "task has no text field 'test_setup_code'"),
         (json.dumps(TASK | {"entry_point": "f; import os"}), "is not a Python name"),
     ],
 )
