@@ -80,9 +80,14 @@ def split(task: dict[str, Any]) -> Split:
     imports = {name: IMPORTABLE.get(name, name) for name in wanted if name in sys.stdlib_module_names | set(IMPORTABLE)}
     remote = sorted((wanted | unfinished) - set(imports) - {entry_point})
     total = _rewrite(tests, listed)
+    try:
+        compiled_helpers = compile(helpers, "<prompt>", "exec", dont_inherit=True)
+        compiled_tests = compile(tests, "<tests>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        raise Unsplittable(f"the task does not compile: {error}") from None
     return Split(
-        helpers=compile(helpers, "<prompt>", "exec", dont_inherit=True),
-        tests=compile(tests, "<tests>", "exec", dont_inherit=True),
+        helpers=compiled_helpers,
+        tests=compiled_tests,
         remote=([entry_point] if entry_point else []) + remote,
         required=[entry_point] if entry_point else sorted(set(remote) & wanted),
         imports=imports,

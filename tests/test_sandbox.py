@@ -257,6 +257,7 @@ def test_unsplittable_is_refused_or_weak(box, test, right, wrong, reason):
     "change, reason",
     [
         ({"test": "def check(candidate:\n"}, "the task's tests do not compile"),
+        ({"test": "def check(candidate):\n    pass\nreturn\n"}, "the task does not compile"),
         ({"test": "def chek(candidate):\n    pass\n"}, "the task's tests do not define check"),
         ({"test": "def check(candidate):\n    raise SystemExit\n"}, "the task's tests end the program"),
         ({"prompt": "import no_such_module\n" + DOUBLE["prompt"]}, "the prompt's own code fails"),

@@ -207,7 +207,7 @@ ATTACKS = [
     Attack("setprofile", FAIL, _at_import("import sys, threading\nsys.setprofile(lambda *a: None)\n")),
     Attack(
         "trace that rewrites the runner's locals",
-        FAIL,
+        ("fail", "no_entry_point"),
         _at_import(
             "import sys, ctypes\ndef trace(frame, event, arg):\n    for name in ('value', 'reply', 'expected'):\n"
             "        if name in frame.f_locals: frame.f_locals[name] = True\n"
