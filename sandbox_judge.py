@@ -25,9 +25,9 @@ from typing import Any, NoReturn
 
 from sandbox_codec import MAX_REQUEST, dump_frame, split_frame
 from sandbox_session import CheckOver, Remote, Session, one_line
-from sandbox_split import COMPARE, RECORD, TRUTH, Split, Unsplittable, split, tests_of
+from sandbox_split import COMPARE, RECORD, TRUTH, Split, Unsplittable, split
 from sandbox_zygote import REPORT, START
-from tasks import candidate_source
+from tasks import candidate_source, test_source
 
 MAX_SOURCE = 256 * 1024  # characters of a program under test
 JUDGE_MEMORY = 4 << 30  # bytes: a test may blow up on what the candidate returned, and must not take the machine along
@@ -243,7 +243,7 @@ def _converse_weakly(session: Session, task: dict, source: str) -> dict[str, Any
     ready = session.receive()
     if ready.get("ready") != "":
         return _verdict("infrastructure", one_line(ready.get("ready")))
-    session.send({"source": source, "names": [], "tests": tests_of(task)})
+    session.send({"source": source, "names": [], "tests": test_source(task)})
     reply = session.receive()
     return _loading_failed(session, reply) or _verdict("pass", "")
 

@@ -45,17 +45,6 @@ class Split:
     total: int | None = None
 
 
-def tests_of(task: dict[str, Any]) -> str:
-    """The test program of a task of either kind, as text.
-
-    >>> tests_of({"test_list": ["assert one() == 1"], "test_setup_code": "import math"})
-    'import math\\nassert one() == 1\\n'
-    """
-    if task.get("test_list"):
-        return "\n".join([task.get("test_setup_code") or "", *task["test_list"]]) + "\n"
-    return test_source(task)
-
-
 def split(task: dict[str, Any]) -> Split:
     """Work out how to judge a task.
 
@@ -65,7 +54,7 @@ def split(task: dict[str, Any]) -> Split:
     prompt, entry_point = task["prompt"], task.get("entry_point")
     helpers = _parse_prompt(prompt, entry_point)
     try:
-        tests = ast.parse(tests_of(task), "<tests>")
+        tests = ast.parse(test_source(task), "<tests>")
     except (SyntaxError, ValueError) as error:
         raise Unsplittable(f"the task's tests do not compile: {error}") from None
     listed = bool(task.get("test_list"))

@@ -92,7 +92,7 @@ def test_source(task: Task) -> str:
     >>> test_source({"test": "def check(f):\\n    assert f() == 1\\n", "entry_point": "one"})
     'def check(f):\\n    assert f() == 1\\n\\n\\ncheck(one)\\n'
     """
-    if "test_list" in task:
+    if task.get("test_list"):
         return "\n".join([task.get("test_setup_code") or "", *task["test_list"]]) + "\n"
     return task["test"] + f"\n\ncheck({task['entry_point']})\n"
 
