@@ -154,7 +154,7 @@ def main() -> None:
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=here / "pocket_coder", help="where the model goes")
-    parser.add_argument("--tokens", type=int, default=9_000_000, help="tokens to train on")
+    parser.add_argument("--tokens", type=int, default=16_000_000, help="tokens to train on")
     parser.add_argument("--batch_size", type=int, default=16, help="rows a step")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="peak of the cosine")
     parser.add_argument("--seed", type=int, default=42, help="weights and corpus")
