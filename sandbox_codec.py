@@ -56,6 +56,8 @@ def encode(value: Any, refer: Callable[[Any], Any] = _refuse, strict: bool = Fal
     >>> encode((1, {"a": {2}}))
     {'t': [1, {'d': [['a', {'s': [2]}]]}]}
     """
+    if value is None or value is True or value is False:  # the most frequent results by far
+        return value
     return _Encoder(refer, strict).encode(value, 0)
 
 

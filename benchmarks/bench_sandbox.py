@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import copy
 import gzip
+import importlib
 import io
 import json
 import os
@@ -121,8 +122,8 @@ def record(task: dict[str, Any]) -> tuple[list[list[Any]], list[Any]]:
         expected.append(copy.deepcopy(value))
         return value
 
-    namespace[task["entry_point"]] = recorded
-    exec(test_source(task), namespace)
+    # the tests get the recorder, the function's own recursion does not
+    exec(test_source(task), {**namespace, task["entry_point"]: recorded})
     return inputs, expected
 
 
@@ -159,10 +160,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--limit", type=int, help="only the first so many tasks")
+    parser.add_argument("--heap-mib", type=int, default=0, help="memory that this process holds, as a trainer would")
+    parser.add_argument("--preload", nargs="*", default=[], help="modules to import first, such as torch")
     args = parser.parse_args()
+    held = [importlib.import_module(name) for name in args.preload], b"\1" * (args.heap_mib << 20)
     path = args.data or next(path for path in TASK_FILES if path.is_file())
     tasks = read(path, args.limit)
-    print(f"{len(tasks)} canonical solutions of {path.name}; {machine()}; load {os.getloadavg()[0]:.1f}\n")
+    print(f"{len(tasks)} canonical solutions of {path.name}; {machine()}; load {os.getloadavg()[0]:.1f}")
+    print(f"called from a process with {len(held[1]) >> 20} MiB and {', '.join(args.preload) or 'nothing'} loaded\n")
     print("| way | workers | checks/s, median (range) | against python -c |\n|---|---|---|---|")
     for workers in args.workers:
         with Sandbox(time_limit=TIME_LIMIT, num_workers=workers) as sandbox:
