@@ -33,7 +33,7 @@ pocket)
     SFT=${PREFIX}_lora_sft
     length_flags="--max_length 384 --max_new_tokens 128"
     SFT_FLAGS="--max_length 384"
-    RL_FLAGS="$length_flags --batch_size 16 --num_samples 4 --baseline rloo --learning_rate 1e-4 --micro_batch_size 64"
+    RL_FLAGS="$length_flags --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
     EVAL_FLAGS="$length_flags --batch_size 128"
     [ -f data/pocket_test.jsonl ] || python data/make_pocket_tasks.py
     [ -d data/pocket_coder ] || python data/make_pocket_coder.py

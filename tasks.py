@@ -44,7 +44,9 @@ def read_tasks(path: str | Path) -> list[Task]:
             continue
         task = _parse_line(line, f"{path}:{number}")
         if task["task_id"] in seen:
-            raise InputError(f"{path}:{number}: task_id {task['task_id']!r} was already used on line {seen[task['task_id']]}")
+            raise InputError(
+                f"{path}:{number}: task_id {task['task_id']!r} was already used on line {seen[task['task_id']]}"
+            )
         seen[task["task_id"]] = number
         tasks.append(task)
     if not tasks:
