@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import io
 import json
+import logging
 import os
 import platform
 import shutil
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 A = TypeVar("A")
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns of an optional kernel
 
 
 class InputError(Exception):

@@ -6,13 +6,10 @@ Base and adapters are always loaded in the same precision, 4-bit NF4 with double
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 import weakref
 from copy import deepcopy as copy_of
 from pathlib import Path
-
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a missing optional kernel
 
 import huggingface_hub
 import torch

@@ -102,6 +102,9 @@ def main(args: Args) -> None:
     with replace_folder(args.output_dir) as folder, Sandbox(args.time_limit, **weaker) as sandbox:
         if not args.allow_missing_layers:
             self_test(sandbox)  # a reward that can be forged is no reward
+        print("sandbox: " + ", ".join(name for name, held in sandbox.layers.items() if held))
+        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "sandbox": sandbox.layers, **machine()}
+        (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
         tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
         prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
         set_seed(args.seed)
@@ -188,8 +191,6 @@ def main(args: Args) -> None:
 
         log.close()
         save_adapter(model, tokenizer, folder)
-        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "sandbox": sandbox.layers, **machine()}
-        (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"saved {args.output_dir}")
 
 

@@ -62,6 +62,8 @@ def main(args: Args) -> None:
     from policy import add_lora, load_policy, load_tokenizer, pick_device, save_adapter, trainable_parameters
 
     with replace_folder(args.output_dir) as folder:
+        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), **machine()}
+        (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
         tokenizer = load_tokenizer(args.model_name, args.trust_remote_code)
         examples = [encode(tokenizer, task, args.max_length) for task in tasks]
         set_seed(args.seed)
@@ -104,8 +106,6 @@ def main(args: Args) -> None:
         trainer.train()
         log.close()
         save_adapter(model, tokenizer, folder)
-        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), **machine()}
-        (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"saved {args.output_dir}")
 
 
