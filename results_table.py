@@ -149,8 +149,8 @@ def plot(rows: list[Row], path: Path) -> None:
                       linestyle="none", markersize=8, label=row.name)  # fmt: skip
     axes.set_xlabel("average completion length (tokens)")
     axes.set_ylabel("pass@1, raw completion")
-    axes.set_ylim(0, 1)
-    axes.set_xlim(left=0)
+    axes.set_ylim(0, 1.03)
+    axes.set_xlim(0, 1.05 * max(row.length for row in rows))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.tight_layout()
