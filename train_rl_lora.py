@@ -95,7 +95,15 @@ def main(args: Args) -> None:
     import torch
     from transformers import set_seed
 
-    from policy import completion_logprobs, load_policy, load_tokenizer, pick_device, save_adapter, trainable_parameters
+    from policy import (
+        base_and_adapter,
+        completion_logprobs,
+        load_policy,
+        load_tokenizer,
+        pick_device,
+        save_adapter,
+        trainable_parameters,
+    )
     from rollout import encode_prompts, sample
 
     weaker = {"allow_weak_tests": args.allow_weak_tests, "allow_missing_layers": args.allow_missing_layers}
@@ -105,14 +113,13 @@ def main(args: Args) -> None:
         print("sandbox: " + ", ".join(name for name, held in sandbox.layers.items() if held))
         record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "sandbox": sandbox.layers, **machine()}
         (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+        adapter = base_and_adapter(args.sft_model)[1]
+        require(adapter is not None, f"--sft_model {args.sft_model}: is no adapter; run train_sft_lora.py first")
         tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
         prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
         set_seed(args.seed)
         device = pick_device()
         model = load_policy(args.sft_model, device, trainable=True, trust_remote_code=args.trust_remote_code)
-        require(
-            hasattr(model, "peft_config"), f"--sft_model {args.sft_model}: is no adapter; run train_sft_lora.py first"
-        )
         model.eval()  # no dropout: what was sampled is what is trained on
         optimizer = torch.optim.AdamW(trainable_parameters(model), lr=args.learning_rate, weight_decay=0.0)
         generator = torch.Generator(device).manual_seed(args.seed)
