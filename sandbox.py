@@ -44,6 +44,7 @@ STATUSES = (
 )
 UNJUDGED = ("refused", "infrastructure")  # not a reward of 0: no reward
 REQUIRED_LAYERS = ("rlimits", "landlock", "seccomp")
+TASK_FIELDS = ("task_id", "prompt", "test", "entry_point", "test_list", "test_setup_code")
 START_LIMIT = 20.0  # seconds for a worker to start
 CLOSE_LIMIT = 0.3  # seconds that workers get to clean up by themselves
 
@@ -155,13 +156,16 @@ class Sandbox:
         if lacking:
             raise InputError(f"task {task.get('task_id')!r} has no text field {lacking[0]!r}")
         job = {
-            "task": task,
+            "task": {name: task[name] for name in TASK_FIELDS if name in task},
             "completion": completion,
             "time_limit": time_limit or self.time_limit,
             "weak": self.allow_weak_tests,
         }
         future: Future[Verdict] = Future()
-        self._jobs.put((future, job))
+        with self._lock:  # or close() could drain the queue between the look and the put
+            if self._closed:
+                raise RuntimeError("the sandbox is closed")
+            self._jobs.put((future, job))
         return future
 
     def check(self, task: dict[str, Any], completion: str, time_limit: float | None = None) -> Verdict:
@@ -204,7 +208,7 @@ class Sandbox:
         for thread in self._threads:
             thread.join()
         while not self._jobs.empty():
-            if (item := self._jobs.get()) is not None:
+            if (item := self._jobs.get()) is not None and item[0].set_running_or_notify_cancel():
                 item[0].set_exception(CancelledError())
 
     def __enter__(self) -> Sandbox:
@@ -230,7 +234,7 @@ class Sandbox:
                 future.set_result(self._judge(number, job))
             except BaseException as error:
                 future.set_exception(error)
-        if item is not None:
+        if item is not None and item[0].set_running_or_notify_cancel():
             item[0].set_exception(CancelledError())
 
     def _judge(self, number: int, job: dict[str, Any]) -> Verdict:
@@ -246,7 +250,8 @@ class Sandbox:
             if self._closed:
                 raise CancelledError
             worker = self._workers[number]
-            if worker and (worker.process.poll() is not None or verdict.status == "infrastructure"):
+            broken = verdict.status == "infrastructure"
+            if worker and (worker.spent or broken or worker.process.poll() is not None):
                 worker.kill()
                 self._workers[number] = None
             if verdict.status != "infrastructure":

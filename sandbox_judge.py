@@ -7,6 +7,7 @@ check at a time: {"task", "completion", "time_limit", "weak"} in, the fields of 
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import json
 import math
@@ -59,10 +60,16 @@ class Judge:
         self.layers = json.loads(self.control.recv(1 << 16) or '{"error": "the zygote did not start"}')
         self.session: Session | None = None
         self.armed = False
-        signal.signal(signal.SIGALRM, self.on_alarm)
+        self.spent = False  # whether a task may have changed this interpreter for those after it
 
-    def on_alarm(self, *_: object) -> None:
+    def on_alarm(self, _: int, frame: types.FrameType | None) -> None:
         if self.armed and self.session is not None:
+            while frame is not None:
+                if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                    # a module left half imported breaks later checks; the alarm comes again in a moment
+                    self.session.over = self.session.over or ("timeout", "")
+                    return
+                frame = frame.f_back
             self.session.end("timeout", "")
 
     def check(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +93,8 @@ class Judge:
             return _verdict("syntax", f"the program has {len(source)} characters, and {MAX_SOURCE} are allowed")
         verdict = self.attempt(plan, task, source, limit)
         if verdict["status"] == "refused" and job["weak"] and plan is not None:
-            verdict = self.attempt(None, task, source, limit)
+            verdict = self.attempt(None, task, source, max(limit - verdict["wall_seconds"], 0.01))
+        self.spent = self.spent or (plan is not None and plan.lasting)
         return verdict
 
     def attempt(self, plan: Split | None, task: dict[str, Any], source: str, limit: float) -> dict[str, Any]:
@@ -102,6 +110,8 @@ class Judge:
             raise Broken(f"the zygote is gone ({error.strerror})") from None
         if hung_up:
             verdict["status"], verdict["reason"] = how_it_died(ended, killed, cpu, limit)
+            if not self.session.ready:
+                verdict["status"] = "infrastructure"  # the candidate cannot have done that
         return {**verdict, "cpu_seconds": cpu, "peak_mib": peak}
 
     def orphaned(self) -> bool:
@@ -146,6 +156,7 @@ class Judge:
         try:
             try:
                 self.armed = True
+                signal.signal(signal.SIGALRM, self.on_alarm)  # an earlier task's tests may have taken it
                 signal.setitimer(signal.ITIMER_REAL, limit, REPEAT_ALARM)
                 verdict = _converse(session, plan, task, source, progress)
             except CheckOver:
@@ -167,6 +178,10 @@ class Judge:
         if plan is not None and plan.total is not None:
             verdict |= {"tests_passed": progress.passed, "tests_total": plan.total}
         verdict["weak"] = plan is None
+        progress.outcomes.clear()
+        if (module := sys.modules.pop("tests_of_the_task", None)) is not None:
+            module.__dict__.clear()  # its functions hold it in a cycle, and with it whatever the candidate returned
+        gc.collect()
         return verdict
 
 
@@ -206,6 +221,7 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
     ready = session.receive()
     if ready.get("ready") != "":
         return _verdict("infrastructure", one_line(ready.get("ready")))
+    session.ready = True
     session.send({"source": source, "names": plan.remote})
     reply = session.receive()
     if failure := _loading_failed(session, reply):
@@ -229,8 +245,15 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
         error = progress.first_error()
     except Exception as raised:
         error = progress.first_error() or raised
-    except SystemExit:
-        return _verdict("refused", "the task's tests end the program")
+    except CheckOver:
+        raise
+    except SystemExit as raised:
+        error = progress.first_error()
+        if error is None and not session.calls:
+            return _verdict("refused", "the task's tests end the program")
+        error = error or raised
+    except BaseException as raised:  # pytest.fail(), KeyboardInterrupt
+        error = progress.first_error() or raised
     if error is not None:
         return _failed(error)
     if not session.calls:
@@ -243,6 +266,7 @@ def _converse_weakly(session: Session, task: dict, source: str) -> dict[str, Any
     ready = session.receive()
     if ready.get("ready") != "":
         return _verdict("infrastructure", one_line(ready.get("ready")))
+    session.ready = True
     session.send({"source": source, "names": [], "tests": test_source(task)})
     reply = session.receive()
     return _loading_failed(session, reply) or _verdict("pass", "")
@@ -339,6 +363,8 @@ def main() -> None:
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (JUDGE_MEMORY, JUDGE_MEMORY))
     parent.sendall(dump_frame(judge.layers))
+    gc.collect()
+    gc.freeze()
     poll = select.poll()
     poll.register(parent, select.POLLIN)
     buffer = bytearray()
@@ -359,7 +385,7 @@ def main() -> None:
         except Exception as error:  # ours, so it must not pass for the completion's
             reply = _verdict("infrastructure", one_line(f"the judge failed: {error!r}"))
         try:
-            parent.sendall(dump_frame(reply))
+            parent.sendall(dump_frame(reply | {"spent": judge.spent}))
         except OSError:
             judge.leave()
 

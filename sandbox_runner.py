@@ -42,6 +42,7 @@ class _Runner:
         self.channel, self.buffer = channel, bytearray()
         self.module = types.ModuleType("candidate")
         self.handles: list[Any] = []  # what the judge holds a reference to
+        self.numbers: dict[int, int] = {}  # id of a handle: its number, so that one object stays one object
 
     def receive(self) -> Any:
         while (frame := split_frame(self.buffer, MAX_REQUEST)) is None:
@@ -81,7 +82,9 @@ class _Runner:
         args = [decode(node, self.resolve) for node in sent]
         kwargs = {name: decode(node, self.resolve) for name, node in request["kwargs"].items()}
         value = OPERATIONS[request["op"]](*args, **kwargs)
-        reply = {"id": request["id"], "value": encode(value, self.refer)}
+        same = [n for n, arg in enumerate(args) if value is arg and type(value) in (list, dict, set, bytearray)]
+        result = {"x": {"argument": same[0]}} if same else encode(value, self.refer)
+        reply = {"id": request["id"], "value": result}
         for position, node in enumerate(sent):
             if type(node) is list or (type(node) is dict and "x" not in node):
                 after = encode(args[position], self.refer)
@@ -97,8 +100,10 @@ class _Runner:
         if kind.__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
             plain = encode(value.item())  # a numpy scalar is the number it holds
             return {"plain": plain}
-        self.handles.append(value)
-        return [len(self.handles) - 1, str(kind.__name__)[:80]]
+        number = self.numbers.setdefault(id(value), len(self.handles))
+        if number == len(self.handles):
+            self.handles.append(value)
+        return [number, str(kind.__name__)[:80]]
 
 
 def serve(channel: socket.socket) -> None:

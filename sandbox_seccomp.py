@@ -64,6 +64,7 @@ class Check(NamedTuple):
 
 WORD = 0xFFFFFFFF
 CLONE_THREAD = 0x00010000
+CLONE_SHARED = CLONE_THREAD | 0x700  # and the memory, folder and descriptors of the others, as every thread has
 CLONE_NEW = 0x7E020000  # every namespace
 O_ACCMODE, O_TRUNC = 0x3, 0x200
 
@@ -79,7 +80,7 @@ _OPEN_FLAGS = (0, 1, 2, O_TRUNC | 1, O_TRUNC | 2)
 CHECKED: dict[str, tuple[int | None, int | None, tuple[Check, ...]]] = {
     "open": (2, None, (Check(1, O_TRUNC | O_ACCMODE, _OPEN_FLAGS),)),
     "openat": (257, 56, (Check(2, O_TRUNC | O_ACCMODE, _OPEN_FLAGS),)),
-    "clone": (56, 220, (Check(0, CLONE_THREAD | CLONE_NEW, (CLONE_THREAD,)),)),  # a thread, never a process
+    "clone": (56, 220, (Check(0, CLONE_SHARED | CLONE_NEW, (CLONE_SHARED,)),)),  # a thread, never a process
     # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC; not F_SETOWN and F_SETSIG, which together send any
     # signal to any process of the same user, and no locks
     "fcntl": (72, 25, (Check(1, WORD, (0, 1, 2, 3, 4, 1030)),)),
@@ -87,7 +88,8 @@ CHECKED: dict[str, tuple[int | None, int | None, tuple[Check, ...]]] = {
     "prctl": (157, 167, (Check(0, WORD, (15, 16, 0x53564D41)),)),  # a thread's name, a mapping's name
     "prlimit64": (302, 261, (Check(0, WORD, (0,)), *_null(2))),  # reading its own limits
     "socketpair": (53, 199, (Check(0, WORD, (1,)), Check(1, 0xF, (1,)))),  # AF_UNIX streams: asyncio's self-pipe
-    "sendto": (44, 206, _null(4)),  # no address: a socketpair's end could otherwise write to any local socket
+    # no address: a socketpair's end could otherwise write to any local socket; no out-of-band data
+    "sendto": (44, 206, (*_null(4), Check(3, 1, (0,)))),
 }
 
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}

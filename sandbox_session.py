@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -47,7 +48,9 @@ class Session:
         self.deadline, self.place = deadline, place
         self.buffer = bytearray()
         self.over: tuple[str, str] | None = None
-        self.calls = 0
+        self.calls = self.changes = 0
+        self.ready = False  # whether the candidate's program may have run
+        self.lock = threading.RLock()  # tests may call from several threads
         self.asked = 0
         self.exceptions: dict[str, Any] = {}  # names the prompt gives to exceptions of its own
         self.caller = select.poll()
@@ -65,7 +68,8 @@ class Session:
         try:
             frame = dump_frame(message, MAX_REQUEST)
         except TooBig as error:
-            self.end("refused", f"the arguments cannot be sent: {error}")
+            # after a call they may hold what the candidate returned, and it must not get out of a verdict that way
+            self.end("fail" if self.calls else "refused", f"the arguments cannot be sent: {error}")
         try:
             self.channel.sendall(frame)
         except OSError:
@@ -115,14 +119,18 @@ class Session:
             CheckOver: there is no answer and there will be none.
             Exception: what the candidate raised, as a builtin type, with `_remote` telling the line.
         """
+        with self.lock:
+            return self._request(op, args, kwargs or {})
+
+    def _request(self, op: str, args: list, kwargs: dict) -> Any:
         if self.over:
             raise CheckOver
-        kwargs = kwargs or {}
+        self.changes += op in ("call", "setattr", "setitem", "next", "getattr")
         try:
             nodes = [encode(arg, _reference, strict=True) for arg in args]
             named = {name: encode(value, _reference, strict=True) for name, value in kwargs.items()}
         except (NotPlain, TooBig) as error:
-            if op == "call" and type(_reference(args[0])) is str:
+            if op == "call" and type(_reference(args[0])) is str and not (isinstance(error, TooBig) and self.calls):
                 self.end("refused", f"the test passes an argument that cannot cross: {error}")
             # asked of an object that the program returned: it must not get out of a verdict by returning one
             raise TypeError(f"not to be had from an object in the sandbox: {error}") from None
@@ -141,15 +149,15 @@ class Session:
             self.complain(reply, op)
         if type(reply["id"]) is not int or reply["id"] != self.asked:
             self.end("protocol", "an answer to a question that was not asked")
-        value = decode(reply["value"], self.resolve)
+        value = decode(reply["value"], lambda body: self.resolve(body, args))
         for position, node in reply.get("args", ()):
             update(args[position], decode(node, self.resolve))
         self.calls += 1
         return value
 
-    def resolve(self, body: Any) -> Any:
+    def resolve(self, body: Any, args: list | None = None) -> Any:
         if type(body) is dict:
-            return decode(body["plain"])
+            return args[body["argument"]] if args and "argument" in body else decode(body["plain"])
         number, name = body
         if type(number) is not int or type(name) is not str:
             raise Malformed("a reference is a number and a name")
@@ -161,7 +169,7 @@ class Session:
             self.end("crash", f"the program tried to end itself: {one_line(reply['exit'])}")
         error = reply["error"]
         names, message, line = error["types"], str(error["message"]), error["line"]
-        where = self.place(line) if type(line) is int and line > 0 else ""
+        where = self.place(line) if type(line) is int and 0 < line < 10**6 else ""
         text = f"{names[0]}: {message}" if message else str(names[0])
         if names[0] == "TooBig":  # no exception: a test may expect one
             self.end("fail", one_line(message))
@@ -194,6 +202,8 @@ def _exception(name: Any, own: dict[str, Any]) -> type[Exception] | None:
 def _reference(value: Any) -> Any:
     if type(value) is Remote:
         return object.__getattribute__(value, "_reference")
+    if type(value) is _RemoteIterator:
+        return _reference(value.remote)
     raise NotPlain(f"{type(value).__name__} {one_line(repr(value), 60)}")
 
 
@@ -243,6 +253,9 @@ class Remote:
         object.__setattr__(self, "_session", session)
         object.__setattr__(self, "_reference", reference)
         object.__setattr__(self, "_text", text)
+        object.__setattr__(self, "_length", None)
+        if isinstance(reference, str):
+            object.__setattr__(self, "__name__", reference)
 
     def _ask(self, op: str, *args: Any, **kwargs: Any) -> Any:
         session = object.__getattribute__(self, "_session")
@@ -266,13 +279,22 @@ class Remote:
         self._ask("setitem", key, value)
 
     def __iter__(self) -> Any:
-        return _RemoteIterator(self._ask("iter"))
+        return _RemoteIterator(self._ask("iter"), self)
+
+    def __reversed__(self) -> Any:  # else IndexError, which is the candidate's to raise, ends it early
+        return iter(list(self)[::-1])
 
     def __next__(self) -> Any:
         return self._ask("next")
 
     def __len__(self) -> int:
-        return self._ask("len")
+        length, before = self._ask("len"), object.__getattribute__(self, "_length")
+        session = object.__getattribute__(self, "_session")
+        if before is not None and length != before and session.changes == object.__getattribute__(self, "_changes"):
+            session.end("fail", "len() answers differently without a change")
+        object.__setattr__(self, "_length", length)
+        object.__setattr__(self, "_changes", session.changes)
+        return length
 
     def __bool__(self) -> bool:
         return self._ask("bool")
@@ -295,14 +317,23 @@ class Remote:
 class _RemoteIterator:
     """What `iter` of a `Remote` returns, whatever the candidate's `__iter__` returned."""
 
-    def __init__(self, remote: Any) -> None:
-        self.remote = remote
+    def __init__(self, remote: Any, source: Remote) -> None:
+        self.remote, self.source, self.count = remote, source, 0
 
     def __iter__(self) -> _RemoteIterator:
         return self
 
     def __next__(self) -> Any:
-        return next(self.remote) if type(self.remote) is Remote else self.fail()
+        if type(self.remote) is not Remote:
+            self.fail()
+        try:
+            value = next(self.remote)
+        except StopIteration:
+            if object.__getattribute__(self.source, "_length") not in (None, self.count):
+                object.__getattribute__(self.source, "_session").end("fail", "len() and iteration do not agree")
+            raise
+        self.count += 1
+        return value
 
     def fail(self) -> NoReturn:
         raise TypeError("iter() returned something that is not an iterator")

@@ -18,6 +18,9 @@ from tasks import test_source
 COMPARE, TRUTH, RECORD = "_sandbox_compare", "_sandbox_truth", "_sandbox_record"
 IMPORTABLE = {"np": "numpy", "numpy": "numpy"}
 CAPTURES_OUTPUT = {"stdout", "redirect_stdout", "capsys", "StringIO"}
+EXECUTES = {"eval", "exec", "compile", "__import__", "pickle", "marshal", "shelve", "subprocess"}  # what is returned
+TAKES_THE_ALARM = {"alarm", "setitimer", "SIGALRM"}  # the judge's deadline
+LASTING = {"chdir", "getcontext", "setcontext", "setattr", "signal", "setrecursionlimit", "environ", "patch"}
 
 
 class Unsplittable(ValueError):
@@ -35,6 +38,7 @@ class Split:
         required: those of them without which there is nothing to test.
         imports: standard modules that the tests use without importing them: name -> module.
         total: how many tests there are, None if they cannot be counted.
+        lasting: whether prompt or tests may change the judge's interpreter for the tasks after this one.
     """
 
     helpers: CodeType
@@ -43,6 +47,7 @@ class Split:
     required: list[str]
     imports: dict[str, str] = field(default_factory=dict)
     total: int | None = None
+    lasting: bool = False
 
 
 def split(task: dict[str, Any]) -> Split:
@@ -64,9 +69,17 @@ def split(task: dict[str, Any]) -> Split:
     attributes = {node.attr for node in ast.walk(tests) if isinstance(node, ast.Attribute)}
     if captured := CAPTURES_OUTPUT & (used | attributes):
         raise Unsplittable(f"the tests look at what the program prints ({sorted(captured)[0]})")
+    if executing := EXECUTES & (used | _bound(tests)):
+        raise Unsplittable(f"the tests execute what the program returns ({sorted(executing)[0]})")
+    if alarming := TAKES_THE_ALARM & (used | attributes):
+        raise Unsplittable(f"the tests take the judge's alarm ({sorted(alarming)[0]})")
     finished, unfinished = _definitions(helpers)
     wanted = used - _bound(tests) - set(dir(builtins)) - finished
-    imports = {name: IMPORTABLE.get(name, name) for name in wanted if name in sys.stdlib_module_names | set(IMPORTABLE)}
+    called = {
+        node.func.id for node in ast.walk(tests) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    modules = (wanted - called) & (sys.stdlib_module_names | set(IMPORTABLE))  # a module cannot be called
+    imports = {name: IMPORTABLE.get(name, name) for name in modules}
     remote = sorted((wanted | unfinished) - set(imports) - {entry_point})
     total = _rewrite(tests, listed)
     try:
@@ -81,7 +94,27 @@ def split(task: dict[str, Any]) -> Split:
         required=[entry_point] if entry_point else sorted(set(remote) & wanted),
         imports=imports,
         total=total,
+        lasting=_lasting(helpers) or _lasting(tests),
     )
+
+
+def _lasting(tree: ast.Module) -> bool:
+    """Whether this code assigns to attributes of what it imports, or calls what changes the whole process."""
+    imported = {"builtins"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imported |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    if LASTING & (names | {node.attr for node in attributes}):
+        return True
+    return any(not isinstance(node.ctx, ast.Load) and _root(node) in imported for node in attributes)
+
+
+def _root(node: ast.expr) -> str:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _parse_prompt(prompt: str, entry_point: str | None) -> ast.Module:

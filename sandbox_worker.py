@@ -51,6 +51,7 @@ class Worker:
         )
         theirs.close()
         self.buffer = bytearray()
+        self.spent = False  # whether the last task may have changed the judge for those after it
 
     def receive(self, limit: float) -> Any:
         """The next message; raises TimeoutError after `limit` seconds and Dead at the end of the stream."""
@@ -88,6 +89,7 @@ class Worker:
             self.kill()
             reason = f"no result within {job['time_limit']:g} s: a test hangs on what the function returned"
             return {"status": "timeout", "reason": reason, "wall_seconds": time.monotonic() - started}
+        self.spent = fields.pop("spent")
         return fields
 
     def hang_up(self) -> None:
