@@ -1,4 +1,4 @@
-"""Fixtures: task files, tiny models in local folders, one sandbox for the session. No GPU, no network."""
+"""Fixtures: task files, tiny models in local folders, a sandbox. No GPU, no network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def in_the_project(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # the attack corpus looks for threads that were left behind
 def sandbox():
     from sandbox import Sandbox
 
