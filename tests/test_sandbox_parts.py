@@ -70,7 +70,7 @@ def identical(a, b):
     if isinstance(a, dict):
         return len(a) == len(b) and all(identical(x, y) for x, y in zip(a.items(), b.items(), strict=True))
     if isinstance(a, set | frozenset):
-        return a == b and sorted(map(repr, a)) == sorted(map(repr, b))
+        return len(a) == len(b) and all(any(identical(x, y) for y in b) for x in a)
     return a == b
 
 
