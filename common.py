@@ -27,13 +27,20 @@ class InputError(Exception):
     """Something the person at the shell can mend. `run` prints it as one line and exits with code 2."""
 
 
+class Preempted(Exception):
+    """SIGTERM or SIGINT came and the run's state is saved. `run` prints it and exits with code 75 (try again)."""
+
+
 def run(main: Callable[[A], Any], args_class: type[A], description: str | None) -> None:
-    """Parse the command line, run a stage; an InputError becomes one line and exit code 2, Ctrl-C exit code 130."""
+    """Parse the command line and run a stage; errors become one line and an exit code: 2, 75 or 130."""
     try:
         main(parse_args(args_class, description=description))
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Preempted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(75)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -109,8 +116,10 @@ def require(condition: bool, message: str) -> None:
 
 
 @contextlib.contextmanager
-def replace_folder(path: str | Path) -> Iterator[Path]:
+def replace_folder(path: str | Path, keep: Callable[[Path], bool] = lambda partial: False) -> Iterator[Path]:
     """Yield `path`.partial to write into; it takes the place of `path` when the block ends well, and only then.
+
+    What an earlier run left in the partial folder is removed, unless `keep` says that this run goes on from it.
 
     Raises:
         InputError: the folder cannot be written.
@@ -118,8 +127,9 @@ def replace_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if not keep(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_dir():
             raise FileExistsError(17, "is a file, not a folder")
         (partial / ".writable").touch()
@@ -154,8 +164,9 @@ def write_jsonl(path: str | Path, records: list[dict]) -> None:
 class RunLog:
     """One dict a step, to a JSONL file and to one readable line on the screen."""
 
-    def __init__(self, path: Path):
-        self.file = path.open("w", encoding="utf-8")
+    def __init__(self, path: Path, keep_bytes: int = 0):
+        self.file = path.open("a", encoding="utf-8")
+        self.file.truncate(keep_bytes)  # a resumed run drops what came after the state it goes on from
 
     def write(self, record: dict[str, Any], show: bool = True) -> None:
         self.file.write(json.dumps(record) + "\n")
@@ -163,6 +174,11 @@ class RunLog:
         if show:
             print("  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
                             for name, value in record.items() if not isinstance(value, (list, dict))))  # fmt: skip
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self.file.tell()
 
     def close(self) -> None:
         self.file.close()

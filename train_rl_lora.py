@@ -14,9 +14,12 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, pstdev
+from tempfile import TemporaryDirectory
 from typing import Literal
 
-from common import RunLog, machine, replace_folder, require, run
+from common import Preempted, RunLog, machine, replace_folder, require, run
 from rewards import base_reward, unit_test_reward
 from sandbox import Sandbox, self_test
 from tasks import read_tasks, sha256
@@ -43,6 +46,9 @@ class Args:
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
+    save_every: int = 10  # steps between states that a killed run goes on from; 0: only when it is asked to stop
+    resume: bool = True  # go on from the state that an interrupted run of this command left
+    dry_run: bool = False  # one step, nothing kept: peak memory, and the time that the run would take
     log_every: int = 1  # steps between lines on the screen
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # task order and sampling
@@ -88,6 +94,26 @@ def task_order(num_tasks: int, seed: int) -> Iterator[int]:
         yield from rng.sample(range(num_tasks), num_tasks)
 
 
+def tied_groups(rewards: list[float], group: list[int]) -> float:
+    """Share of tasks whose samples all earned the same: with a group baseline they teach nothing.
+
+    >>> tied_groups([1.0, 1.0, 0.0, 1.0], [0, 0, 1, 1])
+    0.5
+    """
+    groups = {number: {r for r, g in zip(rewards, group, strict=True) if g == number} for number in group}
+    return sum(len(earned) == 1 for earned in groups.values()) / max(len(groups), 1)
+
+
+def report_dry_run(seconds: float) -> None:
+    import resource
+
+    import torch
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if torch.cuda.is_available() else ""
+    print(f"dry run: peak memory {peak:.2f} GiB{gpu}; the whole run would take about {seconds / 60:.1f} minutes")
+
+
 def main(args: Args) -> None:
     check(args)
     tasks = read_tasks(args.train_path)
@@ -95,19 +121,31 @@ def main(args: Args) -> None:
     import torch
     from transformers import set_seed
 
+    from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
     from policy import (
         base_and_adapter,
+        check_parity,
         completion_logprobs,
         load_policy,
         load_tokenizer,
         pick_device,
+        sampler_gap,
         save_adapter,
         trainable_parameters,
     )
     from rollout import encode_prompts, sample
 
     weaker = {"allow_weak_tests": args.allow_weak_tests, "allow_missing_layers": args.allow_missing_layers}
-    with replace_folder(args.output_dir) as folder, Sandbox(args.time_limit, **weaker) as sandbox:
+    state = None
+
+    def goes_on(partial: Path) -> bool:
+        nonlocal state
+        state = read_state(partial, args)
+        return state is not None
+
+    output = TemporaryDirectory() if args.dry_run else replace_folder(args.output_dir, keep=goes_on)
+    with output as folder, Sandbox(args.time_limit, **weaker) as sandbox, StopRequest() as stop:
+        folder = Path(folder)
         if not args.allow_missing_layers:
             self_test(sandbox)  # a reward that can be forged is no reward
         print("sandbox: " + ", ".join(name for name, held in sandbox.layers.items() if held))
@@ -124,16 +162,26 @@ def main(args: Args) -> None:
         optimizer = torch.optim.AdamW(trainable_parameters(model), lr=args.learning_rate, weight_decay=0.0)
         generator = torch.Generator(device).manual_seed(args.seed)
         order = task_order(len(tasks), args.seed)
-        log = RunLog(folder / "rl_train_log.jsonl")
+        first_step, drawn, keep_bytes = 1, 0, 0
+        if state is not None:
+            position = restore_state(state, model, optimizer)
+            generator.set_state(position["generator"])
+            first_step, drawn, keep_bytes = position["step"] + 1, position["drawn"], position["log_bytes"]
+            for _ in range(drawn):
+                next(order)
+            print(f"going on after step {position['step']}")
+        log = RunLog(folder / "rl_train_log.jsonl", keep_bytes)
+        finite = FiniteGuard(folder)
         print(f"REINFORCE: {len(tasks)} tasks, {args.num_steps} steps of {args.batch_size * args.num_samples} samples, "
               f"alpha {args.length_penalty_alpha}, baseline {args.baseline}, on {device}")  # fmt: skip
         if args.top_p < 1:
             print(f"note: with top_p {args.top_p} the sampled distribution is not the one that is scored")
 
-        for step in range(1, args.num_steps + 1):
+        for step in range(first_step, args.num_steps + 1):
             # sample
             started = time.perf_counter()
             chosen = [next(order) for _ in range(args.batch_size)]
+            drawn += args.batch_size
             rollouts = sample(
                 model,
                 tokenizer,
@@ -145,6 +193,8 @@ def main(args: Args) -> None:
                 stop_at_strings=args.stop_at_strings,
                 generator=generator,
             )
+            if step == first_step:
+                check_parity(model, rollouts, args.temperature)
             sampled = time.perf_counter()
 
             # score
@@ -163,22 +213,23 @@ def main(args: Args) -> None:
             for start in range(0, len(by_length), args.micro_batch_size):
                 rows = by_length[start : start + args.micro_batch_size]
                 batch = [scored[i][0] for i in rows]
-                logprobs, mask = completion_logprobs(
+                logprobs, _ = completion_logprobs(
                     model, [r.prompt_ids for r in batch], [r.token_ids for r in batch], args.temperature
-                )  # (B, R), (B, R)
+                )  # (B, R)
                 weight = torch.tensor([advantage[i] for i in rows], device=device)  # (B,)
                 part = -(weight * logprobs.sum(1)).sum() / len(scored)
                 part.backward()
                 loss += part.item()
-                for row, rollout in enumerate(batch):
-                    gap = logprobs[row, : len(rollout.token_ids)] - torch.tensor(rollout.logprobs, device=device)
-                    mismatch = max(mismatch, gap.abs().max().item())
+                mismatch = max(mismatch, sampler_gap(logprobs, batch))
             grad_norm = torch.nn.utils.clip_grad_norm_(
                 trainable_parameters(model), args.max_grad_norm or float("inf")
             ).item()  # fmt: skip
-            optimizer.step()
+            batch = [{"task_id": tasks[chosen[r.prompt_index]]["task_id"], "completion": r.text} for r, _ in scored]
+            if finite.allows(loss, grad_norm, batch):
+                optimizer.step()
 
-            count = max(len(scored), 1)
+            trained = time.perf_counter()
+            count, tokens = max(len(scored), 1), sum(len(r.token_ids) for r in rollouts)
             record = {
                 "step": step,
                 "loss": loss,
@@ -186,17 +237,32 @@ def main(args: Args) -> None:
                 "reward": sum(rewards) / count,
                 "gen_len": sum(len(r.token_ids) for r, _ in scored) / count,
                 "cut_off": sum(not r.ended for r, _ in scored) / count,
+                "entropy": -sum(sum(r.logprobs) for r in rollouts) / tokens,
+                "advantage_mean": mean(advantage) if advantage else 0.0,
+                "advantage_std": pstdev(advantage) if advantage else 0.0,
+                "tied_groups": tied_groups(rewards, [r.prompt_index for r, _ in scored]),
                 "grad_norm": grad_norm,
                 "sampler_mismatch": mismatch,
                 "left_out": len(rollouts) - len(scored),
                 "weak": sum(v.weak for _, v in scored),
-                "sample_seconds": sampled - started,
-                "score_seconds": checked - sampled,
-                "train_seconds": time.perf_counter() - checked,
+                "skipped_updates": finite.skipped,
+                "sample_tokens_per_second": tokens / (sampled - started),
+                "score_checks_per_second": len(rollouts) / (checked - sampled),
+                "train_tokens_per_second": tokens / (trained - checked),
             }
             log.write(record, show=step % args.log_every == 0)
 
+            if args.dry_run:
+                report_dry_run((trained - started) * args.num_steps)
+                return
+            if stop.asked or (args.save_every and step % args.save_every == 0):
+                save_state(folder, args, model, optimizer, step=step, drawn=drawn, log_bytes=log.size,
+                           generator=generator.get_state())  # fmt: skip
+            if stop.asked:
+                raise Preempted(f"stopped after step {step} of {args.num_steps}; the same command goes on from there")
+
         log.close()
+        drop_state(folder)
         save_adapter(model, tokenizer, folder)
     print(f"saved {args.output_dir}")
 

@@ -1,0 +1,122 @@
+"""Runs that survive being killed: exact resume, stop requests, and updates that are not finite."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+from common import InputError, write_jsonl
+
+STATE = "resume.pt"
+FREE = ("log_every", "save_every", "resume", "config")  # arguments that may differ between a run and its continuation
+
+
+def save_state(folder: Path, args: Any, model, optimizer, **position: Any) -> None:
+    """Keep all that the run needs to go on exactly: adapter, optimizer, random states, and where it stands.
+
+    Written whole or not at all, under one name, so the last good state is there whenever the process dies.
+    """
+    state = {
+        "args": _fixed(args),
+        "adapter": get_peft_model_state_dict(model),
+        "optimizer": optimizer.state_dict(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": random.getstate(),
+        "position": position,
+    }
+    temporary = folder / f".{STATE}.tmp"
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / STATE)
+
+
+def read_state(folder: Path, args: Any) -> dict[str, Any] | None:
+    """The state that a run with the same arguments left in the folder, else None. Tensors and plain data only."""
+    path = folder / STATE
+    if not args.resume or not path.is_file():
+        return None
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    if state["args"] != _fixed(args):
+        print(f"{path} is of a run with other arguments: starting anew")
+        return None
+    return state
+
+
+def restore_state(state: dict[str, Any], model, optimizer) -> dict[str, Any]:
+    """Put adapter, optimizer and random states back. Returns the position."""
+    set_peft_model_state_dict(model, state["adapter"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    random.setstate(state["python"])
+    return state["position"]
+
+
+def drop_state(folder: Path) -> None:
+    """A finished run needs none."""
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def _fixed(args: Any) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(args).items() if name not in FREE}
+
+
+class StopRequest:
+    """SIGTERM and SIGINT ask for a stop after the step (`asked`); a second SIGINT ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> StopRequest:
+        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("stopping after this step", file=sys.stderr)
+
+
+class FiniteGuard:
+    """Lets an update through if its loss and gradient are finite; five in a row that are not end the run."""
+
+    LIMIT = 5
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.skipped, self.in_a_row = folder, 0, 0
+
+    def allows(self, loss: float, grad_norm: float, batch: list[dict]) -> bool:
+        """Whether to make this update; `batch` is what it was computed from.
+
+        Raises:
+            InputError: the fifth in a row that is not finite; the batch is then in nonfinite_batch.jsonl.
+        """
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            self.in_a_row = 0
+            return True
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        if self.in_a_row == self.LIMIT:
+            write_jsonl(self.folder / "nonfinite_batch.jsonl", batch)
+            raise InputError(
+                f"loss or gradient was not finite in {self.LIMIT} updates in a row; the last batch is in "
+                f"{self.folder}/nonfinite_batch.jsonl; lower --learning_rate or set --max_grad_norm"
+            )
+        return False
