@@ -173,7 +173,8 @@ class RunLog:
         self.file.flush()
         if show:
             print("  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-                            for name, value in record.items() if not isinstance(value, (list, dict))))  # fmt: skip
+                            for name, value in record.items() if not isinstance(value, (list, dict))),
+                  flush=True)  # fmt: skip
 
     @property
     def size(self) -> int:
