@@ -15,6 +15,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from common import InputError, write_jsonl
+from tasks import sha256
 
 STATE = "resume.pt"
 FREE = ("log_every", "save_every", "resume", "config")  # arguments that may differ between a run and its continuation
@@ -49,7 +50,7 @@ def read_state(folder: Path, args: Any) -> dict[str, Any] | None:
         return None
     state = torch.load(path, weights_only=True, map_location="cpu")
     if state["args"] != _fixed(args):
-        print(f"{path} is of a run with other arguments: starting anew")
+        print(f"{path} is of a run with other arguments, tasks or code: starting anew")
         return None
     return state
 
@@ -71,7 +72,11 @@ def drop_state(folder: Path) -> None:
 
 
 def _fixed(args: Any) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(args).items() if name not in FREE}
+    """What must be the same for a run to go on: its arguments, tasks, starting adapter, and the project's code."""
+    files = [Path(args.train_path), Path(args.sft_model) / "adapter_model.safetensors"]
+    files += sorted(Path(__file__).parent.glob("*.py"))
+    settings = {name: value for name, value in dataclasses.asdict(args).items() if name not in FREE}
+    return settings | {f"sha256 of {path.name}": sha256(path) for path in files if path.is_file()}
 
 
 class StopRequest:

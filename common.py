@@ -86,7 +86,7 @@ def _yaml_flags(path: Path, args_class: type) -> list[str]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: not YAML ({error})") from None
     if not isinstance(settings, dict):
         raise InputError(f"--config {path}: wants lines of 'name: value'")
@@ -122,22 +122,27 @@ def replace_folder(path: str | Path, keep: Callable[[Path], bool] = lambda parti
     What an earlier run left in the partial folder is removed, unless `keep` says that this run goes on from it.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or holds something else than a run (no run.json): it would be lost.
     """
-    path = Path(path)
+    path = Path(path).absolute()
+    require(path.name != "", f"--output_dir {path}: want a folder of the run's own")
     partial = path.with_name(path.name + ".partial")
+    old = path.with_name(path.name + ".old")
+    if old.is_dir() and not path.exists():  # killed between the two renames below
+        old.rename(path)
     try:
         if not keep(partial):
             shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_dir():
             raise FileExistsError(17, "is a file, not a folder")
+        if path.exists() and any(path.iterdir()) and not (path / "run.json").is_file():
+            raise FileExistsError(17, "it holds other files, which would be lost; choose another folder")
         (partial / ".writable").touch()
         (partial / ".writable").unlink()
     except OSError as error:
         raise InputError(f"--output_dir {path} cannot be written: {error.strerror}") from None
     yield partial
-    old = path.with_name(path.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)

@@ -62,6 +62,7 @@ def check(args: Args) -> None:
     require(args.n_samples == 1 or args.temperature > 0, "--n_samples above 1 needs --temperature above 0")
     require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
     require(args.max_new_tokens >= 1, f"--max_new_tokens {args.max_new_tokens}: must be at least 1")
+    require(args.limit >= 0, f"--limit {args.limit}: must not be negative")
     require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
     write_text(Path(args.results_dir) / f"{args.exp_name}.writable", "")  # fail now rather than after the work
@@ -75,16 +76,22 @@ def score(sandbox: Sandbox, task: Task, completion: str, gen_len: int | None, en
     return Sample(task, completion, gen_len, ended, raw, raw if cut == completion else sandbox.submit(task, cut))
 
 
-def read_samples(path: str, tasks: list[Task], sandbox: Sandbox) -> list[Sample]:
-    """Stored completions, queued for scoring.
+def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: Sandbox) -> list[Sample]:
+    """Stored completions of `tasks`, queued for scoring; those of other tasks of the file are passed over.
 
     Raises:
         InputError: a line without task_id or completion, an unknown task, a task without a completion.
     """
     require(Path(path).is_file(), f"--samples {path}: no such file")
-    by_id = {task["task_id"]: task for task in tasks}
+    by_id, wanted = {task["task_id"]: task for task in all_tasks}, {task["task_id"] for task in tasks}
     records = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").strip().split("\n"), start=1):
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"--samples {path}: is not UTF-8 text") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             record = json.loads(line)
             task, completion = by_id[record["task_id"]], record["completion"]
@@ -93,21 +100,28 @@ def read_samples(path: str, tasks: list[Task], sandbox: Sandbox) -> list[Sample]
         except (KeyError, TypeError):
             raise InputError(f"{path}:{number}: wants a known task_id and a completion") from None
         require(isinstance(completion, str), f"{path}:{number}: completion is not text")
-        records.append((task, completion, record.get("gen_len")))
-    missing = sorted(by_id.keys() - {task["task_id"] for task, *_ in records})
+        length, ended = record.get("gen_len"), record.get("ended")
+        require(length is None or isinstance(length, int), f"{path}:{number}: gen_len is not a number")
+        if task["task_id"] in wanted:
+            records.append((task, completion, length, ended))
+    missing = sorted(wanted - {task["task_id"] for task, *_ in records})
     require(not missing, f"{path}: no completion for {len(missing)} of {len(tasks)} tasks, the first {missing[:1]}")
-    return [score(sandbox, task, completion, gen_len, None) for task, completion, gen_len in records]
+    return [score(sandbox, *record) for record in records]
 
 
-def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Sample], bool]:
-    """Sample from the model, scoring each batch while the next is sampled; the samples, and if it is an adapter."""
+def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Sample], bool, str]:
+    """Sample from the model, scoring each batch while the next is sampled.
+
+    Returns:
+        the samples, whether the model is an adapter, and its base model.
+    """
     import torch
 
     from policy import base_and_adapter, load_policy, load_tokenizer, pick_device
     from rollout import Rollout, encode_prompts, sample
 
     device = pick_device(args.device)
-    is_lora = base_and_adapter(args.model_path)[1] is not None
+    base, adapter = base_and_adapter(args.model_path)
     tokenizer = load_tokenizer(args.model_path, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
     model = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code)
@@ -125,7 +139,7 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
            temperature=args.temperature, top_p=args.top_p, batch_size=args.batch_size, on_batch=queue,
            generator=torch.Generator(device).manual_seed(args.seed))  # fmt: skip
     bar.close()
-    return [sample for _, sample in sorted(samples, key=lambda pair: pair[0])], is_lora
+    return [sample for _, sample in sorted(samples, key=lambda pair: pair[0])], adapter is not None, Path(base).name
 
 
 def pass_rates(samples: list[Sample], which: str) -> dict[str, float]:
@@ -142,18 +156,20 @@ def pass_rates(samples: list[Sample], which: str) -> dict[str, float]:
 
 def main(args: Args) -> None:
     check(args)
-    tasks = read_tasks(args.data_path)
-    tasks = tasks[: args.limit] if args.limit else tasks
+    all_tasks = read_tasks(args.data_path)
+    tasks = all_tasks[: args.limit] if args.limit else all_tasks
     started = time.perf_counter()
     with Sandbox(
         args.time_limit, allow_weak_tests=args.allow_weak_tests, allow_missing_layers=args.allow_missing_layers
     ) as sandbox:
         if args.samples:
-            samples, is_lora = read_samples(args.samples, tasks, sandbox), None
-            for sample in tqdm(samples, desc=args.exp_name, unit="check"):
-                sample.raw.result()
+            samples, is_lora, base = read_samples(args.samples, all_tasks, tasks, sandbox), None, None
+            bar, passed = tqdm(samples, desc=args.exp_name, unit="check"), 0
+            for done, sample in enumerate(bar, start=1):
+                passed += sample.raw.result().passed
+                bar.set_postfix(passing=f"{passed / done:.1%}")
         else:
-            samples, is_lora = generate(args, tasks, sandbox)
+            samples, is_lora, base = generate(args, tasks, sandbox)
         per_task = [
             {
                 "task_id": sample.task["task_id"],
@@ -169,12 +185,14 @@ def main(args: Args) -> None:
             for sample in samples
         ]
         raw, stopped = pass_rates(samples, "raw"), pass_rates(samples, "stopped")
+    ends = [sample.ended for sample in samples if sample.ended is not None]
     lengths = [sample.gen_len for sample in samples if sample.gen_len is not None]
     unjudged = sum(not sample.raw.result().judged for sample in samples)
     metrics = {
         "exp_name": args.exp_name,
         "model_path": args.samples or args.model_path,
         "is_lora": is_lora,
+        "base_model": base,
         "num_tasks": len(tasks),
         "num_samples": len(samples),
         "num_pass": sum(row["passed"] for row in per_task),
@@ -183,7 +201,7 @@ def main(args: Args) -> None:
         "num_pass_stopped": sum(row["passed_stopped"] for row in per_task),
         **{f"{name}_stopped": rate for name, rate in stopped.items()},
         "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
-        "cut_off": sum(sample.ended is False for sample in samples) / len(samples),
+        "cut_off": sum(not ended for ended in ends) / len(ends) if ends else None,
         "statuses": dict(Counter(row["status"] for row in per_task)),
         "unjudged": unjudged,
         "weak": sum(sample.raw.result().weak for sample in samples),

@@ -6,6 +6,7 @@ Base and adapters are always loaded in the same precision, 4-bit NF4 with double
 from __future__ import annotations
 
 import json
+import os
 import warnings
 import weakref
 from copy import deepcopy as copy_of
@@ -25,6 +26,7 @@ from common import InputError
 transformers_logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks, transformers warns
 
+CPU = torch.device("cpu")
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ROOT = Path(__file__).parent
 
@@ -36,7 +38,7 @@ def pick_device(device: str = "auto") -> torch.device:
         InputError: a CUDA device was asked for and there is none.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else CPU
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {device}: torch sees no CUDA GPU here; use --device cpu")
     try:
@@ -144,7 +146,7 @@ def load_policy(name: str, device: torch.device, trainable: bool = False, trust_
 def compute_dtype(device: torch.device) -> torch.dtype:
     """What 4-bit weights are multiplied in: bfloat16 on a GPU that has it, float32 on a CPU."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.float32
 
 
@@ -189,13 +191,20 @@ def _plain_copy(base):
     del config.quantization_config
     device = base.get_input_embeddings().weight.device
     with device, torch.random.fork_rng():
-        plain = AutoModelForCausalLM.from_config(config, dtype=compute_dtype(device)).eval()
+        plain = type(base)._from_config(config, dtype=compute_dtype(device)).eval()  # the class at hand, no new code
     plain.generation_config = base.generation_config
-    unpacked = dict(plain.named_parameters())
+    missing = dict(plain.named_parameters())
+    for name, module in base.named_modules():
+        if isinstance(module, Linear4bit):  # filled at every call
+            del missing[name.removesuffix(".base_layer") + ".weight"]
     for name, parameter in base.named_parameters():
         name = name.replace(".base_layer.", ".")
-        if name in unpacked and parameter.shape == unpacked[name].shape:  # neither 4-bit nor an adapter's
-            unpacked[name].copy_(parameter)
+        if name in missing:
+            missing.pop(name).copy_(parameter)
+    if missing:
+        raise InputError(
+            f"{type(base).__name__} cannot be copied for sampling: {', '.join(sorted(missing)[:3])} not found"
+        )
     return plain
 
 

@@ -35,7 +35,7 @@ pocket)
     SFT_FLAGS="--max_length 384"
     RL_FLAGS="$length_flags --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
     EVAL_FLAGS="$length_flags --batch_size 128"
-    [ -f data/pocket_test.jsonl ] || python data/make_pocket_tasks.py
+    [ -f data/pocket_train.jsonl ] && [ -f data/pocket_test.jsonl ] || python data/make_pocket_tasks.py
     [ -d data/pocket_coder ] || python data/make_pocket_coder.py
     ;;
 deepseek) # the scripts' own defaults
@@ -44,13 +44,19 @@ deepseek) # the scripts' own defaults
     : "${TRAIN:=data/humaneval_train.jsonl}" "${TEST:=data/humaneval_test.jsonl}"
     SFT=${PREFIX}_lora_sft_v2
     SFT_FLAGS="" RL_FLAGS="" EVAL_FLAGS=""
-    [ -f "$TRAIN" ] || python data/prepare_humaneval.py ${SOURCE:+--source "$SOURCE"}
+    for file in "$TRAIN" "$TEST"; do
+        case $file in data/humaneval_*) [ -f "$file" ] || python data/prepare_humaneval.py ${SOURCE:+--source "$SOURCE"} ;; esac
+    done
     ;;
 *)
     echo "error: PROFILE=$PROFILE: want pocket or deepseek" >&2
     exit 2
     ;;
 esac
+
+for file in "$TRAIN" "$TEST"; do
+    [ -f "$file" ] || { echo "error: $file: no such task file" >&2 && exit 2; }
+done
 
 RESULTS=${RESULTS:-results} CHECKPOINTS=${CHECKPOINTS:-checkpoints}
 SEED=${SEED:-42}
@@ -67,22 +73,26 @@ checkpoint_name() {
     echo "$CHECKPOINTS/$name$run"
 }
 
-# stage OUTPUT INPUT python SCRIPT FLAGS...: run it, unless this very command has made OUTPUT already and neither
-# INPUT nor SCRIPT has changed since.
+# stage OUTPUT INPUT python SCRIPT FLAGS...: run it, unless this very command, with this code and these tasks, has made
+# OUTPUT already and INPUT is not newer.
 stage() {
     output=$1 input=$2 script=$4
     shift 2
     made_by=$CHECKPOINTS/.made_by/$(basename "$output")
-    if [ "${FORCE:-0}" != 1 ] && [ -e "$output" ] && [ "$(cat "$made_by" 2> /dev/null)" = "$*" ] &&
-        { [ ! -e "$input" ] || [ "$output" -nt "$input" ]; } && [ "$output" -nt "$script" ]; then
+    now="$* $(cat "$script" $SHARED "$TRAIN" "$TEST" | cksum)"
+    if [ "${FORCE:-0}" = 1 ]; then
+        rm -rf "$output.partial"
+    elif [ -e "$output" ] && [ "$(cat "$made_by" 2> /dev/null)" = "$now" ] &&
+        { [ ! -e "$input" ] || [ "$output" -nt "$input" ]; }; then
         echo "$output is complete: skipped (FORCE=1 redoes it)"
         return
     fi
     echo "$*"
     "$@"
     mkdir -p "$CHECKPOINTS/.made_by"
-    echo "$*" > "$made_by"
+    echo "$now" > "$made_by"
 }
+SHARED="policy.py rollout.py rewards.py tasks.py metrics.py common.py checkpoint.py sandbox*.py"
 
 # evaluate NAME MODEL: on the test tasks, into $RESULTS.
 evaluate() {

@@ -1,8 +1,8 @@
 """From results/*_metrics.json to a Markdown table, in README.md between its markers, and a plot.
 
 Runs that differ only in `_seedN` at the end of their name are one row: the means over the seeds. The interval is
-Wilson's on the number of tasks, not of tasks times seeds: the seeds share the tasks. Rows of different task files or
-base models stand in different tables.
+Wilson's on the number of tasks, not of tasks times seeds: the seeds share the tasks. Rows of different task files, base
+models, time limits or ways to sample stand in different tables.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Row:
     num_seeds: int
     num_tasks: int
     num_pass: int
+    num_samples: int
     rate: float
     spread: tuple[float, float]  # lowest and highest seed
     stopped: float
@@ -61,8 +62,12 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def suite(metrics: dict) -> str:
-    """What makes figures comparable: the task file and how many of its tasks."""
-    return f"{Path(metrics['args']['data_path']).name}, {metrics['num_tasks']} tasks ({metrics['data_sha256'][:8]})"
+    """What makes figures comparable, as the heading of their table."""
+    args, base = metrics["args"], metrics.get("base_model")
+    sampling = f"T {args['temperature']:g}, top_p {args['top_p']:g}" if args["temperature"] else "greedy"
+    tasks = f"{Path(args['data_path']).name}, {metrics['num_tasks']} tasks ({metrics['data_sha256'][:8]})"
+    limits = f"{args['max_new_tokens']} new tokens, {args['time_limit']:g} s a check"
+    return ", ".join(part for part in (tasks, base, sampling, limits) if part)
 
 
 def make_row(name: str, where: str, runs: list[dict]) -> Row:
@@ -74,6 +79,7 @@ def make_row(name: str, where: str, runs: list[dict]) -> Row:
         num_seeds=len(runs),
         num_tasks=runs[0]["num_tasks"],
         num_pass=sum(metrics["num_pass"] for metrics in runs),
+        num_samples=sum(metrics["num_samples"] for metrics in runs),
         rate=mean(rates),
         spread=(min(rates), max(rates)),
         stopped=mean(metrics["pass_at_1_stopped"] for metrics in runs),
@@ -109,7 +115,7 @@ def markdown(rows: list[Row]) -> str:
             seeds = "1" if row.num_seeds == 1 else f"{row.num_seeds} ({row.spread[0]:.1%} to {row.spread[1]:.1%})"
             length = "" if row.length is None else f"{row.length:.1f}"
             lines.append(
-                f"| {row.name} | {row.rate:.1%} | {row.num_pass}/{row.num_tasks * row.num_seeds} | {length} | "
+                f"| {row.name} | {row.rate:.1%} | {row.num_pass}/{row.num_samples} | {length} | "
                 f"{row.stopped:.1%} | {row.interval[0]:.1%} to {row.interval[1]:.1%} | {seeds} | {row.seconds:.0f} s |"
             )
         machines = sorted({row.machine for row in members})
@@ -133,26 +139,30 @@ def insert(readme: str, section: str, text: str) -> str:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Average length against pass@1, with Wilson intervals, one picture for the suites together."""
+    """Average length against pass@1 with Wilson intervals, a panel for each table."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     rows = [row for row in rows if row.length is not None]
-    if not rows:
+    suites = sorted({row.suite for row in rows})
+    if not suites:
         return
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for row, marker in zip(rows, "osD^vPX*<>dph8" * len(rows), strict=False):
-        low, high = row.interval
-        axes.errorbar(row.length, row.rate, yerr=[[row.rate - low], [high - row.rate]], marker=marker, capsize=3,
-                      linestyle="none", markersize=8, label=row.name)  # fmt: skip
-    axes.set_xlabel("average completion length (tokens)")
-    axes.set_ylabel("pass@1, raw completion")
-    axes.set_ylim(0, 1.03)
-    axes.set_xlim(0, 1.05 * max(row.length for row in rows))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure, panels = plt.subplots(len(suites), figsize=(7, 4.5 * len(suites)), squeeze=False)
+    for where, axes in zip(suites, panels[:, 0], strict=True):
+        members = [row for row in rows if row.suite == where]
+        for row, marker in zip(members, "osD^vPX*<>dph8" * len(members), strict=False):
+            low, high = row.interval
+            axes.errorbar(row.length, row.rate, yerr=[[row.rate - low], [high - row.rate]], marker=marker, capsize=3,
+                          linestyle="none", markersize=8, label=row.name)  # fmt: skip
+        axes.set_title(where, fontsize=8)
+        axes.set_xlabel("average completion length (tokens)")
+        axes.set_ylabel("pass@1, raw completion")
+        axes.set_ylim(0, 1.03)
+        axes.set_xlim(0, 1.05 * max(row.length for row in members))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     figure.tight_layout()
     temporary = path.with_name(f".{path.name}.tmp.png")
     figure.savefig(temporary, dpi=150)

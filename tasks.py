@@ -65,7 +65,8 @@ def _parse_line(line: str, where: str) -> Task:
     for field in MBPP_FIELDS if listed else FIELDS:
         if not isinstance(task.get(field), str):
             raise InputError(f"{where}: task has no text field {field!r}")
-    if listed and not (task["test_list"] and all(isinstance(test, str) for test in task["test_list"])):
+    asserts = task.get("test_list")
+    if listed and not (isinstance(asserts, list) and asserts and all(isinstance(test, str) for test in asserts)):
         raise InputError(f"{where}: test_list must be a list of asserts")
     if not listed and not task["entry_point"].isidentifier():
         raise InputError(f"{where}: entry_point {task['entry_point']!r} is not a Python name")

@@ -46,6 +46,7 @@ class Args:
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
+    parity_bound: float = 0.0  # most that sampler and trainer may differ a token, in nats; 0: as the precision asks
     save_every: int = 10  # steps between states that a killed run goes on from; 0: only when it is asked to stop
     resume: bool = True  # go on from the state that an interrupted run of this command left
     dry_run: bool = False  # one step, nothing kept: peak memory, and the time that the run would take
@@ -61,6 +62,8 @@ def check(args: Args) -> None:
     require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
     for name in ("num_steps", "batch_size", "num_samples", "max_new_tokens", "micro_batch_size", "log_every"):
         require(getattr(args, name) >= 1, f"--{name} {getattr(args, name)}: must be at least 1")
+    require(args.learning_rate > 0, f"--learning_rate {args.learning_rate}: must be positive")
+    require(args.save_every >= 0, f"--save_every {args.save_every}: must not be negative")
     require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
     require(args.baseline != "rloo" or args.num_samples >= 2, "--baseline rloo needs --num_samples 2 or more")
@@ -194,7 +197,7 @@ def main(args: Args) -> None:
                 generator=generator,
             )
             if step == first_step:
-                check_parity(model, rollouts, args.temperature)
+                check_parity(model, rollouts, args.temperature, args.parity_bound)
             sampled = time.perf_counter()
 
             # score
@@ -262,8 +265,8 @@ def main(args: Args) -> None:
                 raise Preempted(f"stopped after step {step} of {args.num_steps}; the same command goes on from there")
 
         log.close()
-        drop_state(folder)
         save_adapter(model, tokenizer, folder)
+        drop_state(folder)
     print(f"saved {args.output_dir}")
 
 

@@ -53,13 +53,22 @@ def encode(tokenizer, task: Task, max_length: int) -> dict[str, list[int]]:
 
 
 def main(args: Args) -> None:
+    require(args.learning_rate > 0, f"--learning_rate {args.learning_rate}: must be positive")
     require(args.num_train_epochs > 0 or args.max_steps > 0, "--num_train_epochs must be positive")
     tasks = read_tasks(args.train_path)
 
     import torch
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-    from policy import add_lora, load_policy, load_tokenizer, pick_device, save_adapter, trainable_parameters
+    from policy import (
+        add_lora,
+        compute_dtype,
+        load_policy,
+        load_tokenizer,
+        pick_device,
+        save_adapter,
+        trainable_parameters,
+    )
 
     with replace_folder(args.output_dir) as folder:
         record = {"args": asdict(args), "train_sha256": sha256(args.train_path), **machine()}
@@ -67,7 +76,9 @@ def main(args: Args) -> None:
         tokenizer = load_tokenizer(args.model_name, args.trust_remote_code)
         examples = [encode(tokenizer, task, args.max_length) for task in tasks]
         set_seed(args.seed)
-        model = load_policy(args.model_name, pick_device(), trust_remote_code=args.trust_remote_code)
+        device = pick_device()
+        dtype = compute_dtype(device)
+        model = load_policy(args.model_name, device, trust_remote_code=args.trust_remote_code)
         model = add_lora(model, args.lora_r, args.lora_alpha, args.lora_dropout)
         for parameter in trainable_parameters(model):
             parameter.data = parameter.data.float()  # the adapter learns in float32, whatever the base computes in
@@ -92,7 +103,8 @@ def main(args: Args) -> None:
                 max_steps=args.max_steps,
                 learning_rate=args.learning_rate,
                 lr_scheduler_type=args.lr_scheduler_type,
-                bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+                bf16=dtype == torch.bfloat16,
+                fp16=dtype == torch.float16,
                 dataloader_pin_memory=torch.cuda.is_available(),
                 logging_steps=10,
                 save_strategy="no",

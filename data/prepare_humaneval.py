@@ -12,12 +12,14 @@ import gzip
 import json
 import random
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import InputError, run, write_jsonl, write_text
+from common import InputError, require, run, write_jsonl, write_text
 from tasks import FIELDS, read_tasks, sha256
 
 
@@ -40,8 +42,8 @@ def read_source(source: str) -> list[dict]:
         try:
             raw = Path(source).read_bytes()
             text = (gzip.decompress(raw) if source.endswith(".gz") else raw).decode()
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        except (OSError, EOFError) as error:
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
+        except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"--source {source}: {getattr(error, 'strerror', None) or error}") from None
         except ValueError as error:
             raise InputError(f"--source {source}: not JSON lines ({error})") from None
@@ -56,15 +58,20 @@ def read_source(source: str) -> list[dict]:
 
 
 def main(args: Args) -> None:
-    tasks = [{field: task[field] for field in FIELDS} for task in read_source(args.source)]
+    require(0 < args.train_share < 1, f"--train_share {args.train_share}: must be between 0 and 1")
+    tasks = read_source(args.source)
+    with TemporaryDirectory() as scratch:  # nothing is replaced by what is not tasks
+        write_jsonl(Path(scratch) / "source.jsonl", tasks)
+        tasks = read_tasks(Path(scratch) / "source.jsonl")
+    tasks = [{field: task[field] for field in FIELDS} for task in tasks]
     random.Random(args.seed).shuffle(tasks)
     cut = int(args.train_share * len(tasks))
+    require(0 < cut < len(tasks), f"{len(tasks)} tasks are too few to split")
     folder = Path(args.output_dir)
     record = {"source": Path(args.source).name or "openai/openai_humaneval", "seed": args.seed}
     for name, part in (("train", tasks[:cut]), ("test", tasks[cut:])):
         path = folder / f"humaneval_{name}.jsonl"
         write_jsonl(path, part)
-        read_tasks(path)
         record[name] = {"tasks": len(part), "sha256": sha256(path)}
         print(f"{path.name}: {len(part)} tasks, sha256 {record[name]['sha256']}")
     write_text(folder / "humaneval_split.json", json.dumps(record, indent=1) + "\n")

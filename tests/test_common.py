@@ -49,15 +49,23 @@ def test_a_bad_argument_is_one_clear_line(tmp_path, argv, yaml, says):
 def test_a_folder_is_replaced_only_when_the_block_ends_well(tmp_path):
     target = tmp_path / "out"
     target.mkdir()
-    (target / "old").touch()
+    (target / "run.json").touch()
     with pytest.raises(RuntimeError), replace_folder(target) as folder:
         (folder / "new").touch()
         raise RuntimeError
-    assert [path.name for path in target.iterdir()] == ["old"]
+    assert [path.name for path in target.iterdir()] == ["run.json"]
     with replace_folder(target) as folder:
         (folder / "new").touch()
     assert [path.name for path in target.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_of_other_things_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    for name in (tmp_path, "/"):
+        with pytest.raises(InputError), replace_folder(name):
+            pytest.fail("the block ran")
+    assert (tmp_path / "thesis.txt").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path):

@@ -119,3 +119,12 @@ def test_sampled_evaluation_gives_pass_at_every_k(pocket, tmp_path):
 def test_bad_settings_are_refused_at_once(settings, says):
     with pytest.raises(InputError, match=says):
         check(Args(**settings))
+
+
+def test_a_full_file_of_samples_serves_a_limited_evaluation(tmp_path):
+    samples = [{"task_id": t["task_id"], "completion": t["canonical_solution"], "gen_len": 7, "ended": True}
+               for t in read_tasks(TESTS)]  # fmt: skip
+    path = write_samples(tmp_path / "s.jsonl", samples)
+    eval_humaneval.main(Args(data_path=TESTS, samples=path, exp_name="x", results_dir=str(tmp_path), limit=3))
+    _, metrics = read(tmp_path, "x")
+    assert (metrics["num_tasks"], metrics["num_pass"], metrics["avg_gen_len"], metrics["cut_off"]) == (3, 3, 7, 0)

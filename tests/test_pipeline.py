@@ -34,7 +34,7 @@ needs_venv = pytest.mark.skipif(
 @pytest.mark.slow
 def test_pocket_from_base_to_table_and_a_second_run_skips(tmp_path):
     out = pipeline(tmp_path, PROFILE="pocket")
-    assert "profile: pocket" in out and "skipped" not in out
+    assert "profile: pocket" in out and "complete: skipped" not in out
     names = ["base", "sft", "rl_alpha0.01", "rl_alpha0.03"]
     for name in names:
         metrics = json.loads((tmp_path / "results" / f"pocket_{name}_metrics.json").read_text())
@@ -43,9 +43,9 @@ def test_pocket_from_base_to_table_and_a_second_run_skips(tmp_path):
     assert (tmp_path / "results" / "length_vs_pass.png").exists()
 
     again = pipeline(tmp_path, PROFILE="pocket")
-    assert again.count("skipped") == 7
+    assert again.count("complete: skipped") == 7
     (tmp_path / "results" / "pocket_sft_metrics.json").unlink()
-    assert pipeline(tmp_path, PROFILE="pocket").count("skipped") == 6
+    assert pipeline(tmp_path, PROFILE="pocket").count("complete: skipped") == 6
 
 
 @needs_venv

@@ -11,7 +11,9 @@ def metrics(name, rate, length=40.0, tasks=100, data="data/pocket_test.jsonl", d
     return {"exp_name": name, "num_tasks": tasks, "num_pass": round(rate * tasks), "pass_at_1": rate,
             "pass_at_1_stopped": rate, "avg_gen_len": length, "data_sha256": digest, "seconds": 3.0, "gpu": None,
             "cpu": "a processor", "cores": 2, "versions": {"torch": "2.13.0"},
-            "args": {"data_path": data}}  # fmt: skip
+            "num_samples": tasks,
+            "args": {"data_path": data, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": 128,
+                     "time_limit": 5.0}}  # fmt: skip
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def test_a_state_of_other_arguments_is_not_gone_on_from(start, tmp_path, monkeyp
     os.chdir(ROOT)
     train_rl_lora.main(Args(**settings | {"learning_rate": 1e-4}))
     out = capsys.readouterr().out
-    assert "is of a run with other arguments: starting anew" in out and "going on after" not in out
+    assert "is of a run with other arguments, tasks or code: starting anew" in out and "going on after" not in out
     assert len((tmp_path / "rl" / "rl_train_log.jsonl").read_text().splitlines()) == 2
 
 

@@ -1,0 +1,39 @@
+import json
+import sys
+
+import pytest
+from conftest import ROOT, SHARED
+
+sys.path.insert(0, str(ROOT / "data"))
+
+import prepare_humaneval
+from prepare_humaneval import Args
+
+from common import InputError
+from tasks import read_tasks
+
+
+def test_the_split_is_the_documented_one(tmp_path, humaneval):
+    prepare_humaneval.main(Args(source=str(SHARED / "HumanEval.jsonl.gz"), output_dir=str(tmp_path)))
+    train, test = (read_tasks(tmp_path / f"humaneval_{part}.jsonl") for part in ("train", "test"))
+    names = [{task["task_id"] for task in part} for part in (train, test)]
+    assert (len(train), len(test)) == (131, 33) and not names[0] & names[1]
+    assert names[0] | names[1] == {task["task_id"] for task in humaneval}
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ([{"nothing": 1}], "source.jsonl:1: task has no text field"),
+        (
+            [{"task_id": "a", "prompt": "", "canonical_solution": "", "test": "", "entry_point": "f"}],
+            "too few to split",
+        ),
+    ],
+)
+def test_a_bad_source_replaces_nothing(tmp_path, lines, says):
+    (tmp_path / "humaneval_train.jsonl").write_text("precious")
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=says):
+        prepare_humaneval.main(Args(source=str(tmp_path / "s.jsonl"), output_dir=str(tmp_path)))
+    assert (tmp_path / "humaneval_train.jsonl").read_text() == "precious"
