@@ -69,6 +69,22 @@ def pocket_policy(pocket):
 
 
 @pytest.fixture(scope="session")
+def start(pocket, tmp_path_factory) -> str:
+    """An adapter for the pocket model to start a run from, its weights not zero."""
+    import torch
+
+    from policy import add_lora, load_policy, load_tokenizer, save_adapter, trainable_parameters
+
+    folder = tmp_path_factory.mktemp("start") / "sft"
+    torch.manual_seed(3)
+    model = add_lora(load_policy(pocket, torch.device("cpu")), 4, 8, 0.1)
+    for parameter in trainable_parameters(model):
+        torch.nn.init.normal_(parameter, std=0.02)
+    save_adapter(model, load_tokenizer(pocket), folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def deepseek(tmp_path_factory) -> str:
     """A random two-layer model of DeepSeek-Coder's configuration, made narrow, with the real tokenizer."""
     import torch

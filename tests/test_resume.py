@@ -18,23 +18,12 @@ import rollout
 import train_rl_lora
 from checkpoint import FiniteGuard
 from common import InputError
-from policy import add_lora, check_parity, load_policy, load_tokenizer, save_adapter, trainable_parameters
+from policy import check_parity
 from rollout import encode_prompts, sample
 from tasks import read_tasks
 from train_rl_lora import Args
 
 SPEEDS = ("sample_tokens_per_second", "score_checks_per_second", "train_tokens_per_second")
-
-
-@pytest.fixture(scope="module")
-def start(pocket, tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("start") / "sft"
-    torch.manual_seed(3)
-    model = add_lora(load_policy(pocket, torch.device("cpu")), 4, 8, 0.1)
-    for parameter in trainable_parameters(model):
-        torch.nn.init.normal_(parameter, std=0.02)
-    save_adapter(model, load_tokenizer(pocket), folder)
-    return str(folder)
 
 
 def command(start: str, out: Path, **settings) -> list[str]:

@@ -8,22 +8,10 @@ import rollout
 import sandbox
 import train_rl_lora
 from common import InputError
-from policy import add_lora, load_policy, load_tokenizer, save_adapter, trainable_parameters
+from policy import load_policy
 from sandbox import Verdict
 from tasks import read_tasks
 from train_rl_lora import Args, advantages, check, task_order
-
-
-@pytest.fixture(scope="module")
-def start(pocket, tmp_path_factory) -> str:
-    """An adapter to start from."""
-    folder = tmp_path_factory.mktemp("start") / "sft"
-    torch.manual_seed(3)
-    model = add_lora(load_policy(pocket, torch.device("cpu")), 4, 8, 0.1)
-    for parameter in trainable_parameters(model):
-        torch.nn.init.normal_(parameter, std=0.02)
-    save_adapter(model, load_tokenizer(pocket), folder)
-    return str(folder)
 
 
 @pytest.fixture
