@@ -18,18 +18,20 @@ from common import InputError, write_jsonl
 from tasks import sha256
 
 STATE = "resume.pt"
-FREE = ("log_every", "save_every", "resume", "config")  # arguments that may differ between a run and its continuation
+FREE = ("log_every", "save_every", "resume", "report_to", "config")  # may differ between a run and its continuation
 
 
-def save_state(folder: Path, args: Any, model, optimizer, **position: Any) -> None:
-    """Keep all that the run needs to go on exactly: adapter, optimizer, random states, and where it stands.
+def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position: Any) -> None:
+    """Keep all that the run needs to go on exactly: adapter, random states, where it stands, and its parts.
+
+    A part is anything with a state_dict: optimizer, scheduler, critic.
 
     Written whole or not at all, under one name, so the last good state is there whenever the process dies.
     """
     state = {
         "args": _fixed(args),
-        "adapter": get_peft_model_state_dict(model),
-        "optimizer": optimizer.state_dict(),
+        "adapter": get_peft_model_state_dict(model, adapter_name="default"),
+        "parts": {name: part.state_dict() for name, part in parts.items()},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "python": random.getstate(),
@@ -55,10 +57,11 @@ def read_state(folder: Path, args: Any) -> dict[str, Any] | None:
     return state
 
 
-def restore_state(state: dict[str, Any], model, optimizer) -> dict[str, Any]:
-    """Put adapter, optimizer and random states back. Returns the position."""
-    set_peft_model_state_dict(model, state["adapter"])
-    optimizer.load_state_dict(state["optimizer"])
+def restore_state(state: dict[str, Any], model, parts: dict[str, Any]) -> dict[str, Any]:
+    """Put adapter, parts and random states back. Returns the position."""
+    set_peft_model_state_dict(model, state["adapter"], adapter_name="default")
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

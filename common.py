@@ -115,6 +115,25 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def require_at_least(least: float, args: Any, *names: str) -> None:
+    """Raise InputError unless each of these arguments is at least so much."""
+    for name in names:
+        value = getattr(args, name)
+        require(value >= least, f"--{name} {value}: must be at least {least}" if least else
+                f"--{name} {value}: must not be negative")  # fmt: skip
+
+
+def check_sampling_args(args: Any) -> None:
+    """What every script that samples and scores asks of its arguments."""
+    require_at_least(0, args, "length_penalty_alpha", "save_every", "token_budget", "max_grad_norm", "parity_bound")
+    require_at_least(1, args, "batch_size", "num_samples", "max_new_tokens", "micro_batch_size", "log_every")
+    require(args.temperature > 0, f"--temperature {args.temperature}: must be positive; a gradient needs samples")
+    require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
+    require(args.learning_rate > 0, f"--learning_rate {args.learning_rate}: must be positive")
+    require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
+    require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
+
+
 @contextlib.contextmanager
 def replace_folder(path: str | Path, keep: Callable[[Path], bool] = lambda partial: False) -> Iterator[Path]:
     """Yield `path`.partial to write into; it takes the place of `path` when the block ends well, and only then.
@@ -188,6 +207,31 @@ class RunLog:
 
     def close(self) -> None:
         self.file.close()
+
+
+class Tracker:
+    """The same dict to wandb, tensorboard or trackio, through accelerate; imported only if asked for."""
+
+    def __init__(self, report_to: str, folder: Path, settings: dict[str, Any]):
+        self.accelerator = None
+        if report_to == "none":
+            return
+        from accelerate import Accelerator
+
+        try:
+            self.accelerator = Accelerator(log_with=report_to, project_dir=folder)
+            self.accelerator.init_trackers("rl-code-agent", config=settings)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"--report_to {report_to}: {error}; pip install {report_to} in .venv") from None
+
+    def log(self, record: dict[str, Any]) -> None:
+        if self.accelerator:
+            figures = {name: value for name, value in record.items() if isinstance(value, (int, float))}
+            self.accelerator.log(figures, step=record["step"])
+
+    def close(self) -> None:
+        if self.accelerator:
+            self.accelerator.end_training()
 
 
 def machine() -> dict[str, Any]:

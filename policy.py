@@ -10,6 +10,7 @@ import os
 import warnings
 import weakref
 from copy import deepcopy as copy_of
+from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
@@ -213,8 +214,8 @@ def trainable_parameters(model) -> list[torch.nn.Parameter]:
 
 
 def save_adapter(model: PeftModel, tokenizer, folder: Path) -> None:
-    """Adapter and tokenizer as safetensors and JSON."""
-    model.save_pretrained(folder, safe_serialization=True)
+    """Adapter and tokenizer as safetensors and JSON; of a reference beside it nothing."""
+    model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"])
     tokenizer.save_pretrained(folder)
 
 
@@ -237,71 +238,62 @@ def pad(sequences: list[list[int]], value: int, left: bool, device: torch.device
     return ids.to(device), mask.to(device)
 
 
-def check_parity(model, rollouts: list, temperature: float, bound: float | None = None) -> float:
-    """Compare the sampler's log-probabilities with the trainer's, on the tokens just sampled, before any update.
+@dataclass
+class TokenOutputs:
+    """What the policy says of completion tokens; padding is 0 throughout.
 
-    Their ratio must be 1: dropout left on, another temperature or a shifted position show here (arXiv 2510.26788).
-
-    Args:
-        model: the policy, in the mode that the update will use.
-        rollouts: what `rollout.sample` returned.
-        bound: largest difference of a token's log-probability, in nats; by default `PARITY_BOUND` of the dtype.
-
-    Returns:
-        the largest difference.
-
-    Raises:
-        InputError: beyond the bound; training on such samples would be training on another policy's.
+    logprobs, mask: (B, R). entropy: (B, R), of the distribution that the token was drawn from, if asked for.
+    hidden: (B, R, H), the state that the token was drawn from, if asked for.
     """
-    bound = bound or PARITY_BOUND[compute_dtype(model.get_input_embeddings().weight.device)]
-    gaps = []
-    with torch.no_grad():
-        for start in range(0, len(rollouts), 16):
-            batch = rollouts[start : start + 16]
-            logprobs, _ = completion_logprobs(
-                model, [r.prompt_ids for r in batch], [r.token_ids for r in batch], temperature
-            )
-            gaps.append(sampler_gap(logprobs, batch))
-    gap = torch.tensor(gaps).max().item()
-    print(f"parity: sampler and trainer differ by {gap:.1e} a token at most (bound {bound:g})")
-    if not gap <= bound:
-        raise InputError(
-            f"the sampler's log-probabilities differ from the trainer's by {gap:.3g} a token (bound {bound:g}): check "
-            "dropout, temperature and precision"
-        )
-    return gap
+
+    logprobs: torch.Tensor
+    mask: torch.Tensor
+    entropy: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
 
 
-# The merged copy that samples rounds differently from the policy: measured 3e-5 in float32; bfloat16 is not measured.
-PARITY_BOUND = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.3}
+def completion_outputs(
+    model,
+    prompts: list[list[int]],
+    completions: list[list[int]],
+    temperature: float = 1.0,
+    entropy: bool = False,
+    hidden: bool = False,
+) -> TokenOutputs:
+    """Log-probabilities of completion tokens under the policy at a temperature, and on request entropies and states.
 
-
-def sampler_gap(logprobs: torch.Tensor, rollouts: list) -> float:
-    """Largest |trainer - sampler| log-probability of a token, logprobs (B, R) being the trainer's."""
-    gaps = [
-        (logprobs[row, : len(r.token_ids)].detach().cpu() - torch.tensor(r.logprobs)).abs().max()
-        for row, r in enumerate(rollouts)
-    ]
-    return torch.stack(gaps).max().item()  # torch's max keeps a nan, Python's may not
-
-
-def completion_logprobs(
-    model, prompts: list[list[int]], completions: list[list[int]], temperature: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of completion tokens under the policy at a temperature, and their mask; both (B, R).
-
-    Only completion positions go through the LM head. Padding is 0 in the mask and 0 in the log-probabilities.
+    Only completion positions go through the LM head.
     """
     device = model.get_input_embeddings().weight.device
     prompt_ids, prompt_mask = pad(prompts, 0, left=True, device=device)  # (B, P)
     completion_ids, completion_mask = pad(completions, 0, left=False, device=device)  # (B, R)
     mask = torch.cat([prompt_mask, completion_mask], dim=1)
-    logits = model(
-        input_ids=torch.cat([prompt_ids, completion_ids], dim=1),
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        logits_to_keep=completion_ids.shape[1] + 1,
-        use_cache=False,
-    ).logits[:, :-1]  # (B, R, V): position t predicts token t + 1
-    logprobs = -F.cross_entropy((logits.float() / temperature).transpose(1, 2), completion_ids, reduction="none")
-    return logprobs * completion_mask, completion_mask
+    into_head = []  # (B, R + 1, H)
+    watch = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: into_head.append(inputs[0]))
+    try:
+        logits = model(
+            input_ids=torch.cat([prompt_ids, completion_ids], dim=1),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            logits_to_keep=completion_ids.shape[1] + 1,
+            use_cache=False,
+        ).logits[:, :-1]  # (B, R, V): position t predicts token t + 1
+    finally:
+        watch.remove()
+    logits = logits.float() / temperature
+    logprobs = -F.cross_entropy(logits.transpose(1, 2), completion_ids, reduction="none")
+    outputs = TokenOutputs(logprobs * completion_mask, completion_mask)
+    if entropy:
+        outputs.entropy = torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
+        outputs.entropy = outputs.entropy * completion_mask
+    if hidden:
+        outputs.hidden = into_head[0][:, :-1].float() * completion_mask[..., None]
+    return outputs
+
+
+def completion_logprobs(
+    model, prompts: list[list[int]], completions: list[list[int]], temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`completion_outputs`, the log-probabilities and the mask alone; both (B, R)."""
+    outputs = completion_outputs(model, prompts, completions, temperature)
+    return outputs.logprobs, outputs.mask

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 
 import rollout
 import train_rl_lora
+import training
 from checkpoint import FiniteGuard
 from common import InputError
-from policy import check_parity
+from parity import check_parity
 from rollout import encode_prompts, sample
 from tasks import read_tasks
 from train_rl_lora import Args
@@ -88,7 +89,7 @@ def test_a_state_of_other_arguments_is_not_gone_on_from(start, tmp_path, monkeyp
     settings = dict(train_path="data/pocket_train.jsonl", sft_model=start, output_dir=str(tmp_path / "rl"),
                     max_length=384, max_new_tokens=16, num_steps=2, batch_size=1, num_samples=2,
                     save_every=1)  # fmt: skip
-    monkeypatch.setattr(train_rl_lora, "RunLog", broken_log(after=1))
+    monkeypatch.setattr(training, "RunLog", broken_log(after=1))
     with pytest.raises(RuntimeError):
         train_rl_lora.main(Args(**settings))
     assert (tmp_path / "rl.partial" / "resume.pt").is_file()
@@ -101,7 +102,7 @@ def test_a_state_of_other_arguments_is_not_gone_on_from(start, tmp_path, monkeyp
 
 
 def broken_log(after: int):
-    class Broken(train_rl_lora.RunLog):
+    class Broken(training.RunLog):
         def write(self, record, show=True):
             if record["step"] > after:
                 raise RuntimeError("the machine went away")

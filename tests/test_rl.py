@@ -4,14 +4,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import rollout
 import sandbox
 import train_rl_lora
+import training
 from common import InputError
 from policy import load_policy
 from sandbox import Verdict
 from tasks import read_tasks
-from train_rl_lora import Args, advantages, check, task_order
+from train_rl_lora import Args, advantages, check
+from training import item_order
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def arguments(start, tasks_path, tmp_path, **settings) -> Args:
 @pytest.mark.parametrize("baseline", ["none", "mean", "rloo"])
 def test_the_gradient_is_the_hand_computed_one(start, tasks_path, tmp_path, monkeypatch, baseline):
     seen = {}
-    real_sample = rollout.sample
+    real_sample = training.sample
 
     def spy(*args, **kwargs):
         seen["rollouts"] = real_sample(*args, **kwargs)
@@ -38,7 +39,7 @@ def test_the_gradient_is_the_hand_computed_one(start, tasks_path, tmp_path, monk
     def verdicts(self, pairs):  # the second and the last of each task pass
         return [Verdict("pass" if i % 3 else "fail", "") for i, _ in enumerate(pairs)]
 
-    monkeypatch.setattr(rollout, "sample", spy)
+    monkeypatch.setattr(training, "sample", spy)
     monkeypatch.setattr(sandbox.Sandbox, "check_many", verdicts)
     monkeypatch.setattr(torch.optim, "AdamW", lambda p, lr, weight_decay: torch.optim.SGD(p, lr=lr))
     args = arguments(start, tasks_path, tmp_path, baseline=baseline, micro_batch_size=4, length_penalty_alpha=0.03,
@@ -110,7 +111,7 @@ def test_advantages_by_hand():
 
 
 def test_every_task_comes_once_in_a_pass():
-    order = task_order(5, seed=1)
+    order = item_order(5, seed=1)
     passes = [[next(order) for _ in range(5)] for _ in range(3)]
     assert all(sorted(one) == [0, 1, 2, 3, 4] for one in passes) and passes[0] != passes[1]
 

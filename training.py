@@ -1,0 +1,344 @@
+"""The frame around a training loop: folder, policy, sampling, scoring, log, saved state. The loop is the script's own.
+
+with training_run(args, "rl", read_tasks(args.train_path), args.num_steps, args.token_budget) as run:
+    for step in run.steps():
+        samples = run.score(run.sample(args.batch_size))
+        ...                                     # advantage, loss, backward
+        grad_norm = run.update(loss, samples)
+        run.log({"loss": loss, "grad_norm": grad_norm, **run.figures(samples, rewards, advantage)})
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, pstdev
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import get_scheduler, set_seed
+
+from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
+from common import Preempted, RunLog, Tracker, machine, replace_folder, require
+from parity import as_reference, check_parity, load_reference
+from policy import (
+    TokenOutputs,
+    base_and_adapter,
+    completion_outputs,
+    load_policy,
+    load_tokenizer,
+    pick_device,
+    save_adapter,
+    trainable_parameters,
+)
+from rewards import base_reward
+from rollout import Rollout, encode_prompts, sample
+from sandbox import Sandbox, Verdict, self_test
+from tasks import Task, sha256
+
+
+@dataclass
+class Sample:
+    """A completion with its verdict. `group` is one number for all that a task was given at one time."""
+
+    task: Task
+    group: int
+    rollout: Rollout
+    verdict: Verdict | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens, the EOS included."""
+        return len(self.rollout.token_ids)
+
+    @property
+    def base_reward(self) -> float:
+        return base_reward(self.verdict)
+
+
+@contextlib.contextmanager
+def training_run(
+    args: Any,
+    method: str,
+    items: list,
+    num_steps: int,
+    token_budget: int = 0,
+    critic: bool = False,
+    judged: bool = True,
+) -> Iterator[Run]:
+    """Open a run, or go on with the one that was interrupted; its adapter takes its place if the block ends well.
+
+    Args:
+        items: tasks, or whatever else `run.draw` gives indices of.
+        token_budget: the run also ends after the step in which so many tokens have been sampled; 0: it does not.
+        judged: whether completions are sampled and run; then there is a sandbox.
+
+    Raises:
+        InputError: the starting adapter or the output folder is of no use, or the sandbox does not hold.
+        Preempted: SIGTERM or SIGINT came; the state is saved.
+    """
+    state = None
+
+    def goes_on(partial: Path) -> bool:
+        nonlocal state
+        state = read_state(partial, args)
+        return state is not None
+
+    output = TemporaryDirectory() if args.dry_run else replace_folder(args.output_dir, keep=goes_on)
+    with output as folder, open_sandbox(args) if judged else nullcontext() as sandbox, StopRequest() as stop:
+        run = Run(args, method, items, num_steps, token_budget, Path(folder), sandbox, stop, critic)
+        if state is not None:
+            run.go_on(state)
+        run.open_log()
+        yield run
+        run.close()
+    if not args.dry_run:
+        print(f"saved {args.output_dir}")
+
+
+@contextlib.contextmanager
+def open_sandbox(args: Any) -> Iterator[Sandbox]:
+    """A sandbox that has just passed its self-test: a reward that can be forged is no reward."""
+    with Sandbox(
+        args.time_limit, allow_weak_tests=args.allow_weak_tests, allow_missing_layers=args.allow_missing_layers
+    ) as sandbox:
+        if not args.allow_missing_layers:
+            self_test(sandbox)
+        print("sandbox: " + ", ".join(name for name, held in sandbox.layers.items() if held))
+        yield sandbox
+
+
+class Run:
+    """What the loop of a script works with.
+
+    model: the policy, dropout off, with the frozen adapter "reference" beside its own.
+    critic: a linear head on the policy's last hidden state, zero at first; None if it was not asked for.
+    step: the one that is being made. tokens: sampled so far.
+    """
+
+    def __init__(self, args, method, items, num_steps, token_budget, folder, sandbox, stop, critic) -> None:
+        self.args, self.method, self.items, self.folder = args, method, items, folder
+        self.num_steps, self.token_budget, self.sandbox, self.stop = num_steps, token_budget, sandbox, stop
+        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), **machine()}
+        if sandbox:
+            record["sandbox"] = sandbox.layers
+        (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+        adapter = base_and_adapter(args.sft_model)[1]
+        require(adapter is not None, f"--sft_model {args.sft_model}: is no adapter; run train_sft_lora.py first")
+        self.tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
+        if sandbox:
+            self.prompts = encode_prompts(self.tokenizer, items, args.max_length - args.max_new_tokens)
+        set_seed(args.seed)
+        self.device = pick_device()
+        self.model = load_policy(args.sft_model, self.device, trainable=True, trust_remote_code=args.trust_remote_code)
+        load_reference(self.model, adapter)
+        self.model.eval()  # no dropout: what was sampled is what is trained on
+        self.critic = zero_head(self.model).to(self.device) if critic else None
+        self.weights = trainable_parameters(self.model) + (list(self.critic.parameters()) if critic else [])
+        self.optimizer = torch.optim.AdamW(self.weights, lr=args.learning_rate, weight_decay=0.0)
+        self.scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, 0, num_steps)
+        self.parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
+        if critic:
+            self.parts["critic"] = self.critic
+        self.generator = torch.Generator(self.device).manual_seed(args.seed)
+        self.order = item_order(len(items), args.seed)
+        self.finite = FiniteGuard(folder)
+        self.step = self.drawn = self.tokens = self.log_bytes = 0
+        self.parity_checked = False
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """From the saved state."""
+        position = restore_state(state, self.model, self.parts)
+        self.generator.set_state(position["generator"])
+        self.step, self.drawn, self.tokens = position["step"], position["drawn"], position["tokens"]
+        self.log_bytes, self.finite.skipped = position["log_bytes"], position["skipped"]
+        self.finite.in_a_row = position["in_a_row"]
+        for _ in range(self.drawn):
+            next(self.order)
+        print(f"going on after step {self.step}")
+
+    def save(self) -> None:
+        save_state(self.folder, self.args, self.model, self.parts, generator=self.generator.get_state(), step=self.step,
+                   drawn=self.drawn, tokens=self.tokens, log_bytes=self.log_file.size, skipped=self.finite.skipped,
+                   in_a_row=self.finite.in_a_row)  # fmt: skip
+
+    def open_log(self) -> None:
+        self.log_file = RunLog(self.folder / f"{self.method}_train_log.jsonl", self.log_bytes)
+        self.tracker = Tracker(self.args.report_to, self.folder, asdict(self.args))
+        budget = f" or {self.token_budget:,} sampled tokens" if self.token_budget else ""
+        print(f"{self.method}: {len(self.items)} tasks, up to {self.num_steps} steps{budget}, on {self.device}")
+
+    def steps(self) -> Iterator[int]:
+        """Step numbers until the last, or until the token budget is spent; saves, and stops when asked."""
+        while self.step < self.num_steps and not 0 < self.token_budget <= self.tokens:
+            self.step += 1
+            self.started, self.spent = time.perf_counter(), {"sample": 0.0, "score": 0.0}
+            self.step_tokens = self.step_checks = 0
+            yield self.step
+            self.scheduler.step()
+            if self.args.dry_run:
+                self.report_dry_run()
+                return
+            if self.stop.asked or (self.args.save_every and self.step % self.args.save_every == 0):
+                self.save()
+            if self.stop.asked:
+                raise Preempted(f"stopped after step {self.step}; the same command goes on from there")
+
+    def report_dry_run(self) -> None:
+        """Peak memory of the one step, and the time that all would take at its speed."""
+        seconds, steps = time.perf_counter() - self.started, self.num_steps
+        if self.token_budget:
+            steps = min(steps, self.token_budget / max(self.step_tokens, 1))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if torch.cuda.is_available() else ""
+        print(f"dry run: peak memory {peak:.2f} GiB{gpu}; the whole run would take about "
+              f"{seconds * steps / 60:.1f} minutes")  # fmt: skip
+
+    def draw(self, count: int) -> list[int]:
+        """Indices of the next items: every one once in each pass, each pass in a new order."""
+        self.drawn += count
+        return [next(self.order) for _ in range(count)]
+
+    def sample(self, num_tasks: int) -> list[Sample]:
+        """`num_samples` completions of each of the next tasks."""
+        args, started = self.args, time.perf_counter()
+        first, chosen = self.drawn, self.draw(num_tasks)
+        rollouts = sample(
+            self.model,
+            self.tokenizer,
+            [self.prompts[index] for index in chosen],
+            num_samples=args.num_samples,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            stop_at_strings=args.stop_at_strings,
+            generator=self.generator,
+        )
+        samples = [Sample(self.items[chosen[r.prompt_index]], first + r.prompt_index, r) for r in rollouts]
+        self.step_tokens += sum(s.length for s in samples)
+        self.tokens += sum(s.length for s in samples)
+        self.spent["sample"] += time.perf_counter() - started
+        return samples
+
+    def score(self, samples: list[Sample]) -> list[Sample]:
+        """Judge them in the sandbox. Those that could not be judged are left out: they are no failures."""
+        started = time.perf_counter()
+        verdicts = self.sandbox.check_many((s.task, s.rollout.text) for s in samples)
+        for s, verdict in zip(samples, verdicts, strict=True):
+            s.verdict = verdict
+        self.step_checks += len(samples)
+        self.spent["score"] += time.perf_counter() - started
+        return [s for s in samples if s.verdict.judged]
+
+    def check_parity(self, samples: list[Sample]) -> None:
+        """The gate (`parity.check_parity`), once a process, before its first update."""
+        if not self.parity_checked:
+            check_parity(self.model, [s.rollout for s in samples], self.args.temperature, self.args.parity_bound,
+                         start=self.args.sft_model)  # fmt: skip
+            self.parity_checked = True
+            if self.args.top_p < 1:
+                print(f"note: with top_p {self.args.top_p} the sampled distribution is not the one that is scored")
+
+    def outputs(self, samples: list[Sample], **wanted: bool) -> TokenOutputs:
+        """`policy.completion_outputs` of the samples under the policy; each (B, R)."""
+        prompts, completions = [s.rollout.prompt_ids for s in samples], [s.rollout.token_ids for s in samples]
+        return completion_outputs(self.model, prompts, completions, self.args.temperature, **wanted)
+
+    @torch.no_grad()
+    def reference_logprobs(self, samples: list[Sample]) -> torch.Tensor:
+        """Of the samples' tokens under the reference; (B, R), no gradient."""
+        with as_reference(self.model):
+            return self.outputs(samples).logprobs
+
+    def update(self, loss: float, samples: list[Sample]) -> float:
+        """Step the optimizer, unless loss or gradient is not finite, and clear the gradients. Returns their norm."""
+        limit = self.args.max_grad_norm or float("inf")
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.weights, limit).item()
+        batch = [{"task_id": s.task["task_id"], "completion": s.rollout.text} for s in samples]
+        if self.finite.allows(loss, grad_norm, batch):
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return grad_norm
+
+    def figures(self, samples: list[Sample], rewards: list[float], advantage: list[float]) -> dict[str, float]:
+        """What every method logs of a step's scored samples; docs/metrics.md explains each."""
+        lengths = [s.length for s in samples] or [0]
+        return {
+            "base_reward": mean([s.base_reward for s in samples] or [0.0]),
+            "reward": mean(rewards or [0.0]),
+            "gen_len": mean(lengths),
+            "cut_off": mean([float(not s.rollout.ended) for s in samples] or [0.0]),
+            "entropy": -sum(sum(s.rollout.logprobs) for s in samples) / max(sum(lengths), 1),
+            "advantage_mean": mean(advantage or [0.0]),
+            "advantage_std": pstdev(advantage or [0.0]),
+            "tied_groups": tied_groups([s.base_reward for s in samples], [s.group for s in samples]),
+            "weak": sum(s.verdict.weak for s in samples),
+        }
+
+    def log(self, record: dict[str, Any]) -> None:
+        """One dict to the log, the screen and the tracker, with the step, the counts and the speeds added."""
+        now = time.perf_counter()
+        training = now - self.started - sum(self.spent.values())
+        record = {
+            "step": self.step,
+            **record,
+            "skipped_updates": self.finite.skipped,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "sampled_tokens": self.tokens,
+            "sample_tokens_per_second": self.step_tokens / max(self.spent["sample"], 1e-9),
+            "score_checks_per_second": self.step_checks / max(self.spent["score"], 1e-9),
+            "train_tokens_per_second": self.step_tokens / max(training, 1e-9),
+        }
+        self.log_file.write(record, show=self.step % self.args.log_every == 0)
+        self.tracker.log(record)
+
+    def close(self) -> None:
+        """The finished adapter, and the critic if there is one; the state that a killed run goes on from is dropped."""
+        self.log_file.close()
+        self.tracker.close()
+        if not self.args.dry_run:
+            save_adapter(self.model, self.tokenizer, self.folder)
+            if self.critic is not None:
+                save_file(self.critic.state_dict(), self.folder / "critic.safetensors")
+            drop_state(self.folder)
+
+
+def zero_head(model) -> torch.nn.Linear:
+    """A value of 0 for every state, whatever the state."""
+    head = torch.nn.Linear(model.get_output_embeddings().in_features, 1)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    return head
+
+
+def item_order(count: int, seed: int) -> Iterator[int]:
+    """Indices without end: every one once in each pass, each pass in a new order."""
+    rng = random.Random(seed)
+    while True:
+        yield from rng.sample(range(count), count)
+
+
+def micro_batches(samples: list[Sample], size: int) -> Iterator[list[int]]:
+    """Indices of at most `size` samples at a time, of like lengths, so that little of a batch is padding."""
+    by_length = sorted(range(len(samples)), key=lambda i: samples[i].length)
+    for start in range(0, len(by_length), size):
+        yield by_length[start : start + size]
+
+
+def tied_groups(base_rewards: list[float], group: list[int]) -> float:
+    """Share of tasks whose samples all pass or all fail: the tests tell them apart in nothing.
+
+    >>> tied_groups([1.0, 1.0, 0.0, 1.0], [0, 0, 1, 1])
+    0.5
+    """
+    groups = {number: {r for r, g in zip(base_rewards, group, strict=True) if g == number} for number in group}
+    return sum(len(earned) == 1 for earned in groups.values()) / max(len(groups), 1)
