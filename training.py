@@ -25,11 +25,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch.nn.utils.rnn import pad_sequence
 from transformers import get_scheduler, set_seed
 
 from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
 from common import Preempted, RunLog, Tracker, machine, replace_folder, require
-from parity import as_reference, check_parity, load_reference
+from parity import as_reference, check_parity, load_reference, sampler_gap
 from policy import (
     TokenOutputs,
     base_and_adapter,
@@ -63,6 +64,21 @@ class Sample:
     @property
     def base_reward(self) -> float:
         return base_reward(self.verdict)
+
+
+@dataclass
+class BeforeUpdate:
+    """The tokens of a batch as they were sampled; each (B, R), rows as the samples, 0 on padding.
+
+    logprobs: of the policy that sampled, computed as the update computes them. reference: of the SFT adapter. values:
+    the critic's, 0 without one. sampler_mismatch: the largest difference from the sampler's own log-probabilities.
+    """
+
+    logprobs: torch.Tensor
+    reference: torch.Tensor
+    values: torch.Tensor
+    mask: torch.Tensor
+    sampler_mismatch: float
 
 
 @contextlib.contextmanager
@@ -253,6 +269,28 @@ class Run:
         prompts, completions = [s.rollout.prompt_ids for s in samples], [s.rollout.token_ids for s in samples]
         return completion_outputs(self.model, prompts, completions, self.args.temperature, **wanted)
 
+    def values(self, outputs: TokenOutputs) -> torch.Tensor:
+        """The critic's value of the state that each token was drawn from, (B, R), 0 on padding."""
+        return self.critic(outputs.hidden).squeeze(-1) * outputs.mask
+
+    @torch.no_grad()
+    def before_update(self, samples: list[Sample], size: int) -> BeforeUpdate:
+        """What stays fixed while a batch is trained on, taken `size` samples at a time."""
+        rows: dict[str, list[torch.Tensor]] = {name: [None] * len(samples) for name in ("old", "reference", "values")}
+        gap = 0.0
+        for part in micro_batches(samples, size):
+            batch = [samples[i] for i in part]
+            out = self.outputs(batch, hidden=self.critic is not None)
+            reference = self.reference_logprobs(batch)
+            values = self.values(out) if self.critic else torch.zeros_like(reference)
+            gap = max(gap, sampler_gap(out.logprobs, [s.rollout for s in batch]))
+            for at, i in enumerate(part):
+                for name, tensor in (("old", out.logprobs), ("reference", reference), ("values", values)):
+                    rows[name][i] = tensor[at, : samples[i].length]
+        mask = pad_sequence([torch.ones_like(row) for row in rows["old"]], batch_first=True)
+        padded = {name: pad_sequence(tensors, batch_first=True) for name, tensors in rows.items()}
+        return BeforeUpdate(padded["old"], padded["reference"], padded["values"], mask, gap)
+
     @torch.no_grad()
     def reference_logprobs(self, samples: list[Sample]) -> torch.Tensor:
         """Of the samples' tokens under the reference; (B, R), no gradient."""
@@ -327,9 +365,9 @@ def item_order(count: int, seed: int) -> Iterator[int]:
         yield from rng.sample(range(count), count)
 
 
-def micro_batches(samples: list[Sample], size: int) -> Iterator[list[int]]:
-    """Indices of at most `size` samples at a time, of like lengths, so that little of a batch is padding."""
-    by_length = sorted(range(len(samples)), key=lambda i: samples[i].length)
+def micro_batches(samples: list[Sample], size: int, rows: list[int] | None = None) -> Iterator[list[int]]:
+    """Indices (of `rows`, by default all) of `size` samples at a time, of like lengths so that little is padding."""
+    by_length = sorted(range(len(samples)) if rows is None else rows, key=lambda i: samples[i].length)
     for start in range(0, len(by_length), size):
         yield by_length[start : start + size]
 
