@@ -84,6 +84,43 @@ def start(pocket, tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.fixture
+def tasks_path(tmp_path) -> str:
+    """The first six pocket tasks."""
+    lines = (ROOT / "data" / "pocket_train.jsonl").read_text().splitlines()[:6]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    return str(tmp_path / "t.jsonl")
+
+
+@pytest.fixture
+def known_run(monkeypatch):
+    """Training with plain gradient descent and verdicts of our own; by default 2 samples of 3 pass.
+
+    Gives the rollouts of each call of the sampler, as they come.
+    """
+    import torch
+
+    import sandbox
+    import training
+
+    def prepare(passes=lambda call, i: i % 3 > 0) -> list[list]:
+        sampled, real = [], training.sample
+
+        def spy(*args, **kwargs):
+            sampled.append(real(*args, **kwargs))
+            return sampled[-1]
+
+        def verdicts(self, pairs):
+            return [sandbox.Verdict("pass" if passes(len(sampled), i) else "fail", "") for i, _ in enumerate(pairs)]
+
+        monkeypatch.setattr(training, "sample", spy)
+        monkeypatch.setattr(sandbox.Sandbox, "check_many", verdicts)
+        monkeypatch.setattr(torch.optim, "AdamW", lambda p, lr, weight_decay: torch.optim.SGD(p, lr=lr))
+        return sampled
+
+    return prepare
+
+
 @pytest.fixture(scope="session")
 def deepseek(tmp_path_factory) -> str:
     """A random two-layer model of DeepSeek-Coder's configuration, made narrow, with the real tokenizer."""

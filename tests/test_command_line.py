@@ -14,6 +14,12 @@ TASKS = "data/pocket_test.jsonl"
         ("train_rl_lora.py --length_penalty_alpha -1", "must not be negative"),
         ("train_rl_lora.py --baseline critic", "baseline"),
         ("train_rl_lora.py --train_path none.jsonl", "none.jsonl: no such task file"),
+        ("train_ppo_lora.py --value_coef 0.5", "add --ratio_level token"),
+        ("train_ppo_lora.py --batch_size 1", "one completion has no z-score"),
+        ("train_ppo_lora.py --clip_rnage 0.1", "did you mean --clip_range?"),
+        ("train_grpo_lora.py --num_samples 1", "--num_samples 1: must be at least 2"),
+        ("train_grpo_lora.py --loss_type grop", "loss_type"),
+        ("train_grpo_lora.py --overlong_buffer 256", "--overlong_buffer must be less"),
         ("train_sft_lora.py --train_path README.md", "README.md:1: not JSON"),
         ("train_sft_lora.py --config pyproject.toml", "--config pyproject.toml"),
         ("results_table.py --results_dir none", "none: no *_metrics.json here"),
@@ -48,7 +54,11 @@ def test_bad_input_that_takes_the_libraries_to_see(run_cli, tmp_path, command, s
     assert (tmp_path / "out" / "precious").exists()
 
 
-@pytest.mark.parametrize("script", ["train_sft_lora.py", "train_rl_lora.py", "eval_humaneval.py", "results_table.py"])
+@pytest.mark.parametrize(
+    "script",
+    ["train_sft_lora.py", "train_rl_lora.py", "train_ppo_lora.py", "train_grpo_lora.py", "eval_humaneval.py",
+     "results_table.py"],
+)  # fmt: skip
 def test_help_lists_every_option_with_its_comment(run_cli, script):
     code, out, err = run_cli(script, "--help")
     assert code == 0 and err == ""

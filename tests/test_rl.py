@@ -6,19 +6,12 @@ from safetensors.torch import load_file
 
 import sandbox
 import train_rl_lora
-import training
 from common import InputError
 from policy import load_policy
 from sandbox import Verdict
 from tasks import read_tasks
 from train_rl_lora import Args, advantages, check
 from training import item_order
-
-
-@pytest.fixture
-def tasks_path(tmp_path) -> str:
-    (tmp_path / "t.jsonl").write_text("\n".join(open("data/pocket_train.jsonl").read().splitlines()[:6]) + "\n")
-    return str(tmp_path / "t.jsonl")
 
 
 def arguments(start, tasks_path, tmp_path, **settings) -> Args:
@@ -28,28 +21,16 @@ def arguments(start, tasks_path, tmp_path, **settings) -> Args:
 
 
 @pytest.mark.parametrize("baseline", ["none", "mean", "rloo"])
-def test_the_gradient_is_the_hand_computed_one(start, tasks_path, tmp_path, monkeypatch, baseline):
-    seen = {}
-    real_sample = training.sample
-
-    def spy(*args, **kwargs):
-        seen["rollouts"] = real_sample(*args, **kwargs)
-        return seen["rollouts"]
-
-    def verdicts(self, pairs):  # the second and the last of each task pass
-        return [Verdict("pass" if i % 3 else "fail", "") for i, _ in enumerate(pairs)]
-
-    monkeypatch.setattr(training, "sample", spy)
-    monkeypatch.setattr(sandbox.Sandbox, "check_many", verdicts)
-    monkeypatch.setattr(torch.optim, "AdamW", lambda p, lr, weight_decay: torch.optim.SGD(p, lr=lr))
+def test_the_gradient_is_the_hand_computed_one(start, tasks_path, tmp_path, known_run, baseline):
+    sampled = known_run()
     args = arguments(start, tasks_path, tmp_path, baseline=baseline, micro_batch_size=4, length_penalty_alpha=0.03,
                      temperature=0.9)  # fmt: skip
     train_rl_lora.main(args)
 
     # the same in plain float64: one sequence at a time, no batching, no helper of the project's
     model = load_policy(start, torch.device("cpu"), trainable=True).eval()
-    rewards = [(1.0 if i % 3 else 0.0) - 0.03 * len(r.token_ids) / 100 for i, r in enumerate(seen["rollouts"])]
-    for i, r in enumerate(seen["rollouts"]):
+    rewards = [(1.0 if i % 3 else 0.0) - 0.03 * len(r.token_ids) / 100 for i, r in enumerate(sampled[0])]
+    for i, r in enumerate(sampled[0]):
         if baseline == "none":
             b = 0.0
         elif baseline == "mean":

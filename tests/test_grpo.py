@@ -1,0 +1,170 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from plain import Plain
+from safetensors.torch import load_file
+
+import train_grpo_lora
+from train_grpo_lora import Args, group_advantages, overlong_penalty, policy_objective, weights
+
+LOSS_TYPES = ["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
+
+
+def arguments(start, tasks_path, tmp_path, **settings) -> Args:
+    base = dict(
+        train_path=tasks_path,
+        sft_model=start,
+        output_dir=str(tmp_path / "grpo"),
+        max_length=384,
+        max_new_tokens=16,
+        num_steps=1,
+        batch_size=2,
+        num_samples=3,
+        learning_rate=0.5,
+        max_grad_norm=0.0,
+    )
+    return Args(**base | settings)  # fmt: skip
+
+
+def log_of(args) -> list[dict]:
+    return [json.loads(line) for line in open(f"{args.output_dir}/grpo_train_log.jsonl")]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_updates_are_the_hand_computed_ones(start, tasks_path, tmp_path, known_run, loss_type, masked):
+    sampled = known_run()
+    low, high = (0.0003, 0.0004) if loss_type == "gspo" else (0.002, 0.003)
+    args = arguments(start, tasks_path, tmp_path, loss_type=loss_type, num_iterations=3, micro_batch_size=4,
+                     clip_range=low, clip_range_high=high, kl_coef=0.1, length_penalty_alpha=0.03, temperature=0.9,
+                     mask_truncated=masked, max_new_tokens=48)  # fmt: skip
+    train_grpo_lora.main(args)
+    rollouts, plain, reference = sampled[0], Plain(start), Plain(start)
+    assert {r.ended for r in rollouts} == {True, False}  # else the mask is not put to the test
+
+    rewards = [(1.0 if i % 3 else 0.0) - 0.03 * len(r.token_ids) / 100 for i, r in enumerate(rollouts)]
+    trained = [i for i, r in enumerate(rollouts) if r.ended or not masked]
+    old = [plain.tokens(r, 0.9)[0].detach() for r in rollouts]
+    ref = [reference.tokens(r, 0.9)[0].detach() for r in rollouts]
+    active = 0
+    for _ in range(3):
+        loss = 0.0
+        for i in trained:
+            group = torch.tensor(rewards[i // 3 * 3 : i // 3 * 3 + 3], dtype=torch.float64)
+            a = rewards[i] - group.mean()
+            if loss_type != "dr_grpo":
+                a = a / ((group - group.mean()) ** 2).mean().sqrt()
+            logprobs = plain.tokens(rollouts[i], 0.9)[0]
+            length = len(logprobs)
+            for t in range(length):
+                gap = (logprobs - old[i]).mean() if loss_type == "gspo" else logprobs[t] - old[i][t]
+                rho = gap.exp()
+                active += not 1 - low <= rho.item() <= 1 + high
+                if loss_type == "cispo":
+                    objective = min(rho.item(), 1 + high) * a * logprobs[t]
+                else:
+                    objective = torch.minimum(rho * a, rho.clamp(1 - low, 1 + high) * a)
+                log_ratio = ref[i][t] - logprobs[t]
+                k3 = log_ratio.exp() - 1 - log_ratio
+                size = {"grpo": len(trained) * length, "gspo": len(trained) * length, "dr_grpo": len(trained) * 48}
+                total = sum(len(rollouts[j].token_ids) for j in trained)
+                loss = loss - (objective - 0.1 * k3) / size.get(loss_type, total)
+        plain.descend(loss, args.learning_rate)
+    plain.assert_equals(start, args.output_dir)
+    assert active > 0  # the clip did something
+    assert log_of(args)[0]["clip_fraction"] > 0
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_micro_batches_change_nothing(start, tasks_path, tmp_path, known_run, loss_type):
+    known_run()
+    before, ends = load_file(f"{start}/adapter_model.safetensors"), []
+    for size in (1, 16):
+        args = arguments(start, tasks_path, tmp_path, micro_batch_size=size, loss_type=loss_type,
+                         output_dir=str(tmp_path / f"m{size}"))  # fmt: skip
+        train_grpo_lora.main(args)
+        ends.append(load_file(f"{args.output_dir}/adapter_model.safetensors"))
+    moved = max((ends[0][name] - before[name]).abs().max() for name in before).item()
+    assert moved > 0
+    assert max((ends[1][name] - ends[0][name]).abs().max() for name in before).item() < 1e-3 * moved
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_tied_groups_leave_the_weights_as_they_were(start, tasks_path, tmp_path, known_run, loss_type):
+    known_run(passes=lambda call, i: i >= 3)  # the first group fails, the second passes
+    args = arguments(start, tasks_path, tmp_path, loss_type=loss_type, length_penalty_alpha=0.0)
+    train_grpo_lora.main(args)
+    before, after = (load_file(f"{at}/adapter_model.safetensors") for at in (start, args.output_dir))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    (record,) = log_of(args)
+    assert record["tied_groups"] == 1 and record["base_reward"] == 0.5 and record["grad_norm"] == 0
+
+
+def test_dynamic_sampling_replaces_tied_groups(start, tasks_path, tmp_path, known_run):
+    # first call: two groups, the second one tied; second call: one group, tied; third: one group that is not
+    sampled = known_run(passes=lambda call, i: {1: i == 0 or i >= 3, 2: True, 3: i == 1}[call])
+    args = arguments(start, tasks_path, tmp_path, dynamic_sampling=True, length_penalty_alpha=0.0, learning_rate=1e-4)
+    train_grpo_lora.main(args)
+    (record,) = log_of(args)
+    assert [len(rollouts) for rollouts in sampled] == [6, 3, 3]
+    assert (
+        record["replaced_groups"] == 2 and record["tied_groups"] == 0 and record["base_reward"] == pytest.approx(1 / 3)
+    )
+    assert record["sampled_tokens"] == sum(len(r.token_ids) for rollouts in sampled for r in rollouts)
+
+
+def test_dynamic_sampling_gives_up(start, tasks_path, tmp_path, known_run):
+    sampled = known_run(passes=lambda call, i: True)
+    args = arguments(start, tasks_path, tmp_path, dynamic_sampling=True, max_resamples=2)
+    train_grpo_lora.main(args)
+    assert [len(rollouts) for rollouts in sampled] == [6, 6, 6]
+    assert log_of(args)[0]["replaced_groups"] == 4
+    before, after = (load_file(f"{at}/adapter_model.safetensors") for at in (start, args.output_dir))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_overlong_penalty_is_taken_from_the_reward(start, tasks_path, tmp_path, known_run):
+    sampled = known_run()
+    args = arguments(start, tasks_path, tmp_path, overlong_buffer=8, length_penalty_alpha=0.0, max_new_tokens=48)
+    train_grpo_lora.main(args)
+    expected = [(1.0 if i % 3 else 0.0) - overlong_penalty(len(r.token_ids), r.ended, 48, 8)
+                for i, r in enumerate(sampled[0])]  # fmt: skip
+    assert log_of(args)[0]["reward"] == pytest.approx(sum(expected) / 6)
+    assert log_of(args)[0]["reward"] < log_of(args)[0]["base_reward"]
+
+
+def test_overlong_penalty_by_hand():
+    assert [overlong_penalty(n, True, 100, 20) for n in (1, 80, 85, 100)] == [0, 0, 0.25, 1]
+    assert overlong_penalty(100, False, 100, 20) == 1 and overlong_penalty(100, False, 100, 0) == 0
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=8).filter(any), st.sampled_from(LOSS_TYPES))
+def test_weights_sum_as_each_paper_says(lengths, loss_type):
+    total = sum(length * weight for length, weight in zip(lengths, weights(lengths, loss_type, 30), strict=True))
+    if loss_type == "dr_grpo":
+        assert total == pytest.approx(sum(lengths) / (30 * sum(length > 0 for length in lengths)))
+    else:
+        assert total == pytest.approx(1)
+
+
+@given(st.lists(st.integers(0, 1), min_size=4, max_size=4))
+def test_group_advantages_are_centred_and_0_where_tied(passed):
+    rewards = [float(p) for p in passed]
+    for divide in (True, False):
+        advantage = group_advantages(rewards, [7] * 4, divide)
+        assert sum(advantage) == pytest.approx(0)
+        assert (len(set(rewards)) == 1) == (advantage == [0.0] * 4)
+
+
+def test_each_objective_on_one_token():
+    new = torch.tensor([[1.5]], dtype=torch.float64).log().requires_grad_()
+    old, mask = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    expected = {"grpo": (1.3, 0.0), "dapo": (1.3, 0.0), "gspo": (1.3, 0.0), "cispo": (1.3 * new.item(), 1.3)}
+    for loss_type, (value, gradient) in expected.items():
+        objective, ratio = policy_objective(new, old, torch.ones(1, 1), mask, loss_type, 0.2, 0.3)
+        (found,) = torch.autograd.grad(objective.sum(), new)
+        assert objective.item() == pytest.approx(value) and found.item() == pytest.approx(gradient)
+        assert ratio.item() == pytest.approx(1.5)

@@ -1,0 +1,263 @@
+import itertools
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from plain import Plain
+from safetensors.torch import load_file
+
+import train_ppo_lora
+import train_rl_lora
+from train_ppo_lora import Args, clipped_objective, clipped_value_loss, gae, minibatches, ratios, z_score
+
+
+def arguments(start, tasks_path, tmp_path, **settings) -> Args:
+    base = dict(
+        train_path=tasks_path,
+        sft_model=start,
+        output_dir=str(tmp_path / "ppo"),
+        max_length=384,
+        max_new_tokens=16,
+        num_updates=1,
+        batch_size=2,
+        num_samples=3,
+        learning_rate=1.0,
+        max_grad_norm=0.0,
+    )
+    return Args(**base | settings)  # fmt: skip
+
+
+def log_of(args) -> list[dict]:
+    return [json.loads(line) for line in open(f"{args.output_dir}/ppo_train_log.jsonl")]
+
+
+def reward(rollout, i: int, alpha: float) -> float:
+    return (1.0 if i % 3 else 0.0) - alpha * len(rollout.token_ids) / 100
+
+
+@pytest.mark.parametrize("level", ["sequence", "token"])
+def test_clipped_updates_are_the_hand_computed_ones(start, tasks_path, tmp_path, known_run, level):
+    sampled = known_run()
+    args = arguments(start, tasks_path, tmp_path, ppo_epochs=3, micro_batch_size=4, ratio_level=level,
+                     length_penalty_alpha=0.03, learning_rate=0.02 if level == "sequence" else 0.5, clip_range=0.05,
+                     temperature=0.9)  # fmt: skip
+    train_ppo_lora.main(args)
+    rollouts, plain = sampled[0], Plain(start)
+
+    rewards = torch.tensor([reward(r, i, 0.03) for i, r in enumerate(rollouts)], dtype=torch.float64)
+    advantage = (rewards - rewards.mean()) / ((rewards - rewards.mean()) ** 2).mean().sqrt()
+    old = [plain.tokens(r, 0.9)[0].detach() for r in rollouts]
+    active = 0
+    for _ in range(3):
+        loss = 0.0
+        for i, r in enumerate(rollouts):
+            gap = plain.tokens(r, 0.9)[0] - old[i]
+            for rho in [gap.sum().exp()] if level == "sequence" else gap.exp():
+                bounded = min(max(rho.item(), 0.95), 1.05)
+                active += bounded != rho.item()
+                taken = rho * advantage[i] if rho * advantage[i] <= bounded * advantage[i] else bounded * advantage[i]
+                loss = loss - taken / (6 if level == "sequence" else sum(len(r.token_ids) for r in rollouts))
+        plain.descend(loss, args.learning_rate)
+    plain.assert_equals(start, args.output_dir)
+    assert active > 0  # the clip did something
+    assert log_of(args)[0]["clip_fraction"] > 0 and log_of(args)[0]["ratio_max"] > 1.05
+
+
+def test_critic_entropy_and_kl_are_the_hand_computed_ones(start, tasks_path, tmp_path, known_run, monkeypatch):
+    sampled = known_run()
+    fixed = [[0, 3, 5], [1, 2, 4]]  # the minibatches of each epoch
+    monkeypatch.setattr(train_ppo_lora, "minibatches", lambda count, size, epochs: iter(fixed * epochs))
+    args = arguments(start, tasks_path, tmp_path, ppo_epochs=2, minibatch_size=3, micro_batch_size=2, value_coef=0.5,
+                     entropy_coef=0.01, kl_coef=0.1, kl_in="loss", ratio_level="token", learning_rate=0.3,
+                     max_grad_norm=0.2, gamma=0.97, gae_lambda=0.9, length_penalty_alpha=0.02)  # fmt: skip
+    train_ppo_lora.main(args)
+    rollouts, plain, reference = sampled[0], Plain(start), Plain(start)
+
+    old = [plain.tokens(r)[0].detach() for r in rollouts]
+    ref = [reference.tokens(r)[0].detach() for r in rollouts]
+    advantage, returns = [], []
+    for i, r in enumerate(rollouts):  # the critic is 0 everywhere at first: A_t = sum_l (gamma lambda)^l delta_{t+l}
+        steps = len(r.token_ids)
+        delta = [reward(r, i, 0.02) if t == steps - 1 else 0.0 for t in range(steps)]
+        estimate = [sum((0.97 * 0.9) ** (k - t) * delta[k] for k in range(t, steps)) for t in range(steps)]
+        advantage.append(estimate)
+        returns.append(estimate)
+    every = torch.tensor(list(itertools.chain(*advantage)), dtype=torch.float64)
+    for rows in fixed * 2:
+        tokens, loss = sum(len(rollouts[i].token_ids) for i in rows), 0.0
+        for i in rows:
+            logprobs, entropy, values = plain.tokens(rollouts[i])
+            for t in range(len(logprobs)):
+                a = (advantage[i][t] - every.mean()) / every.std(correction=0)
+                rho = (logprobs[t] - old[i][t]).exp()
+                objective = torch.minimum(rho * a, rho.clamp(0.8, 1.2) * a)
+                near = values[t].clamp(-0.2, 0.2)  # the old value is 0
+                value = 0.5 * torch.maximum((values[t] - returns[i][t]) ** 2, (near - returns[i][t]) ** 2)
+                log_ratio = ref[i][t] - logprobs[t]
+                k3 = log_ratio.exp() - 1 - log_ratio
+                loss = loss + (-objective + 0.5 * value - 0.01 * entropy[t] + 0.1 * k3) / tokens
+        plain.descend(loss, 0.3, max_norm=0.2)
+    plain.assert_equals(start, args.output_dir)
+    critic = load_file(f"{args.output_dir}/critic.safetensors")
+    assert plain.head.norm() > 0
+    assert torch.allclose(critic["weight"][0], plain.head.detach(), rtol=1e-3, atol=1e-6)
+    assert torch.allclose(critic["bias"], plain.offset.detach(), rtol=1e-3, atol=1e-6)
+    (record,) = log_of(args)
+    assert record["optimizer_steps"] == 4 and record["value_loss"] > 0 and record["entropy"] > 0
+
+
+def test_kl_in_the_reward_moves_the_advantage(start, tasks_path, tmp_path, known_run):
+    """In the second update the policy has left the reference: its k1, summed over the tokens, is taken from R."""
+    sampled = known_run()
+    args = arguments(start, tasks_path, tmp_path, ppo_epochs=1, num_updates=2, kl_coef=0.5, learning_rate=0.2,
+                     normalize_advantages=False, length_penalty_alpha=0.0)  # fmt: skip
+    train_ppo_lora.main(args)
+    plain, reference = Plain(start), Plain(start)
+    for rollouts in sampled:
+        loss = 0.0
+        for i, r in enumerate(rollouts):
+            logprobs = plain.tokens(r)[0]
+            k1 = (logprobs - reference.tokens(r)[0]).sum().item()
+            loss = loss - ((1.0 if i % 3 else 0.0) - 0.5 * k1) * logprobs.sum() / 6
+        plain.descend(loss, 0.2)
+    plain.assert_equals(start, args.output_dir)
+    assert [record["kl_reference"] > 0 for record in log_of(args)] == [False, True]
+
+
+def test_one_epoch_without_clipping_is_reinforce(start, tasks_path, tmp_path, known_run):
+    known_run()
+    settings = dict(train_path=tasks_path, sft_model=start, max_length=384, max_new_tokens=16, batch_size=2,
+                    num_samples=3, learning_rate=1.0, max_grad_norm=0.0, length_penalty_alpha=0.03)  # fmt: skip
+    train_ppo_lora.main(
+        Args(**settings, output_dir=str(tmp_path / "ppo"), num_updates=1, ppo_epochs=1, normalize_advantages=False)
+    )
+    train_rl_lora.main(train_rl_lora.Args(**settings, output_dir=str(tmp_path / "rl"), num_steps=1))
+    before, ppo, rl = (
+        load_file(f"{at}/adapter_model.safetensors") for at in (start, tmp_path / "ppo", tmp_path / "rl")
+    )
+    largest = max((rl[name] - before[name]).abs().max() for name in rl).item()
+    assert largest > 0
+    for name in rl:
+        assert (ppo[name] - rl[name]).abs().max().item() <= 1e-5 * largest, name
+
+
+def test_micro_batches_change_nothing(start, tasks_path, tmp_path, known_run):
+    known_run()
+    ends = []
+    for size in (1, 4, 16):
+        args = arguments(start, tasks_path, tmp_path, micro_batch_size=size, ratio_level="token", value_coef=0.5,
+                         learning_rate=0.1, output_dir=str(tmp_path / f"m{size}"))  # fmt: skip
+        train_ppo_lora.main(args)
+        ends.append(load_file(f"{args.output_dir}/adapter_model.safetensors"))
+    before = load_file(f"{start}/adapter_model.safetensors")
+    moved = max((ends[0][name] - before[name]).abs().max() for name in before).item()
+    assert moved > 0
+    for end in ends[1:]:
+        assert max((end[name] - ends[0][name]).abs().max() for name in before).item() < 1e-3 * moved
+
+
+def test_equal_rewards_leave_the_weights_as_they_were(start, tasks_path, tmp_path, known_run):
+    known_run(passes=lambda call, i: True)
+    args = arguments(start, tasks_path, tmp_path, length_penalty_alpha=0.0)
+    train_ppo_lora.main(args)
+    before, after = (load_file(f"{at}/adapter_model.safetensors") for at in (start, args.output_dir))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_target_kl_ends_the_epochs(start, tasks_path, tmp_path, known_run):
+    known_run()
+    far = arguments(start, tasks_path, tmp_path, ppo_epochs=6, learning_rate=0.2, target_kl=1e-6)
+    train_ppo_lora.main(far)
+    assert log_of(far)[0]["optimizer_steps"] == 1 and log_of(far)[0]["stopped_early"] == 1
+    near = arguments(start, tasks_path, tmp_path, ppo_epochs=3, learning_rate=1e-5, target_kl=0.1)
+    train_ppo_lora.main(near)
+    assert log_of(near)[0]["optimizer_steps"] == 3 and log_of(near)[0]["stopped_early"] == 0
+
+
+def test_a_batch_that_cannot_be_judged_is_passed_over(start, tasks_path, tmp_path, monkeypatch):
+    import sandbox
+
+    monkeypatch.setattr(
+        sandbox.Sandbox, "check_many", lambda self, pairs: [sandbox.Verdict("infrastructure", "gone") for _ in pairs]
+    )
+    args = arguments(start, tasks_path, tmp_path)
+    train_ppo_lora.main(args)
+    assert log_of(args)[0]["left_out"] == 6
+
+
+def test_the_token_budget_ends_the_run(start, tasks_path, tmp_path, known_run):
+    sampled = known_run()
+    args = arguments(start, tasks_path, tmp_path, num_updates=50, token_budget=150, learning_rate=1e-6)
+    train_ppo_lora.main(args)
+    tokens = [sum(len(r.token_ids) for r in rollouts) for rollouts in sampled]
+    assert sum(tokens) >= 150 > sum(tokens[:-1])
+    assert log_of(args)[-1]["sampled_tokens"] == sum(tokens)
+
+
+def test_gae_by_hand():
+    # gamma 1, lambda 0.5; delta = (0 + .4 - .5, 0 + .6 - .4, 1 - .6); then A from the end
+    rewards = torch.tensor([[0.0, 0.0, 1.0], [0.5, 0.0, 0.0]])
+    values = torch.tensor([[0.5, 0.4, 0.6], [0.2, 0.0, 0.0]])
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    advantage, returns = gae(rewards, values, mask, 1.0, 0.5)
+    assert torch.allclose(advantage, torch.tensor([[0.1, 0.4, 0.4], [0.3, 0.0, 0.0]]))
+    assert torch.allclose(returns, torch.tensor([[0.6, 0.8, 1.0], [0.5, 0.0, 0.0]]))
+
+
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=6), st.lists(st.floats(-2, 2), min_size=6, max_size=6))
+def test_gae_with_lambda_one_is_the_return_less_the_value(rewards, values):
+    r = torch.tensor([rewards], dtype=torch.float64)
+    v = torch.tensor([values[: len(rewards)]], dtype=torch.float64)
+    advantage, _ = gae(r, v, torch.ones_like(r), 0.9, 1.0)
+    for t in range(len(rewards)):
+        discounted = sum(0.9 ** (k - t) * rewards[k] for k in range(t, len(rewards)))
+        assert advantage[0, t].item() == pytest.approx(discounted - values[t], abs=1e-9)
+
+
+def test_the_clip_stops_the_gradient_only_on_the_far_side():
+    ratio = torch.tensor([1.5, 1.5, 0.5, 0.5], dtype=torch.float64, requires_grad=True)
+    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    objective = clipped_objective(ratio, advantage, 0.2)
+    objective.sum().backward()
+    assert objective.tolist() == [1.2, -1.5, 0.5, -0.8]
+    assert ratio.grad.tolist() == [0.0, -1.0, 1.0, 0.0]
+
+
+def test_the_value_loss_takes_the_worse_of_both():
+    values, old = torch.tensor([1.0, 0.1], requires_grad=True), torch.tensor([0.0, 0.0])
+    loss = clipped_value_loss(values, old, torch.tensor([1.0, 1.0]), 0.2)
+    assert torch.allclose(loss, torch.tensor([0.5 * 0.8**2, 0.5 * 0.9**2]))
+    loss.sum().backward()
+    assert torch.allclose(values.grad, torch.tensor([0.0, -0.9]))
+
+
+def test_ratios_per_token_and_per_sequence():
+    new, old = torch.tensor([[-1.0, -2.0, 0.0]]), torch.tensor([[-1.5, -1.0, 0.0]])
+    assert torch.allclose(ratios(new, old, "token"), torch.tensor([[0.5, -1.0, 0.0]]).exp())
+    assert torch.allclose(ratios(new, old, "sequence"), torch.tensor([[-0.5]]).exp())
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=20))
+def test_z_scores_have_mean_0_and_deviation_1_or_are_0(values):
+    advantage = torch.tensor(values)[:, None]
+    score = z_score(advantage, torch.ones_like(advantage) > 0)
+    if score.any():
+        assert score.mean().item() == pytest.approx(0, abs=1e-4) and score.std(correction=0).item() == pytest.approx(
+            1, abs=1e-4
+        )
+    else:
+        assert max(values) - min(values) < 1e-6
+
+
+def test_padding_takes_no_part_in_a_z_score():
+    score = z_score(torch.tensor([[1.0, 3.0, 100.0]]), torch.tensor([[True, True, False]]))
+    assert score.tolist() == [[-1.0, 1.0, 0.0]]
+
+
+def test_minibatches_take_every_row_once_an_epoch():
+    rows = list(minibatches(5, 2, 3))
+    assert [len(part) for part in rows] == [2, 2, 1] * 3
+    assert sorted(itertools.chain(*rows[:3])) == [0, 1, 2, 3, 4]
+    assert [sorted(part) for part in minibatches(3, 0, 2)] == [[0, 1, 2]] * 2
