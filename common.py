@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import io
 import json
 import logging
@@ -212,17 +213,22 @@ class RunLog:
 class Tracker:
     """The same dict to wandb, tensorboard or trackio, through accelerate; imported only if asked for."""
 
+    @staticmethod
+    def check(report_to: str) -> None:
+        """Raises InputError where the package is missing; accelerate would log nothing and say little."""
+        require(
+            report_to == "none" or importlib.util.find_spec(report_to) is not None,
+            f"--report_to {report_to}: is not installed; .venv/bin/pip install {report_to}",
+        )
+
     def __init__(self, report_to: str, folder: Path, settings: dict[str, Any]):
         self.accelerator = None
         if report_to == "none":
             return
         from accelerate import Accelerator
 
-        try:
-            self.accelerator = Accelerator(log_with=report_to, project_dir=folder)
-            self.accelerator.init_trackers("rl-code-agent", config=settings)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"--report_to {report_to}: {error}; pip install {report_to} in .venv") from None
+        self.accelerator = Accelerator(log_with=report_to, project_dir=folder)
+        self.accelerator.init_trackers("rl-code-agent", config=settings)
 
     def log(self, record: dict[str, Any]) -> None:
         if self.accelerator:

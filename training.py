@@ -15,6 +15,7 @@ import json
 import random
 import resource
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -45,6 +46,8 @@ from rewards import base_reward
 from rollout import Rollout, encode_prompts, sample
 from sandbox import Sandbox, Verdict, self_test
 from tasks import Task, sha256
+
+warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")  # the first update was skipped
 
 
 @dataclass
@@ -102,6 +105,7 @@ def training_run(
         InputError: the starting adapter or the output folder is of no use, or the sandbox does not hold.
         Preempted: SIGTERM or SIGINT came; the state is saved.
     """
+    Tracker.check(args.report_to)
     state = None
 
     def goes_on(partial: Path) -> bool:

@@ -11,7 +11,6 @@ from policy import load_policy
 from sandbox import Verdict
 from tasks import read_tasks
 from train_rl_lora import Args, advantages, check
-from training import item_order
 
 
 def arguments(start, tasks_path, tmp_path, **settings) -> Args:
@@ -89,12 +88,6 @@ def test_advantages_by_hand():
     assert advantages(rewards, group, "mean") == [0.375, -0.625, -0.125, 0.375]
     assert advantages(rewards, group, "rloo") == [1.0, -1.0, -0.5, 0.5]
     assert advantages([1.0, 1.0], [0, 1], "rloo") == [0.0, 0.0]  # alone: nothing to compare with
-
-
-def test_every_task_comes_once_in_a_pass():
-    order = item_order(5, seed=1)
-    passes = [[next(order) for _ in range(5)] for _ in range(3)]
-    assert all(sorted(one) == [0, 1, 2, 3, 4] for one in passes) and passes[0] != passes[1]
 
 
 @pytest.mark.parametrize(

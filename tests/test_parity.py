@@ -1,0 +1,132 @@
+"""The gate before the first update: what cannot be right does not start. KL estimates against exact KL."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import parity
+from common import InputError
+from parity import as_reference, check_parity, kl_estimate, load_reference
+from policy import completion_logprobs, load_policy, load_tokenizer, save_adapter, trainable_parameters
+from rollout import Rollout, encode_prompts, sample
+from tasks import read_tasks
+
+
+@pytest.fixture(scope="module")
+def sampled(pocket_policy):
+    model, tokenizer = pocket_policy
+    prompts = encode_prompts(tokenizer, read_tasks("data/pocket_train.jsonl")[:4], 256)
+    rollouts = sample(model, tokenizer, prompts, max_new_tokens=24, temperature=0.8, num_samples=2,
+                      generator=torch.Generator().manual_seed(0))  # fmt: skip
+    return model, rollouts
+
+
+def test_a_right_sampler_is_let_through(sampled, capsys):
+    model, rollouts = sampled
+    assert check_parity(model, rollouts, 0.8) < 1e-3
+    assert "sampler and trainer differ by" in capsys.readouterr().out
+
+
+def test_dropout_left_on_is_caught(sampled):
+    model, rollouts = sampled
+    model.train()
+    try:
+        with pytest.raises(InputError, match="differ from the trainer's"):
+            check_parity(model, rollouts, 0.8)
+    finally:
+        model.eval()
+
+
+def test_a_wrong_temperature_is_caught(sampled):
+    with pytest.raises(InputError, match="differ from the trainer's"):
+        check_parity(*sampled, 1.0)
+
+
+def test_a_shifted_log_prob_is_caught(sampled):
+    model, rollouts = sampled
+    shifted = [Rollout(**vars(r) | {"logprobs": r.logprobs[1:] + [0.0]}) for r in rollouts]
+    with pytest.raises(InputError, match="differ from the trainer's"):
+        check_parity(model, shifted, 0.8)
+
+
+def test_a_log_prob_that_is_no_number_is_caught(sampled):
+    model, rollouts = sampled
+    broken = [Rollout(**vars(r) | {"logprobs": [float("nan")] * len(r.logprobs)}) for r in rollouts]
+    with pytest.raises(InputError, match="differ from the trainer's"):
+        check_parity(model, broken, 0.8)
+
+
+@pytest.fixture
+def with_reference(start):
+    """A policy from `start`, its reference beside it, and rollouts of it."""
+    model, tokenizer = load_policy(start, torch.device("cpu"), trainable=True), load_tokenizer(start)
+    load_reference(model, start)
+    model.eval()
+    prompts = encode_prompts(tokenizer, read_tasks("data/pocket_train.jsonl")[:2], 256)
+
+    def rollouts() -> list[Rollout]:
+        return sample(model, tokenizer, prompts, max_new_tokens=16, temperature=1.0, num_samples=2)
+
+    return model, rollouts
+
+
+def move(model) -> None:
+    with torch.no_grad():
+        for parameter in trainable_parameters(model):
+            parameter.add_(0.02)
+
+
+def test_the_reference_is_the_start_also_after_the_policy_has_moved(with_reference, start, capsys):
+    model, rollouts = with_reference
+    check_parity(model, rollouts(), 1.0, start=start)
+    assert "KL(start, reference) is 0.0e+00 a token" in capsys.readouterr().out
+    move(model)
+    moved = [p.clone() for p in trainable_parameters(model)]
+    check_parity(model, rollouts(), 1.0, start=start)
+    assert "KL(start, reference) is 0.0e+00 a token" in capsys.readouterr().out
+    assert all(torch.equal(a, b) for a, b in zip(moved, trainable_parameters(model), strict=True))  # put back
+
+
+def test_the_base_as_reference_is_caught(with_reference, start, monkeypatch):
+    model, rollouts = with_reference
+    monkeypatch.setattr(parity, "as_reference", lambda model: model.disable_adapter())
+    with pytest.raises(InputError, match="the reference is not the adapter that the run started from"):
+        check_parity(model, rollouts(), 1.0, start=start)
+
+
+def test_a_reference_that_is_trained_along_is_caught_after_a_resume(with_reference, start):
+    model, rollouts = with_reference
+    move(model)
+    for name, weight in model.named_parameters():
+        if ".reference." in name:
+            weight.data.add_(0.02)
+    with pytest.raises(InputError, match="the reference is not the adapter"):
+        check_parity(model, rollouts(), 1.0, start=start)
+
+
+def test_the_reference_is_frozen_and_not_saved(with_reference, start, tmp_path):
+    model, rollouts = with_reference
+    batch = rollouts()
+    prompts, completions = [r.prompt_ids for r in batch], [r.token_ids for r in batch]
+    before = completion_logprobs(model, prompts, completions)[0].detach()
+    move(model)
+    with as_reference(model), torch.no_grad():
+        assert torch.equal(completion_logprobs(model, prompts, completions)[0], before)
+    assert not torch.equal(completion_logprobs(model, prompts, completions)[0], before)
+    assert trainable_parameters(model) and not any(
+        p.requires_grad for name, p in model.named_parameters() if ".reference." in name
+    )
+    save_adapter(model, load_tokenizer(start), tmp_path / "saved")
+    assert not (tmp_path / "saved" / "reference").exists()
+
+
+@given(st.lists(st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)), min_size=2, max_size=6))
+def test_kl_estimates_are_unbiased(pairs):
+    """Their expectation over a toy distribution, all outcomes taken, is the exact KL; k3 is never negative."""
+    p, q = (torch.tensor(column, dtype=torch.float64) for column in zip(*pairs, strict=True))
+    p, q = p / p.sum(), q / q.sum()
+    exact = (p * (p / q).log()).sum().item()
+    for kind in ("k1", "k3"):
+        assert (p * kl_estimate(p.log(), q.log(), kind)).sum().item() == pytest.approx(exact, abs=1e-12)
+    assert (kl_estimate(p.log(), q.log(), "k3") >= -1e-15).all()
