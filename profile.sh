@@ -5,7 +5,7 @@
 #   SEED=1                    another seed; its checkpoints and results end in _seed1
 #   FORCE=1                   redo stages that are complete
 #   RESULTS= CHECKPOINTS=     other folders for what comes out
-#   STEPS=2 LIMIT=4           a short run: updates a stage, tasks an evaluation
+#   STEPS=2 LIMIT=4           a short run: updates a stage, tasks an evaluation and DPO's pairs are made from
 set -eu
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
@@ -34,6 +34,8 @@ pocket)
     length_flags="--max_length 384 --max_new_tokens 128"
     SFT_FLAGS="--max_length 384"
     RL_FLAGS="$length_flags --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
+    DPO_DATA_FLAGS="$length_flags --token_budget 90000"
+    DPO_FLAGS="--learning_rate 5e-4"
     EVAL_FLAGS="$length_flags --batch_size 128"
     [ -f data/pocket_train.jsonl ] && [ -f data/pocket_test.jsonl ] || python data/make_pocket_tasks.py
     [ -d data/pocket_coder ] || python data/make_pocket_coder.py
@@ -43,7 +45,7 @@ deepseek) # the scripts' own defaults
     : "${MODEL:=deepseek-ai/deepseek-coder-1.3b-base}"
     : "${TRAIN:=data/humaneval_train.jsonl}" "${TEST:=data/humaneval_test.jsonl}"
     SFT=${PREFIX}_lora_sft_v2
-    SFT_FLAGS="" RL_FLAGS="" EVAL_FLAGS=""
+    SFT_FLAGS="" RL_FLAGS="" DPO_DATA_FLAGS="" DPO_FLAGS="" EVAL_FLAGS=""
     for file in "$TRAIN" "$TEST"; do
         case $file in data/humaneval_*) [ -f "$file" ] || python data/prepare_humaneval.py ${SOURCE:+--source "$SOURCE"} ;; esac
     done
@@ -64,6 +66,8 @@ SEED=${SEED:-42}
 SFT=$CHECKPOINTS/$SFT$run
 SFT_FLAGS="$SFT_FLAGS --seed $SEED ${STEPS:+--max_steps $STEPS}"
 RL_FLAGS="$RL_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
+DPO_DATA_FLAGS="$DPO_DATA_FLAGS --seed $SEED ${LIMIT:+--limit $LIMIT}"
+DPO_FLAGS="$DPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
 EVAL_FLAGS="$EVAL_FLAGS ${LIMIT:+--limit $LIMIT}"
 
 # checkpoint_name METHOD ALPHA: as the original named them.

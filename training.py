@@ -68,6 +68,10 @@ class Sample:
     def base_reward(self) -> float:
         return base_reward(self.verdict)
 
+    def record(self) -> dict[str, Any]:
+        """What names it in a file."""
+        return {"task_id": self.task["task_id"], "completion": self.rollout.text}
+
 
 @dataclass
 class BeforeUpdate:
@@ -195,7 +199,8 @@ class Run:
         self.log_file = RunLog(self.folder / f"{self.method}_train_log.jsonl", self.log_bytes)
         self.tracker = Tracker(self.args.report_to, self.folder, asdict(self.args))
         budget = f" or {self.token_budget:,} sampled tokens" if self.token_budget else ""
-        print(f"{self.method}: {len(self.items)} tasks, up to {self.num_steps} steps{budget}, on {self.device}")
+        items = f"{len(self.items)} {'tasks' if self.sandbox else 'pairs'}"
+        print(f"{self.method}: {items}, up to {self.num_steps} steps{budget}, on {self.device}")
 
     def steps(self) -> Iterator[int]:
         """Step numbers until the last, or until the token budget is spent; saves, and stops when asked."""
@@ -301,12 +306,15 @@ class Run:
         with as_reference(self.model):
             return self.outputs(samples).logprobs
 
-    def update(self, loss: float, samples: list[Sample]) -> float:
-        """Step the optimizer, unless loss or gradient is not finite, and clear the gradients. Returns their norm."""
+    def update(self, loss: float, batch: list) -> float:
+        """Step the optimizer, unless loss or gradient is not finite, and clear the gradients. Returns their norm.
+
+        Args:
+            batch: what the loss was computed from; each has a `record()`.
+        """
         limit = self.args.max_grad_norm or float("inf")
         grad_norm = torch.nn.utils.clip_grad_norm_(self.weights, limit).item()
-        batch = [{"task_id": s.task["task_id"], "completion": s.rollout.text} for s in samples]
-        if self.finite.allows(loss, grad_norm, batch):
+        if self.finite.allows(loss, grad_norm, [one.record() for one in batch]):
             self.optimizer.step()
         self.optimizer.zero_grad()
         return grad_norm
@@ -335,11 +343,14 @@ class Run:
             **record,
             "skipped_updates": self.finite.skipped,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "sampled_tokens": self.tokens,
-            "sample_tokens_per_second": self.step_tokens / max(self.spent["sample"], 1e-9),
-            "score_checks_per_second": self.step_checks / max(self.spent["score"], 1e-9),
-            "train_tokens_per_second": self.step_tokens / max(training, 1e-9),
         }
+        if self.sandbox:
+            record |= {
+                "sampled_tokens": self.tokens,
+                "sample_tokens_per_second": self.step_tokens / max(self.spent["sample"], 1e-9),
+                "score_checks_per_second": self.step_checks / max(self.spent["score"], 1e-9),
+            }
+        record["train_tokens_per_second"] = self.step_tokens / max(training, 1e-9)
         self.log_file.write(record, show=self.step % self.args.log_every == 0)
         self.tracker.log(record)
 

@@ -1,0 +1,224 @@
+"""Preference pairs for DPO: sample completions of each task, run the tests, set a passing one against a failing one.
+
+    chosen = the shortest that passes,    rejected = the longest that fails (or the likeliest, or a random one)
+
+A task without a passing completion gives no pair, nor does one without a failing one; with --prefer_short the latter
+gives the shortest passing completion over the longest passing one. Completions that could not be judged are left out:
+they are no failures. Identical token sequences count once.
+
+Writes the pairs (JSONL: text, token ids and log-probabilities as sampled) and, beside them, counts in *_stats.json.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+from common import machine, require, require_at_least, run, write_jsonl, write_text
+from tasks import Task, read_tasks, sha256
+
+
+@dataclass
+class Args:
+    train_path: str = "data/humaneval_train.jsonl"  # tasks to make pairs from
+    sft_model: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # adapter to sample from, the one that DPO starts from
+    output_path: str = "checkpoints/deepseek_1_3b_dpo_pairs.jsonl"  # where the pairs go
+    max_length: int = 1024  # tokens of prompt and completion together, at most
+    max_new_tokens: int = 256  # tokens of a completion, at most
+    num_samples: int = 16  # completions a task
+    temperature: float = 1.0  # of sampling
+    top_p: float = 1.0  # share of the probability that is sampled from
+    stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
+    rejected: Literal["longest", "likeliest", "random"] = "longest"  # which failing completions are taken
+    prefer_short: bool = False  # where all pass: the shortest over the longest
+    pairs_per_task: int = 1  # the so many shortest passing ones, each against another failing one while there are any
+    token_budget: int = 0  # draw no more tasks once so many tokens have been sampled; 0: all tasks
+    limit: int = 0  # take the first so many tasks of the file; 0: all
+    batch_size: int = 64  # completions at a time (at least those of one task)
+    time_limit: float = 5.0  # seconds a check may take
+    allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
+    allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
+    trust_remote_code: bool = False  # run code that comes with the model
+    seed: int = 42  # task order, sampling, random choices
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+def check(args: Args) -> None:
+    require(args.output_path.endswith(".jsonl"), f"--output_path {args.output_path}: must end in .jsonl")
+    require_at_least(0, args, "token_budget", "limit")
+    require_at_least(1, args, "batch_size", "max_new_tokens", "pairs_per_task")
+    require(args.num_samples >= 2, f"--num_samples {args.num_samples}: a pair needs 2 or more")
+    require(args.temperature > 0, f"--temperature {args.temperature}: must be positive; greedy samples are all alike")
+    require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
+    require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
+    require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
+    same = Path(args.output_path).resolve() == Path(args.train_path).resolve()
+    require(not same, f"--output_path {args.output_path}: is the task file itself")
+
+
+def pairs_of_task(
+    samples: list, rejected: str, pairs_per_task: int, prefer_short: bool, rng: random.Random
+) -> list[tuple[Any, Any, str]]:
+    """(chosen, rejected, "failing" or "longer") for the scored samples (`training.Sample`) of one task.
+
+    Of completions that rank the same, the one sampled first comes first.
+    """
+    distinct: dict[tuple, Any] = {}
+    for s in samples:
+        if s.verdict.judged:
+            distinct.setdefault(tuple(s.rollout.token_ids), s)
+    passing = sorted((s for s in distinct.values() if s.verdict.passed), key=lambda s: s.length)
+    failing = [s for s in distinct.values() if not s.verdict.passed]
+    if failing:
+        worst = ranked(failing, rejected, rng)
+        return [(s, worst[i % len(worst)], "failing") for i, s in enumerate(passing[:pairs_per_task])]
+    if prefer_short:  # the shortest with the longest, the next with the next, as far as their lengths differ
+        pairs = zip(passing, reversed(passing), strict=True)
+        return [(short, long, "longer") for short, long in pairs if short.length < long.length][:pairs_per_task]
+    return []
+
+
+def ranked(failing: list, rejected: str, rng: random.Random) -> list:
+    """The failing samples, the one to be rejected first in front."""
+    if rejected == "random":
+        return rng.sample(failing, len(failing))
+    return sorted(failing, key=lambda s: -s.length if rejected == "longest" else -sum(s.rollout.logprobs))
+
+
+def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
+    """Scored samples (`training.Sample`) of each task drawn, in the order of drawing.
+
+    One batch is scored while the next is sampled. A text is judged once a task, so that copies share their verdict.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from policy import load_policy, load_tokenizer, pick_device
+    from rollout import encode_prompts, sample
+    from training import Sample, item_order
+
+    device = pick_device()
+    tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
+    prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
+    model = load_policy(args.sft_model, device, trust_remote_code=args.trust_remote_code).eval()
+    generator = torch.Generator(device).manual_seed(args.seed)
+    order = islice(item_order(len(tasks), args.seed), len(tasks))  # shuffled: a budget takes a random subset
+    groups: dict[int, list[Sample]] = {}
+    verdicts, tokens = {}, 0  # futures
+    whole, unit = (args.token_budget, "token") if args.token_budget else (len(tasks), "task")
+    bar = tqdm(total=whole, desc="pairs", unit=unit)
+    while not 0 < args.token_budget <= tokens:
+        drawn = list(islice(order, max(1, args.batch_size // args.num_samples)))
+        if not drawn:
+            break
+        rollouts = sample(model, tokenizer, [prompts[index] for index in drawn], num_samples=args.num_samples,
+                          max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
+                          stop_at_strings=args.stop_at_strings, batch_size=args.batch_size,
+                          generator=generator)  # fmt: skip
+        for r in rollouts:
+            index = drawn[r.prompt_index]
+            groups.setdefault(index, []).append(Sample(tasks[index], index, r))
+            if (index, r.text) not in verdicts:
+                verdicts[index, r.text] = sandbox.submit(tasks[index], r.text)
+            tokens += len(r.token_ids)
+        known = [verdict.result().passed for verdict in verdicts.values() if verdict.done()]
+        bar.set_postfix(tasks=len(groups), passing=f"{sum(known) / max(len(known), 1):.1%}", refresh=False)
+        bar.update((tokens if args.token_budget else len(groups)) - bar.n)
+    bar.close()
+    for index, group in groups.items():
+        for s in group:
+            s.verdict = verdicts[index, s.rollout.text].result()
+    return list(groups.values())
+
+
+def pair_line(chosen, rejected, kind: str) -> dict[str, Any]:
+    """One line of the pairs file. The ids are the sampled ones, EOS included: DPO trains on these, not on the text."""
+    return {
+        "task_id": chosen.task["task_id"],
+        "prompt": chosen.task["prompt"],
+        "chosen": chosen.rollout.text,
+        "rejected": rejected.rollout.text,
+        "rejected_kind": kind,
+        "rejected_status": rejected.verdict.status,
+        "chosen_length": chosen.length,
+        "rejected_length": rejected.length,
+        "chosen_logprob": sum(chosen.rollout.logprobs),  # of all tokens, at the sampling temperature
+        "rejected_logprob": sum(rejected.rollout.logprobs),
+        "prompt_ids": chosen.rollout.prompt_ids,
+        "chosen_ids": chosen.rollout.token_ids,
+        "rejected_ids": rejected.rollout.token_ids,
+    }
+
+
+def counts(groups: list[list], lines: list[dict]) -> dict[str, Any]:
+    """What became of the samples, for the stats file."""
+    samples = [s for group in groups for s in group]
+    judged = [s for s in samples if s.verdict.judged]
+    passed = [[s.verdict.passed for s in group if s.verdict.judged] for group in groups]
+    return {
+        "tasks": len(groups),
+        "samples": len(samples),
+        "sampled_tokens": sum(s.length for s in samples),
+        "distinct_samples": sum(len({tuple(s.rollout.token_ids) for s in group}) for group in groups),
+        "pass_rate": sum(s.base_reward for s in judged) / max(len(judged), 1),
+        "cut_off": mean(float(not s.rollout.ended) for s in samples),
+        "unjudged": len(samples) - len(judged),
+        "weak": sum(s.verdict.weak for s in samples),
+        "statuses": dict(Counter(s.verdict.status for s in samples)),
+        "tasks_none_passing": sum(not any(group) for group in passed),
+        "tasks_none_failing": sum(all(group) and bool(group) for group in passed),
+        "tasks_with_pairs": len({line["task_id"] for line in lines}),
+        "pairs": len(lines),
+        "pairs_by_kind": dict(Counter(line["rejected_kind"] for line in lines)),
+        "mean_chosen_length": mean([line["chosen_length"] for line in lines] or [0.0]),
+        "mean_rejected_length": mean([line["rejected_length"] for line in lines] or [0.0]),
+    }
+
+
+def main(args: Args) -> None:
+    check(args)
+    tasks = read_tasks(args.train_path)
+    tasks = tasks[: args.limit] if args.limit else tasks
+    stats_path = args.output_path.removesuffix(".jsonl") + "_stats.json"
+    writable = Path(args.output_path + ".writable")
+    write_text(writable, "")  # fail now rather than after the work
+    writable.unlink()
+    started = time.perf_counter()
+
+    from training import open_sandbox
+
+    with open_sandbox(args) as sandbox:
+        groups = draw_samples(args, tasks, sandbox)
+        layers = sandbox.layers
+    rng = random.Random(args.seed)
+    lines = [
+        pair_line(*pair)
+        for group in groups
+        for pair in pairs_of_task(group, args.rejected, args.pairs_per_task, args.prefer_short, rng)
+    ]
+    stats = counts(groups, lines)
+    require(
+        len(lines) > 0,
+        f"no pair: of {stats['tasks']} tasks {stats['tasks_none_passing']} had no passing completion and "
+        f"{stats['tasks_none_failing']} no failing one ({stats['unjudged']} of {stats['samples']} completions could "
+        "not be judged); raise --num_samples, take more tasks, or start from a better model",
+    )
+    write_jsonl(args.output_path, lines)
+    record = {**stats, "seconds": time.perf_counter() - started, "sandbox": layers, "args": asdict(args),
+              "train_sha256": sha256(args.train_path), **machine()}  # fmt: skip
+    write_text(stats_path, json.dumps(record, indent=1) + "\n")
+    print(f"{stats['pairs']} pairs of {stats['tasks_with_pairs']} tasks, from {stats['samples']:,} completions "
+          f"({stats['sampled_tokens']:,} tokens) of {stats['tasks']} tasks, {stats['pass_rate']:.1%} passing; "
+          f"chosen {stats['mean_chosen_length']:.1f} tokens, rejected {stats['mean_rejected_length']:.1f}")  # fmt: skip
+    print(f"saved {args.output_path}")
+
+
+if __name__ == "__main__":
+    run(main, Args, __doc__)

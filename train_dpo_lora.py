@@ -1,0 +1,247 @@
+"""Direct preference optimisation (DPO) of a LoRA policy on pairs of completions (arXiv 2305.18290).
+
+    L = -log sigmoid(beta * [(log pi(y_w) - log ref(y_w)) - (log pi(y_l) - log ref(y_l))])
+
+y_w is the chosen completion of a prompt, y_l the rejected one; log pi is summed over a completion's tokens, the EOS
+included; ref is the SFT adapter that the run starts from, frozen. `generate_dpo_data.py` makes the pairs. With label
+smoothing e, L = -(1 - e) log sigmoid(m) - e log sigmoid(-m) for the margin m. Left out of the paper: the warm-up, and
+the SFT on chosen completions where the pairs are of another model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from common import InputError, require, require_at_least, run
+
+if TYPE_CHECKING:
+    import torch  # takes seconds: not before the arguments are known to be right
+
+
+@dataclass
+class Args:
+    train_path: str = "checkpoints/deepseek_1_3b_dpo_pairs.jsonl"  # pairs to learn from
+    sft_model: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # adapter to start from, and the reference
+    output_dir: str = "checkpoints/deepseek_1_3b_lora_dpo"  # where the new adapter goes
+    learning_rate: float = 2e-6  # of AdamW
+    lr_scheduler_type: str = "constant"  # any schedule of transformers: constant, linear, cosine, ...
+    beta: float = 0.05  # how much a log-ratio counts; the smaller, the further the policy goes from the reference
+    batch_size: int = 2  # pairs an update
+    num_train_epochs: float = 1.0  # passes over the pairs
+    num_steps: int = -1  # updates; overrides the epochs if given
+    label_smoothing: float = 0.0  # share of pairs taken to be the wrong way round
+    max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
+    micro_batch_size: int = 2  # pairs in one forward and backward pass
+    parity_bound: float = 0.0  # most that the reference and --sft_model may differ a token, in nats; 0: by precision
+    save_every: int = 10  # steps between states that a killed run goes on from; 0: only when it is asked to stop
+    resume: bool = True  # go on from the state that an interrupted run of this command left
+    dry_run: bool = False  # one step, nothing kept: peak memory, and the time that the run would take
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
+    log_every: int = 1  # steps between lines on the screen
+    trust_remote_code: bool = False  # run code that comes with the model
+    seed: int = 42  # order of the pairs
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+def check(args: Args) -> None:
+    require_at_least(0, args, "save_every", "max_grad_norm", "parity_bound")
+    require_at_least(1, args, "batch_size", "micro_batch_size", "log_every")
+    require(args.learning_rate > 0, f"--learning_rate {args.learning_rate}: must be positive")
+    require(args.beta > 0, f"--beta {args.beta}: must be positive")
+    require(0 <= args.label_smoothing < 0.5, f"--label_smoothing {args.label_smoothing}: must be in [0, 0.5)")
+    require(args.num_steps == -1 or args.num_steps >= 1, f"--num_steps {args.num_steps}: must be at least 1")
+    require(args.num_steps >= 1 or args.num_train_epochs > 0, "--num_train_epochs must be positive")
+
+
+@dataclass
+class Pair:
+    """Two completions of one prompt; ids as they are trained on. `where` is the file and line that it came from."""
+
+    where: str
+    task_id: str
+    prompt: str | None
+    chosen: str | None
+    rejected: str | None
+    prompt_ids: list[int] | None
+    chosen_ids: list[int] | None
+    rejected_ids: list[int] | None
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer completion."""
+        return max(len(self.chosen_ids), len(self.rejected_ids))
+
+    def record(self) -> dict[str, Any]:
+        return {"task_id": self.task_id, "where": self.where, "chosen": self.chosen, "rejected": self.rejected}
+
+
+TEXTS, IDS = ("prompt", "chosen", "rejected"), ("prompt_ids", "chosen_ids", "rejected_ids")
+
+
+def read_pairs(path: str) -> list[Pair]:
+    """Read a JSONL file of pairs: the three of `IDS`, or the three of `TEXTS` alone.
+
+    Raises:
+        InputError: the file is missing, empty, or has a line that is no pair; names the file and the line.
+    """
+    require(Path(path).is_file(), f"{path}: no such file of pairs; generate_dpo_data.py makes one")
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text") from None
+    pairs = [_parse_line(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    require(len(pairs) > 0, f"{path}: has no pairs")
+    return pairs
+
+
+def _parse_line(line: str, where: str) -> Pair:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    require(isinstance(record, dict), f"{where}: a pair is a JSON object, not {type(record).__name__}")
+    texts, ids = [record.get(name) for name in TEXTS], [record.get(name) for name in IDS]
+    for name, text in zip(TEXTS, texts, strict=True):
+        require(text is None or isinstance(text, str), f"{where}: {name} is not text")
+    if any(value is not None for value in ids):
+        for name, value in zip(IDS, ids, strict=True):
+            right = isinstance(value, list) and value and all(type(token) is int and token >= 0 for token in value)
+            require(right, f"{where}: {name} must be a list of token ids, as the other ids are given")
+    else:
+        lacking = [name for name, text in zip(TEXTS, texts, strict=True) if text is None]
+        require(not lacking, f"{where}: a pair needs {', '.join(IDS)}, or else prompt, chosen and rejected as text")
+    same = ids[1] == ids[2] if ids[1] else texts[1] == texts[2]
+    require(not same, f"{where}: chosen and rejected are the same; there is nothing to prefer")
+    return Pair(where, str(record.get("task_id", where)), *texts, *ids)
+
+
+def encode_pairs(pairs: list[Pair], tokenizer, vocabulary: int, max_length: int | None) -> None:
+    """Give pairs of text alone their ids, prompt and completion apart, EOS added; check the ids of the others.
+
+    Args:
+        vocabulary: how many token ids the model has.
+        max_length: positions that it has; None: it does not say.
+
+    Raises:
+        InputError: ids of another tokenizer, or a pair too long; names the file and the line.
+    """
+    for pair in pairs:
+        prompt_ids = tokenizer(pair.prompt).input_ids if pair.prompt is not None else pair.prompt_ids
+        if pair.prompt_ids is None:
+            pair.prompt_ids = prompt_ids
+            pair.chosen_ids, pair.rejected_ids = (
+                tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+                for text in (pair.chosen, pair.rejected)
+            )
+        known = max(pair.prompt_ids + pair.chosen_ids + pair.rejected_ids) < vocabulary
+        require(
+            known and pair.prompt_ids == prompt_ids,
+            f"{pair.where}: its ids are of another tokenizer than the model's; make the pairs with this --sft_model",
+        )
+        length = len(pair.prompt_ids) + pair.length
+        require(
+            max_length is None or length <= max_length,
+            f"{pair.where}: prompt and completion have {length} tokens, the model has {max_length} positions",
+        )
+
+
+def dpo_loss(margin: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """L of each pair from its margin, both (B,): beta times the difference of the two log-ratios.
+
+    >>> import torch
+    >>> dpo_loss(torch.tensor([0.0, 1.0, -1.0]))
+    tensor([0.6931, 0.3133, 1.3133])
+    """
+    from torch.nn.functional import logsigmoid
+
+    return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
+
+
+def check_first_loss(loss: float, tolerance: float) -> None:
+    """Before the first update the policy is the reference, every margin 0 and so the loss ln 2, whatever the pairs.
+
+    Raises:
+        InputError: it is not.
+    """
+    print(f"parity: the first loss is ln 2 {loss - math.log(2):+.1e} (bound {tolerance:g})")
+    require(
+        abs(loss - math.log(2)) <= tolerance,
+        f"the first loss is {loss:.4f}, not ln 2: policy and reference differ before the first update",
+    )
+
+
+def main(args: Args) -> None:
+    check(args)
+    pairs = read_pairs(args.train_path)
+
+    import torch
+    from transformers import AutoConfig
+
+    from parity import as_reference, check_reference
+    from policy import base_and_adapter, completion_logprobs, compute_dtype, load_tokenizer
+    from training import micro_batches, training_run
+
+    tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
+    base, _ = base_and_adapter(args.sft_model)
+    config = AutoConfig.from_pretrained(base, trust_remote_code=args.trust_remote_code).get_text_config()
+    encode_pairs(pairs, tokenizer, config.vocab_size, getattr(config, "max_position_embeddings", None))
+    total = args.num_steps * args.batch_size if args.num_steps > 0 else math.ceil(len(pairs) * args.num_train_epochs)
+
+    def pair_logprobs(model, part: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p of the chosen (row 0) and the rejected (row 1) completions and their lengths, both (2, b)."""
+        completions = [pair.chosen_ids for pair in part] + [pair.rejected_ids for pair in part]
+        logprobs, mask = completion_logprobs(model, [pair.prompt_ids for pair in part] * 2, completions)  # (2b, R)
+        return logprobs.sum(1).view(2, -1), mask.sum(1).view(2, -1)
+
+    with training_run(args, "dpo", pairs, math.ceil(total / args.batch_size), judged=False) as run:
+        first = pairs[:16]
+        check_reference(run.model, [pair.prompt_ids for pair in first], [pair.chosen_ids for pair in first],
+                        args.sft_model, bound=args.parity_bound)  # fmt: skip
+
+        for step in run.steps():
+            batch = [pairs[i] for i in run.draw(min(args.batch_size, total - run.drawn))]  # B of them
+
+            # loss, one graph alive at a time
+            loss, rewards, logprobs, lengths = 0.0, [], [], []
+            for rows in micro_batches(batch, args.micro_batch_size):
+                part = [batch[i] for i in rows]
+                with torch.no_grad(), as_reference(run.model):
+                    reference, _ = pair_logprobs(run.model, part)  # (2, b)
+                policy, length = pair_logprobs(run.model, part)  # (2, b)
+                reward = args.beta * (policy - reference)  # (2, b)
+                losses = dpo_loss(reward[0] - reward[1], args.label_smoothing) / len(batch)  # (b,)
+                losses.sum().backward()
+                loss += losses.sum().item()
+                rewards.append(reward.detach())
+                logprobs.append(policy.detach())
+                lengths.append(length)
+            if step == 1:
+                check_first_loss(loss, 1e-3 if compute_dtype(run.device) == torch.float32 else 0.05)
+
+            # step
+            grad_norm = run.update(loss, batch)
+            reward = torch.cat(rewards, 1)  # (2, B)
+            margin = reward[0] - reward[1]  # (B,)
+            run.step_tokens = sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in batch)
+            chosen_logprob, rejected_logprob = (torch.cat(logprobs, 1).sum(1) / torch.cat(lengths, 1).sum(1)).tolist()
+            run.log(
+                {
+                    "loss": loss,
+                    "accuracy": (margin > 0).float().mean().item(),
+                    "margin": margin.mean().item(),
+                    "chosen_reward": reward[0].mean().item(),
+                    "rejected_reward": reward[1].mean().item(),
+                    "chosen_logprob": chosen_logprob,  # a token; if both fall, the pairs' likelihood is displaced
+                    "rejected_logprob": rejected_logprob,
+                    "epoch": run.drawn / len(pairs),
+                    "grad_norm": grad_norm,
+                }
+            )
+
+
+if __name__ == "__main__":
+    run(main, Args, __doc__)
