@@ -1,4 +1,4 @@
-# Sourced by every train_*.sh: the environment, the profile, the data, and two words, `stage` and `evaluate`.
+# Sourced by every train_*.sh: the environment, the profile, the data, and three words: `stage`, `evaluate`, `sft`.
 #
 #   PROFILE=pocket|deepseek   what to run; by default deepseek where there is a CUDA GPU, else pocket
 #   MODEL= TRAIN= TEST=       another model, other task files
@@ -33,8 +33,11 @@ pocket)
     SFT=${PREFIX}_lora_sft
     length_flags="--max_length 384 --max_new_tokens 128"
     SFT_FLAGS="--max_length 384"
-    RL_FLAGS="$length_flags --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
-    DPO_DATA_FLAGS="$length_flags --token_budget 90000"
+    budget="--token_budget 60000" # sampled tokens: the same for every method
+    RL_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
+    PPO_FLAGS="$length_flags $budget --num_updates 1000 --num_samples 4 --learning_rate 1e-3"
+    GRPO_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
+    DPO_DATA_FLAGS="$length_flags $budget"
     DPO_FLAGS="--learning_rate 5e-4"
     EVAL_FLAGS="$length_flags --batch_size 128"
     [ -f data/pocket_train.jsonl ] && [ -f data/pocket_test.jsonl ] || python data/make_pocket_tasks.py
@@ -45,7 +48,7 @@ deepseek) # the scripts' own defaults
     : "${MODEL:=deepseek-ai/deepseek-coder-1.3b-base}"
     : "${TRAIN:=data/humaneval_train.jsonl}" "${TEST:=data/humaneval_test.jsonl}"
     SFT=${PREFIX}_lora_sft_v2
-    SFT_FLAGS="" RL_FLAGS="" DPO_DATA_FLAGS="" DPO_FLAGS="" EVAL_FLAGS=""
+    SFT_FLAGS="" RL_FLAGS="" PPO_FLAGS="" GRPO_FLAGS="" DPO_DATA_FLAGS="" DPO_FLAGS="" EVAL_FLAGS=""
     for file in "$TRAIN" "$TEST"; do
         case $file in data/humaneval_*) [ -f "$file" ] || python data/prepare_humaneval.py ${SOURCE:+--source "$SOURCE"} ;; esac
     done
@@ -66,6 +69,8 @@ SEED=${SEED:-42}
 SFT=$CHECKPOINTS/$SFT$run
 SFT_FLAGS="$SFT_FLAGS --seed $SEED ${STEPS:+--max_steps $STEPS}"
 RL_FLAGS="$RL_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
+PPO_FLAGS="$PPO_FLAGS --seed $SEED ${STEPS:+--num_updates $STEPS}"
+GRPO_FLAGS="$GRPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
 DPO_DATA_FLAGS="$DPO_DATA_FLAGS --seed $SEED ${LIMIT:+--limit $LIMIT}"
 DPO_FLAGS="$DPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
 EVAL_FLAGS="$EVAL_FLAGS ${LIMIT:+--limit $LIMIT}"
@@ -102,4 +107,11 @@ SHARED="training.py policy.py parity.py rollout.py rewards.py tasks.py metrics.p
 evaluate() {
     stage "$RESULTS/${PREFIX}_$1_metrics.json" "$2" python eval_humaneval.py \
         --exp_name "${PREFIX}_$1" --model_path "$2" --data_path "$TEST" --results_dir "$RESULTS" $EVAL_FLAGS
+}
+
+# sft: train it, unless it is there, and evaluate it.
+sft() {
+    stage "$SFT" "$TRAIN" python train_sft_lora.py \
+        --model_name "$MODEL" --train_path "$TRAIN" --output_dir "$SFT" $SFT_FLAGS
+    evaluate "sft$run" "$SFT"
 }

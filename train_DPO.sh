@@ -3,9 +3,7 @@
 cd "$(dirname "$0")"
 . ./profile.sh
 
-stage "$SFT" "$TRAIN" python train_sft_lora.py \
-    --model_name "$MODEL" --train_path "$TRAIN" --output_dir "$SFT" $SFT_FLAGS
-evaluate "sft$run" "$SFT"
+sft
 
 pairs=$CHECKPOINTS/${PREFIX}_dpo_pairs$run.jsonl
 stage "$pairs" "$SFT" python generate_dpo_data.py \

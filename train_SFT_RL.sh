@@ -5,9 +5,7 @@ cd "$(dirname "$0")"
 
 evaluate base "$MODEL"
 
-stage "$SFT" "$TRAIN" python train_sft_lora.py \
-    --model_name "$MODEL" --train_path "$TRAIN" --output_dir "$SFT" $SFT_FLAGS
-evaluate "sft$run" "$SFT"
+sft
 
 for alpha in 0.01 0.03; do
     rl=$(checkpoint_name rl "$alpha")

@@ -1,0 +1,15 @@
+#!/bin/sh
+# GRPO at two length penalties, from the SFT adapter, each evaluated on the test tasks: a table and a plot.
+cd "$(dirname "$0")"
+. ./profile.sh
+
+sft
+
+for alpha in 0.01 0.03; do
+    grpo=$(checkpoint_name grpo "$alpha")
+    stage "$grpo" "$SFT" python train_grpo_lora.py \
+        --sft_model "$SFT" --train_path "$TRAIN" --output_dir "$grpo" --length_penalty_alpha "$alpha" $GRPO_FLAGS
+    evaluate "grpo_alpha$alpha$run" "$grpo"
+done
+
+python results_table.py --results_dir "$RESULTS" --readme "${README-README.md}"
