@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT, SHARED
 
 
-def pipeline(tmp_path, **settings) -> str:
-    """train_SFT_RL.sh with its outputs in tmp_path; its standard output."""
+def pipeline(tmp_path, script: str = "train_SFT_RL.sh", **settings) -> str:
+    """A shell script with its outputs in tmp_path; its standard output."""
     environment = {
         "RESULTS": str(tmp_path / "results"),
         "CHECKPOINTS": str(tmp_path / "checkpoints"),
@@ -19,7 +19,7 @@ def pipeline(tmp_path, **settings) -> str:
         "STEPS": "2",
         "LIMIT": "4",
     }
-    done = subprocess.run(["sh", "train_SFT_RL.sh"], cwd=ROOT, env=os.environ | environment | settings,
+    done = subprocess.run(["sh", script], cwd=ROOT, env=os.environ | environment | settings,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -50,6 +50,23 @@ def test_pocket_from_base_to_table_and_a_second_run_skips(tmp_path):
 
 @needs_venv
 @pytest.mark.slow
+def test_pocket_ppo_grpo_and_dpo_from_sft_to_table(tmp_path):
+    ppo = [f"ppo_alpha{alpha}{batch}" for alpha in ("0.01", "0.03") for batch in ("", "_8")]
+    methods = {"PPO": ppo, "GRPO": ["grpo_alpha0.01", "grpo_alpha0.03"], "DPO": ["dpo"]}
+    for method, names in methods.items():
+        out = pipeline(tmp_path, f"train_{method}.sh", PROFILE="pocket")
+        assert ("pocket_lora_sft is complete: skipped" in out) is (method != "PPO")  # the first trains SFT
+        for name in names:
+            assert f"| pocket_{name} |" in out
+            log = tmp_path / "checkpoints" / f"pocket_lora_{name}" / f"{method.lower()}_train_log.jsonl"
+            assert len(log.read_text().splitlines()) == 2
+    batches = [json.loads((tmp_path / "checkpoints" / f"pocket_lora_{name}" / "run.json").read_text())["args"]
+               ["batch_size"] for name in ppo]  # fmt: skip
+    assert batches == [4, 8, 4, 8]
+
+
+@needs_venv
+@pytest.mark.slow
 def test_deepseek_runs_offline_on_humaneval(tmp_path, deepseek):
     source = SHARED / "HumanEval.jsonl.gz"
     prepare = ["data/prepare_humaneval.py", "--source", str(source), "--output_dir", str(tmp_path)]
@@ -62,14 +79,23 @@ def test_deepseek_runs_offline_on_humaneval(tmp_path, deepseek):
     )
     assert not train & test and len(train | test) == 164
     files = {"TRAIN": str(tmp_path / "humaneval_train.jsonl"), "TEST": str(tmp_path / "humaneval_test.jsonl")}
-    out = pipeline(tmp_path, PROFILE="deepseek", MODEL=deepseek, PREFIX="deepseek_1_3b", **files)
+    settings = dict(PROFILE="deepseek", MODEL=deepseek, PREFIX="deepseek_1_3b", STEPS="1", LIMIT="2", **files)
+    out = pipeline(tmp_path, **settings)
+    pipeline(tmp_path, "train_PPO.sh", **settings)
+    pipeline(tmp_path, "train_GRPO.sh", **settings)
     made = sorted(path.name for path in (tmp_path / "checkpoints").glob("deepseek*"))
     assert made == [
+        "deepseek_1_3b_lora_grpo_alpha0.01",
+        "deepseek_1_3b_lora_grpo_alpha0.03",
+        "deepseek_1_3b_lora_ppo_alpha0.01",
+        "deepseek_1_3b_lora_ppo_alpha0.01_8",
+        "deepseek_1_3b_lora_ppo_alpha0.03",
+        "deepseek_1_3b_lora_ppo_alpha0.03_8",
         "deepseek_1_3b_lora_rl_alpha0.01_100",
         "deepseek_1_3b_lora_rl_alpha0.03",
         "deepseek_1_3b_lora_sft_v2",
     ]
-    assert "humaneval_test.jsonl, 4 tasks" in out
+    assert "humaneval_test.jsonl, 2 tasks" in out
 
 
 def test_an_unknown_profile_is_refused():
