@@ -6,19 +6,28 @@ import dataclasses
 import math
 import os
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 
-from common import InputError, write_jsonl
+from common import InputError, require, write_jsonl
+from parity import adapter_weights
 from tasks import sha256
 
 STATE = "resume.pt"
-FREE = ("log_every", "save_every", "resume", "report_to", "config")  # may differ between a run and its continuation
+FREE = (
+    "log_every",
+    "save_every",
+    "resume",
+    "report_to",
+    "parity_bound",
+    "config",
+)  # may differ between a run and its continuation
 
 
 def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position: Any) -> None:
@@ -30,7 +39,7 @@ def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position
     """
     state = {
         "args": _fixed(args),
-        "adapter": get_peft_model_state_dict(model, adapter_name="default"),
+        "adapter": adapter_weights(model),
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -46,20 +55,34 @@ def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position
 
 
 def read_state(folder: Path, args: Any) -> dict[str, Any] | None:
-    """The state that a run with the same arguments left in the folder, else None. Tensors and plain data only."""
+    """The state that a run with the same arguments left in the folder, else None. Tensors and plain data only.
+
+    The folder of an interrupted run with other arguments, tasks or code is set aside as NAME.interrupted, not lost.
+    """
     path = folder / STATE
     if not args.resume or not path.is_file():
         return None
     state = torch.load(path, weights_only=True, map_location="cpu")
-    if state["args"] != _fixed(args):
-        print(f"{path} is of a run with other arguments, tasks or code: starting anew")
-        return None
-    return state
+    now = _fixed(args)
+    if state["args"] == now:
+        return state
+    others = sorted(name for name in state["args"].keys() | now.keys() if state["args"].get(name) != now.get(name))
+    aside = folder.with_suffix(".interrupted")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    print(f"{folder} is of a run with other {', '.join(others)}: set aside as {aside.name}, starting anew")
+    return None
 
 
 def restore_state(state: dict[str, Any], model, parts: dict[str, Any]) -> dict[str, Any]:
-    """Put adapter, parts and random states back. Returns the position."""
+    """Put adapter, parts and random states back. Returns the position.
+
+    Raises:
+        InputError: the adapter did not take the saved weights.
+    """
     set_peft_model_state_dict(model, state["adapter"], adapter_name="default")
+    for name, weight in adapter_weights(model).items():
+        require(torch.equal(weight.cpu(), state["adapter"][name]), f"resume: {name} could not be restored; --no_resume")
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
     torch.set_rng_state(state["torch"])
@@ -79,7 +102,8 @@ def _fixed(args: Any) -> dict[str, Any]:
     files = [Path(args.train_path), Path(args.sft_model) / "adapter_model.safetensors"]
     files += sorted(Path(__file__).parent.glob("*.py"))
     settings = {name: value for name, value in dataclasses.asdict(args).items() if name not in FREE}
-    return settings | {f"sha256 of {path.name}": sha256(path) for path in files if path.is_file()}
+    hashes = {f"sha256 of {path.name}": sha256(path) for path in files if path.is_file()}
+    return settings | hashes | {"number of GPUs": torch.cuda.device_count()}
 
 
 class StopRequest:

@@ -11,6 +11,8 @@ from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_pe
 from common import InputError
 from policy import completion_logprobs, compute_dtype
 
+MAX_LOG_RATIO = 20.0  # beyond, exp could overflow, and a clipped term's gradient become 0 times infinity
+
 
 def kl_estimate(logprobs: torch.Tensor, reference: torch.Tensor, kind: str) -> torch.Tensor:
     """Estimates of KL(policy || reference) from tokens that the policy sampled, shaped as the inputs (log-probs).
@@ -23,7 +25,7 @@ def kl_estimate(logprobs: torch.Tensor, reference: torch.Tensor, kind: str) -> t
     tensor([0.1065])
     """
     log_ratio = reference - logprobs
-    return -log_ratio if kind == "k1" else log_ratio.exp() - 1 - log_ratio
+    return -log_ratio if kind == "k1" else log_ratio.clamp(max=MAX_LOG_RATIO).exp() - 1 - log_ratio
 
 
 def load_reference(model: PeftModel, adapter: str) -> None:
@@ -42,10 +44,15 @@ def as_reference(model: PeftModel) -> Iterator[None]:
         model.set_adapter("default")
 
 
+def adapter_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Of the policy's own adapter. (By itself peft would ask the hub whether the base has other embeddings.)"""
+    return get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+
+
 @contextlib.contextmanager
 def _as_saved(model: PeftModel, adapter: str) -> Iterator[None]:
     """Within the block the policy's weights are those of an adapter folder."""
-    now = {name: weight.clone() for name, weight in get_peft_model_state_dict(model, adapter_name="default").items()}
+    now = {name: weight.clone() for name, weight in adapter_weights(model).items()}
     set_peft_model_state_dict(model, load_peft_weights(adapter, device="cpu"), adapter_name="default")
     try:
         yield
@@ -55,7 +62,13 @@ def _as_saved(model: PeftModel, adapter: str) -> Iterator[None]:
 
 @torch.no_grad()
 def check_parity(
-    model, rollouts: list, temperature: float, bound: float | None = None, start: str | None = None
+    model,
+    rollouts: list,
+    temperature: float,
+    bound: float | None = None,
+    start: str | None = None,
+    fresh: bool = True,
+    size: int = 4,
 ) -> float:
     """Before the first update of a process: is what will be trained on what was sampled, and the reference the start?
 
@@ -67,6 +80,8 @@ def check_parity(
         rollouts: what `rollout.sample` returned.
         bound: largest difference of a token's log-probability, in nats; by default `PARITY_BOUND` of the dtype.
         start: folder of the adapter that the run started from, for `check_reference`; None: there is no reference.
+        fresh: whether the policy has not been trained yet; then it must agree with the reference too.
+        size: rollouts at a time.
 
     Returns:
         the largest difference.
@@ -74,9 +89,9 @@ def check_parity(
     Raises:
         InputError: beyond the bound; training on such samples would be training on another policy's.
     """
-    bound = bound or default_bound(model)
+    bound = bound or PARITY_BOUND[compute_dtype(model.get_input_embeddings().weight.device)]
     gaps = []
-    for batch in (rollouts[at : at + 16] for at in range(0, len(rollouts), 16)):
+    for batch in (rollouts[at : at + size] for at in range(0, len(rollouts), size)):
         prompts, completions = [r.prompt_ids for r in batch], [r.token_ids for r in batch]
         gaps.append(sampler_gap(completion_logprobs(model, prompts, completions, temperature)[0], batch))
     gap = torch.tensor(gaps).max().item()  # torch's max keeps a nan, Python's may not
@@ -84,11 +99,11 @@ def check_parity(
     if not gap <= bound:
         raise InputError(
             f"the sampler's log-probabilities differ from the trainer's by {gap:.3g} a token (bound {bound:g}): check "
-            "dropout, temperature and precision"
+            "dropout, temperature and precision, or raise --parity_bound"
         )
     if start is not None:
-        first = rollouts[:16]
-        check_reference(model, [r.prompt_ids for r in first], [r.token_ids for r in first], start, temperature, bound)
+        first = rollouts[:size]
+        check_reference(model, [r.prompt_ids for r in first], [r.token_ids for r in first], start, temperature, fresh)
     return gap
 
 
@@ -99,37 +114,41 @@ def check_reference(
     completions: list[list[int]],
     start: str,
     temperature: float = 1.0,
-    bound: float | None = None,
+    fresh: bool = True,
 ) -> float:
-    """Does the reference agree with the adapter folder that the run started from (KL 0)? Also after a resume.
+    """Does the reference agree with the adapter folder that the run started from (KL 0), and a fresh policy with both?
+
+    The same weights in the same shapes: the bound is tight, whatever the precision.
 
     Returns:
         the largest difference of a token's log-probability, in nats.
 
     Raises:
-        InputError: beyond the bound: the reference is the base model, or has been trained along.
+        InputError: beyond the bound: the reference is the base model, or has been trained along, or the policy is not
+            the adapter that it was to start from.
     """
-    bound = bound or default_bound(model)
-    with _as_saved(model, start):
-        first, mask = completion_logprobs(model, prompts, completions, temperature)
     with as_reference(model):
-        reference, _ = completion_logprobs(model, prompts, completions, temperature)
-    gap = (first - reference).abs().max().item()
-    kl = (kl_estimate(first, reference, "k3").sum() / mask.sum()).item()
-    print(f"parity: KL(start, reference) is {kl:.1e} a token, they differ by {gap:.1e} at most")
-    if not gap <= bound:
-        raise InputError(
-            f"the reference's log-probabilities differ from those of {start} by {gap:.3g} a token (bound {bound:g}): "
-            "the reference is not the adapter that the run started from"
-        )
+        reference, mask = completion_logprobs(model, prompts, completions, temperature)
+    with _as_saved(model, start):
+        others = {start: completion_logprobs(model, prompts, completions, temperature)[0]}
+    if fresh:
+        others["the policy"] = completion_logprobs(model, prompts, completions, temperature)[0]
+    for name, logprobs in others.items():
+        gap = (logprobs - reference).abs().max().item()
+        kl = (kl_estimate(logprobs, reference, "k3").sum() / mask.sum()).item()
+        print(f"parity: KL({name}, reference) is {kl:.1e} a token, they differ by {gap:.1e} at most")
+        if not gap <= REFERENCE_BOUND:
+            raise InputError(
+                f"the reference's log-probabilities differ from those of {name} by {gap:.3g} a token (bound "
+                f"{REFERENCE_BOUND:g}): the reference is not the adapter that the run started from, or the policy is "
+                "not"
+            )
     return gap
 
 
-def default_bound(model) -> float:
-    return PARITY_BOUND[compute_dtype(model.get_input_embeddings().weight.device)]
+REFERENCE_BOUND = 1e-3
 
-
-# The merged copy that samples rounds differently from the policy: measured 3e-5 in float32; bfloat16 is not measured.
+# The copy that samples rounds differently from the policy: measured 3e-5 in float32; bfloat16 is not measured.
 PARITY_BOUND = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.3}
 
 

@@ -166,7 +166,8 @@ def merged_copy(model):
     """A plain copy of the policy to sample from: 4-bit weights unpacked, the adapter merged in, no dropout.
 
     Made once, in the compute dtype, and brought up to date at every call. Decodes faster than the policy itself, from
-    which the log-probabilities for training still come.
+    which the log-probabilities for training still come. In 16 bits the adapter stays beside the weights: most of what
+    one adds to a weight is less than half of that weight's last bit, and would be rounded away.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     copy = _copies.get(base)
@@ -177,11 +178,20 @@ def merged_copy(model):
         if isinstance(module, Linear4bit):
             plain = name.removesuffix(".base_layer")
             weight = dequantize_4bit(module.weight.data, module.weight.quant_state)
-            if plain != name:  # wrapped by an adapter
-                lora = base.get_submodule(plain)
+            lora = base.get_submodule(plain) if plain != name else None  # wrapped by an adapter
+            if lora is not None and weight.dtype == torch.float32:
                 weight = weight + sum(lora.get_delta_weight(adapter) for adapter in lora.active_adapters)
+            elif lora is not None:
+                (adapter,), linear = lora.active_adapters, copy.get_submodule(plain)
+                linear.lora_down = lora.lora_A[adapter].weight.to(weight.dtype)  # (r, in)
+                linear.lora_up = (lora.lora_B[adapter].weight * lora.scaling[adapter]).to(weight.dtype)  # (out, r)
             weights[f"{plain}.weight"].copy_(weight)
     return copy
+
+
+def _beside(module, inputs, output):
+    """Forward hook of a linear layer that keeps its adapter beside its weight: + s (x A^T) B^T."""
+    return output + F.linear(F.linear(inputs[0], module.lora_down), module.lora_up)
 
 
 _copies: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -194,6 +204,10 @@ def _plain_copy(base):
     with device, torch.random.fork_rng():
         plain = type(base)._from_config(config, dtype=compute_dtype(device)).eval()  # the class at hand, no new code
     plain.generation_config = base.generation_config
+    if plain.dtype != torch.float32:
+        for name, module in base.named_modules():
+            if isinstance(module, Linear4bit) and name.endswith(".base_layer"):
+                plain.get_submodule(name.removesuffix(".base_layer")).register_forward_hook(_beside)
     missing = dict(plain.named_parameters())
     for name, module in base.named_modules():
         if isinstance(module, Linear4bit):  # filled at every call
@@ -215,7 +229,7 @@ def trainable_parameters(model) -> list[torch.nn.Parameter]:
 
 def save_adapter(model: PeftModel, tokenizer, folder: Path) -> None:
     """Adapter and tokenizer as safetensors and JSON; of a reference beside it nothing."""
-    model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"])
+    model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"], save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
 
 

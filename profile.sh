@@ -1,4 +1,4 @@
-# Sourced by every train_*.sh: the environment, the profile, the data, and three words: `stage`, `evaluate`, `sft`.
+# Sourced by every train_*.sh: the environment, the profile, the data, and the words `stage`, `evaluate`, `sft`.
 #
 #   PROFILE=pocket|deepseek   what to run; by default deepseek where there is a CUDA GPU, else pocket
 #   MODEL= TRAIN= TEST=       another model, other task files
@@ -34,9 +34,9 @@ pocket)
     length_flags="--max_length 384 --max_new_tokens 128"
     SFT_FLAGS="--max_length 384"
     budget="--token_budget 60000" # sampled tokens: the same for every method
-    RL_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
-    PPO_FLAGS="$length_flags $budget --num_updates 1000 --num_samples 4 --learning_rate 1e-3"
-    GRPO_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
+    RL_FLAGS="$length_flags $budget --micro_batch_size 16 --num_steps 1000 --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
+    PPO_FLAGS="$length_flags $budget --micro_batch_size 16 --num_updates 1000 --num_samples 4 --learning_rate 1e-3"
+    GRPO_FLAGS="$length_flags $budget --micro_batch_size 16 --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
     DPO_DATA_FLAGS="$length_flags $budget"
     DPO_FLAGS="--learning_rate 5e-4"
     EVAL_FLAGS="$length_flags --batch_size 128"

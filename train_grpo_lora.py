@@ -9,7 +9,10 @@ rho is pi / pi_old of token t, w_i = 1 / (N |o_i|) for N completions of |o_i| to
     dapo     w = 1 / (all tokens of the update): every token counts the same (arXiv 2503.14476)
     gspo     rho of the sequence, its |o|-th root (arXiv 2507.18071; clip ranges there are 3e-4 and 4e-4)
     cispo    clip(rho, max 1 + c_high), without gradient, times A log pi (arXiv 2506.13585); w as dapo
-DAPO's other parts are flags: --clip_range_high, --dynamic_sampling, --overlong_buffer, --mask_truncated. Left out:
+
+DAPO's other parts are flags: --clip_range_high, --dynamic_sampling, --overlong_buffer, --mask_truncated. With
+alpha > 0 the completions of a task differ in R by their lengths alone where all pass or all fail, and the division by
+the std makes that difference as large as any: dr_grpo or --dynamic_sampling (which goes by the tests) do not. Left out:
 the reference that follows the policy, and the reward model.
 """
 
@@ -39,7 +42,7 @@ class Args:
     temperature: float = 1.0  # of sampling and of the log-probabilities
     top_p: float = 1.0  # below 1, what is sampled is not what is scored
     learning_rate: float = 5e-6  # of AdamW
-    lr_scheduler_type: str = "constant"  # any schedule of transformers: constant, linear, cosine, ...
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # the latter two end at 0
     num_steps: int = 100  # batches sampled
     token_budget: int = 0  # end after the batch in which so many tokens have been sampled; 0: do not
     batch_size: int = 1  # tasks a batch
@@ -56,7 +59,7 @@ class Args:
     mask_truncated: bool = False  # completions that were cut off count in their group, but are not trained on
     length_penalty_alpha: float = 0.01  # reward lost per 100 tokens
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
-    micro_batch_size: int = 16  # completions in one forward and backward pass
+    micro_batch_size: int = 4  # completions in one forward and backward pass; changes memory and speed alone
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
@@ -128,10 +131,12 @@ def policy_objective(logprobs: Tensor, old: Tensor, advantage: Tensor, mask: Ten
 
     Log-probabilities are 0 on padding; what stands there in the objective is for the caller to mask.
     """
+    from parity import MAX_LOG_RATIO
+
     log_ratio = logprobs - old
     if loss_type == "gspo":
         log_ratio = (log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True)).expand_as(log_ratio)
-    ratio = log_ratio.exp()
+    ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     if loss_type == "cispo":
         return ratio.detach().clamp(max=1 + high) * advantage * logprobs, ratio
     return (ratio * advantage).minimum(ratio.clamp(1 - low, 1 + high) * advantage), ratio
@@ -145,25 +150,27 @@ def minibatches(count: int, size: int, epochs: int) -> Iterator[list[int]]:
             yield order[start : start + (size or count)]
 
 
-def sample_groups(args: Args, run: Any) -> tuple[list, int, int]:
-    """Scored samples of a batch of groups, the number of groups replaced, and of samples left out unjudged.
+def sample_groups(args: Args, run: Any) -> tuple[list, list, dict[str, int]]:
+    """A batch of groups: the samples to train on, all that were scored, and counts for the log.
 
-    With dynamic sampling, groups that all pass or all fail are replaced, `max_resamples` times at most; the batch may
-    then be smaller, or empty.
+    With dynamic sampling, groups that all pass or all fail are not trained on but replaced, `max_resamples` times at
+    most; the batch may then be smaller, or empty.
     """
-    samples, replaced, left_out = [], 0, 0
+    kept, everything, counts = [], [], {"replaced_groups": 0, "dropped_groups": 0, "left_out": 0}
     for attempt in range(1 + args.max_resamples * args.dynamic_sampling):
-        wanted = args.batch_size - len({s.group for s in samples})
+        wanted = args.batch_size - len({s.group for s in kept})
         if wanted == 0:
             break
-        replaced += wanted if attempt else 0
+        counts["replaced_groups"] += wanted if attempt else 0
         drawn = run.sample(wanted)
         run.check_parity(drawn)
         scored = run.score(drawn)
-        left_out += len(drawn) - len(scored)
+        counts["left_out"] += len(drawn) - len(scored)
         passed = {number: {s.base_reward for s in scored if s.group == number} for number in {s.group for s in scored}}
-        samples += [s for s in scored if not args.dynamic_sampling or len(passed[s.group]) > 1]
-    return samples, replaced, left_out
+        kept += [s for s in scored if not args.dynamic_sampling or len(passed[s.group]) > 1]
+        everything += scored
+    counts["dropped_groups"] = len({s.group for s in everything}) - len({s.group for s in kept})
+    return kept, everything, counts
 
 
 def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, advantage: Tensor) -> dict[str, float]:
@@ -176,13 +183,14 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
     import torch
 
     from parity import kl_estimate
-    from training import micro_batches
+    from training import largest, micro_batches
 
     high = args.clip_range_high or args.clip_range
     trained = [0 if args.mask_truncated and not samples[i].rollout.ended else samples[i].length for i in rows]
     weight = dict(zip(rows, weights(trained, args.loss_type, args.max_new_tokens), strict=True))
     num_tokens = sum(samples[i].length for i in rows)
-    figures = dict.fromkeys(("loss", "policy_loss", "approx_kl", "clip_fraction", "ratio_max"), 0.0)
+    figures = dict.fromkeys(("loss", "policy_loss", "approx_kl", "clip_fraction"), 0.0)
+    ratio_max = []
     for part in micro_batches(samples, args.micro_batch_size, rows):
         out = run.outputs([samples[i] for i in part])
         here = part, slice(out.mask.shape[1])  # the rows, as long as the longest of them
@@ -200,8 +208,8 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
         figures["approx_kl"] += kl_estimate(old, out.logprobs.detach(), "k3").sum().item() / num_tokens
         outside = (ratio > 1 + high) | ((ratio < 1 - args.clip_range) & (args.loss_type != "cispo"))
         figures["clip_fraction"] += outside[seen].sum().item() / num_tokens
-        figures["ratio_max"] = max(figures["ratio_max"], ratio[seen].max().item())
-    return figures
+        ratio_max.append(ratio[seen].max().item())
+    return figures | {"ratio_max": largest(ratio_max)}
 
 
 def main(args: Args) -> None:
@@ -211,24 +219,23 @@ def main(args: Args) -> None:
     import torch
 
     from parity import kl_estimate
-    from training import training_run
+    from training import largest, training_run
 
     with training_run(args, "grpo", tasks, args.num_steps, args.token_budget) as run:
         for _ in run.steps():
             # sample and score
-            samples, replaced, left_out = sample_groups(args, run)  # B of them
-            counts = {"replaced_groups": replaced, "left_out": left_out}
+            samples, scored, counts = sample_groups(args, run)  # B of them are trained on
+            for s in scored:
+                s.reward = unit_test_reward(s.verdict, s.length, args.length_penalty_alpha)
+                s.reward -= overlong_penalty(s.length, s.rollout.ended, args.max_new_tokens, args.overlong_buffer)
             if not samples:
-                run.log(counts)
+                run.log((run.figures(scored, []) if scored else {}) | counts)
                 continue
-            rewards = [
-                unit_test_reward(s.verdict, s.length, args.length_penalty_alpha)
-                - overlong_penalty(s.length, s.rollout.ended, args.max_new_tokens, args.overlong_buffer)
-                for s in samples
-            ]
 
             # advantage
-            advantage = group_advantages(rewards, [s.group for s in samples], divide=args.loss_type != "dr_grpo")
+            advantage = group_advantages(
+                [s.reward for s in samples], [s.group for s in samples], divide=args.loss_type != "dr_grpo"
+            )
 
             # loss and step
             fixed = run.before_update(samples, args.micro_batch_size)  # log-probs of the policy that sampled, (B, R)
@@ -239,11 +246,11 @@ def main(args: Args) -> None:
                 steps.append(figures | {"grad_norm": run.update(figures["loss"], [samples[i] for i in rows])})
 
             run.log(
-                run.figures(samples, rewards, advantage)
+                run.figures(scored, advantage)
                 | {name: mean(step[name] for step in steps) for name in steps[0]}
                 | {
                     "approx_kl": figures["approx_kl"],
-                    "ratio_max": max(step["ratio_max"] for step in steps),
+                    "ratio_max": largest([step["ratio_max"] for step in steps]),
                     "kl_reference": (
                         kl_estimate(fixed.logprobs, fixed.reference, "k3").sum() / fixed.mask.sum()
                     ).item(),

@@ -5,7 +5,7 @@
 A is R = r - alpha * length / 100, z-scored over the batch; rho is the ratio of the whole completion, and there is no
 critic, as the original has it. By flag: rho for each token, a critic with GAE (arXiv 1506.02438), an entropy bonus, the
 KL to the SFT adapter in the reward (k1) or in the loss (k3), and epochs that end early. Left out: a learning rate that
-decays by default; a critic of its own weights (ours is a linear head on the policy, trained along with it).
+decays by default; a critic of its own weights, learning rate and clip range (ours is a linear head on the policy).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Args:
     temperature: float = 1.0  # of sampling and of the log-probabilities
     top_p: float = 1.0  # below 1, what is sampled is not what is scored
     learning_rate: float = 5e-6  # of AdamW
-    lr_scheduler_type: str = "constant"  # any schedule of transformers: constant, linear, cosine, ...
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # the latter two end at 0
     num_updates: int = 100  # batches sampled
     token_budget: int = 0  # end after the batch in which so many tokens have been sampled; 0: do not
     batch_size: int = 4  # tasks a batch
@@ -47,13 +47,13 @@ class Args:
     value_coef: float = 0.0  # weight of the critic's loss, 0.5 is usual; 0: no critic
     gamma: float = 1.0  # discount a token, with a critic
     gae_lambda: float = 0.95  # GAE: 0 trusts the critic, 1 the reward
-    entropy_coef: float = 0.0  # weight of the entropy bonus, 0.01 is usual
+    entropy_coef: float = 0.0  # weight of the entropy bonus, a mean over tokens; 0.01 is usual
     kl_coef: float = 0.0  # weight of the KL to the SFT adapter
-    kl_in: Literal["reward", "loss"] = "reward"  # k1, token by token, in the reward; k3 in the loss
+    kl_in: Literal["reward", "loss"] = "reward"  # k1, summed over a completion; or k3, a mean over tokens
     target_kl: float = 0.0  # end a batch's epochs once a token's KL to the policy that sampled is above; 0: do not
     length_penalty_alpha: float = 0.01  # reward lost per 100 tokens
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
-    micro_batch_size: int = 16  # completions in one forward and backward pass
+    micro_batch_size: int = 4  # completions in one forward and backward pass; changes memory and speed alone
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
@@ -112,8 +112,10 @@ def z_score(advantage: Tensor, mask: Tensor) -> Tensor:
 
 def ratios(logprobs: Tensor, old: Tensor, level: str) -> Tensor:
     """pi / pi_old: (B, R) for each token, or (B, 1) for each sequence. Padding is 0 in both inputs, and 1 here."""
-    log_ratio = logprobs - old
-    return (log_ratio if level == "token" else log_ratio.sum(1, keepdim=True)).exp()
+    from parity import MAX_LOG_RATIO
+
+    log_ratio = logprobs - old if level == "token" else (logprobs - old).sum(1, keepdim=True)
+    return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def clipped_objective(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
@@ -145,19 +147,20 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
         returns: (B, R), None without a critic.
     """
     from parity import kl_estimate
-    from training import micro_batches
+    from training import largest, micro_batches
 
     per_token, critic = args.ratio_level == "token", returns is not None
     num_tokens = sum(samples[i].length for i in rows)
     num_ratios = num_tokens if per_token else len(rows)
-    figures = dict.fromkeys(("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction"), 0.0)
-    figures["ratio_max"] = 0.0
+    names = ["loss", "policy_loss", "approx_kl", "clip_fraction"]
+    names += ["value_loss"] * critic + ["policy_entropy"] * (args.entropy_coef > 0)
+    figures, ratio_max = dict.fromkeys(names, 0.0), []
     for part in micro_batches(samples, args.micro_batch_size, rows):
         out = run.outputs([samples[i] for i in part], entropy=args.entropy_coef > 0, hidden=critic)
         here = part, slice(out.mask.shape[1])  # the rows, as long as the longest of them
         old, seen = fixed.logprobs[here], fixed.mask[here] > 0  # (B, R)
         ratio = ratios(out.logprobs, old, args.ratio_level)  # (B, R) or (B, 1)
-        counted = seen if per_token else ratio > 0
+        counted = seen if per_token else seen[:, :1]
         objective = clipped_objective(ratio, advantage[here], args.clip_range)
         policy_loss = loss = -objective[counted].sum() / num_ratios
         if critic:
@@ -168,7 +171,7 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
         if args.entropy_coef:
             entropy = out.entropy.sum() / num_tokens
             loss = loss - args.entropy_coef * entropy
-            figures["entropy"] += entropy.item()
+            figures["policy_entropy"] += entropy.item()
         if args.kl_coef and args.kl_in == "loss":
             k3 = kl_estimate(out.logprobs, fixed.reference[here], "k3")
             loss = loss + args.kl_coef * k3.sum() / num_tokens
@@ -178,8 +181,8 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
         figures["policy_loss"] += policy_loss.item()
         figures["approx_kl"] += kl_estimate(old, out.logprobs.detach(), "k3").sum().item() / num_tokens
         figures["clip_fraction"] += ((ratio[counted] - 1).abs() > args.clip_range).sum().item() / num_ratios
-        figures["ratio_max"] = max(figures["ratio_max"], ratio[counted].max().item())
-    return figures
+        ratio_max.append(ratio[counted].max().item())
+    return figures | {"ratio_max": largest(ratio_max)}
 
 
 def main(args: Args) -> None:
@@ -189,7 +192,7 @@ def main(args: Args) -> None:
     import torch
 
     from parity import kl_estimate
-    from training import training_run
+    from training import largest, training_run
 
     critic = args.value_coef > 0
     with training_run(args, "ppo", tasks, args.num_updates, args.token_budget, critic) as run:
@@ -203,13 +206,14 @@ def main(args: Args) -> None:
             if not samples:
                 run.log({"left_out": len(drawn)})
                 continue
-            rewards = [unit_test_reward(s.verdict, s.length, args.length_penalty_alpha) for s in samples]
+            for s in samples:
+                s.reward = unit_test_reward(s.verdict, s.length, args.length_penalty_alpha)
 
             # advantage
             fixed = run.before_update(samples, args.micro_batch_size)  # log-probs of the policy that sampled, (B, R)
             token_rewards = torch.zeros_like(fixed.logprobs)
             for row, s in enumerate(samples):
-                token_rewards[row, s.length - 1] = rewards[row]
+                token_rewards[row, s.length - 1] = s.reward
             if args.kl_in == "reward":
                 token_rewards -= args.kl_coef * kl_estimate(fixed.logprobs, fixed.reference, "k1")
             if critic:
@@ -224,17 +228,15 @@ def main(args: Args) -> None:
             steps, far = [], False
             for rows in minibatches(len(samples), args.minibatch_size, args.ppo_epochs):
                 figures = backward(args, run, samples, rows, fixed, advantage, returns)
-                far = 0 < args.target_kl < figures["approx_kl"]
+                far = bool(steps) and 0 < args.target_kl < figures["approx_kl"]
                 if far:
                     run.optimizer.zero_grad()
                     break
                 steps.append(figures | {"grad_norm": run.update(figures["loss"], [samples[i] for i in rows])})
 
-            record = run.figures(samples, rewards, raw[counted].tolist())
+            record = run.figures(samples, raw[counted].tolist())
             over_steps = {name: mean(step[name] for step in steps) for name in steps[0]}
-            if not args.entropy_coef:
-                del over_steps["entropy"]  # the samples' own stands in the record
-            if critic:
+            if critic and returns[counted].var() > 0:
                 unexplained = (returns - fixed.values)[counted].var() / returns[counted].var()
                 record["explained_variance"] = 1 - unexplained.item()
             run.log(
@@ -242,7 +244,7 @@ def main(args: Args) -> None:
                 | over_steps
                 | {
                     "approx_kl": figures["approx_kl"],
-                    "ratio_max": max(step["ratio_max"] for step in steps),
+                    "ratio_max": largest([step["ratio_max"] for step in steps]),
                     "kl_reference": (
                         kl_estimate(fixed.logprobs, fixed.reference, "k3").sum() / fixed.mask.sum()
                     ).item(),

@@ -27,7 +27,7 @@ class Args:
     temperature: float = 1.0  # of sampling and of the log-probabilities
     top_p: float = 1.0  # below 1, what is sampled is not what is scored
     learning_rate: float = 5e-6  # of AdamW
-    lr_scheduler_type: str = "constant"  # any schedule of transformers: constant, linear, cosine, ...
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # the latter two end at 0
     num_steps: int = 100  # updates
     token_budget: int = 0  # end after the step in which so many tokens have been sampled; 0: do not
     batch_size: int = 1  # tasks a step
@@ -35,7 +35,7 @@ class Args:
     baseline: Literal["none", "mean", "rloo"] = "none"  # what is taken from the reward
     length_penalty_alpha: float = 0.01  # reward lost per 100 tokens
     max_grad_norm: float = 0.0  # clip the gradient's norm to this; 0: do not
-    micro_batch_size: int = 16  # completions in one forward and backward pass
+    micro_batch_size: int = 4  # completions in one forward and backward pass; changes memory and speed alone
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
@@ -85,7 +85,7 @@ def main(args: Args) -> None:
     import torch
 
     from parity import kl_estimate, sampler_gap
-    from training import micro_batches, training_run
+    from training import largest, micro_batches, training_run
 
     with training_run(args, "rl", tasks, args.num_steps, args.token_budget) as run:
         for _ in run.steps():
@@ -95,13 +95,17 @@ def main(args: Args) -> None:
 
             # score
             samples = run.score(drawn)  # B of them
-            rewards = [unit_test_reward(s.verdict, s.length, args.length_penalty_alpha) for s in samples]
+            if not samples:
+                run.log({"left_out": len(drawn)})
+                continue
+            for s in samples:
+                s.reward = unit_test_reward(s.verdict, s.length, args.length_penalty_alpha)
 
             # advantage
-            advantage = advantages(rewards, [s.group for s in samples], args.baseline)
+            advantage = advantages([s.reward for s in samples], [s.group for s in samples], args.baseline)
 
             # loss, one graph alive at a time
-            loss, kl, mismatch = 0.0, 0.0, 0.0
+            loss, kl, gaps = 0.0, 0.0, []
             for rows in micro_batches(samples, args.micro_batch_size):
                 batch = [samples[i] for i in rows]
                 logprobs = run.outputs(batch).logprobs  # (B, R)
@@ -110,17 +114,17 @@ def main(args: Args) -> None:
                 part.backward()
                 loss += part.item()
                 kl += kl_estimate(logprobs.detach(), run.reference_logprobs(batch), "k3").sum().item()
-                mismatch = max(mismatch, sampler_gap(logprobs, [s.rollout for s in batch]))
+                gaps.append(sampler_gap(logprobs, [s.rollout for s in batch]))
 
             # step
             grad_norm = run.update(loss, samples)
             run.log(
                 {
                     "loss": loss,
-                    **run.figures(samples, rewards, advantage),
-                    "kl_reference": kl / max(sum(s.length for s in samples), 1),
+                    **run.figures(samples, advantage),
+                    "kl_reference": kl / sum(s.length for s in samples),
                     "grad_norm": grad_norm,
-                    "sampler_mismatch": mismatch,
+                    "sampler_mismatch": largest(gaps),
                     "left_out": len(drawn) - len(samples),
                 }
             )

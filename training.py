@@ -5,7 +5,7 @@ with training_run(args, "rl", read_tasks(args.train_path), args.num_steps, args.
         samples = run.score(run.sample(args.batch_size))
         ...                                     # advantage, loss, backward
         grad_norm = run.update(loss, samples)
-        run.log({"loss": loss, "grad_norm": grad_norm, **run.figures(samples, rewards, advantage)})
+        run.log({"loss": loss, "grad_norm": grad_norm, **run.figures(samples, advantage)})
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 @dataclass
 class Sample:
-    """A completion with its verdict. `group` is one number for all that a task was given at one time."""
+    """A completion, its verdict and reward. `group` is one number for all that a task was given at one time."""
 
     task: Task
     group: int
     rollout: Rollout
     verdict: Verdict | None = None
+    reward: float = 0.0
 
     @property
     def length(self) -> int:
@@ -110,6 +111,10 @@ def training_run(
         Preempted: SIGTERM or SIGINT came; the state is saved.
     """
     Tracker.check(args.report_to)
+    require(
+        base_and_adapter(args.sft_model)[1] is not None,
+        f"--sft_model {args.sft_model}: is no adapter; run train_sft_lora.py first",
+    )
     state = None
 
     def goes_on(partial: Path) -> bool:
@@ -122,9 +127,10 @@ def training_run(
         run = Run(args, method, items, num_steps, token_budget, Path(folder), sandbox, stop, critic)
         if state is not None:
             run.go_on(state)
-        run.open_log()
-        yield run
-        run.close()
+        with run.open_log():
+            yield run
+        if not args.dry_run:
+            run.finish()
     if not args.dry_run:
         print(f"saved {args.output_dir}")
 
@@ -156,15 +162,13 @@ class Run:
         if sandbox:
             record["sandbox"] = sandbox.layers
         (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
-        adapter = base_and_adapter(args.sft_model)[1]
-        require(adapter is not None, f"--sft_model {args.sft_model}: is no adapter; run train_sft_lora.py first")
         self.tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
         if sandbox:
             self.prompts = encode_prompts(self.tokenizer, items, args.max_length - args.max_new_tokens)
         set_seed(args.seed)
         self.device = pick_device()
         self.model = load_policy(args.sft_model, self.device, trainable=True, trust_remote_code=args.trust_remote_code)
-        load_reference(self.model, adapter)
+        load_reference(self.model, args.sft_model)
         self.model.eval()  # no dropout: what was sampled is what is trained on
         self.critic = zero_head(self.model).to(self.device) if critic else None
         self.weights = trainable_parameters(self.model) + (list(self.critic.parameters()) if critic else [])
@@ -177,10 +181,11 @@ class Run:
         self.order = item_order(len(items), args.seed)
         self.finite = FiniteGuard(folder)
         self.step = self.drawn = self.tokens = self.log_bytes = 0
-        self.parity_checked = False
+        self.parity_checked, self.fresh = False, True
 
     def go_on(self, state: dict[str, Any]) -> None:
         """From the saved state."""
+        self.fresh = False
         position = restore_state(state, self.model, self.parts)
         self.generator.set_state(position["generator"])
         self.step, self.drawn, self.tokens = position["step"], position["drawn"], position["tokens"]
@@ -195,12 +200,19 @@ class Run:
                    drawn=self.drawn, tokens=self.tokens, log_bytes=self.log_file.size, skipped=self.finite.skipped,
                    in_a_row=self.finite.in_a_row)  # fmt: skip
 
-    def open_log(self) -> None:
+    @contextlib.contextmanager
+    def open_log(self) -> Iterator[None]:
+        """Log and tracker, closed however the block ends."""
         self.log_file = RunLog(self.folder / f"{self.method}_train_log.jsonl", self.log_bytes)
-        self.tracker = Tracker(self.args.report_to, self.folder, asdict(self.args))
+        self.tracker = Tracker("none" if self.args.dry_run else self.args.report_to, self.folder, asdict(self.args))
         budget = f" or {self.token_budget:,} sampled tokens" if self.token_budget else ""
         items = f"{len(self.items)} {'tasks' if self.sandbox else 'pairs'}"
         print(f"{self.method}: {items}, up to {self.num_steps} steps{budget}, on {self.device}")
+        try:
+            yield
+        finally:
+            self.log_file.close()
+            self.tracker.close()
 
     def steps(self) -> Iterator[int]:
         """Step numbers until the last, or until the token budget is spent; saves, and stops when asked."""
@@ -268,7 +280,7 @@ class Run:
         """The gate (`parity.check_parity`), once a process, before its first update."""
         if not self.parity_checked:
             check_parity(self.model, [s.rollout for s in samples], self.args.temperature, self.args.parity_bound,
-                         start=self.args.sft_model)  # fmt: skip
+                         self.args.sft_model, self.fresh, self.args.micro_batch_size)  # fmt: skip
             self.parity_checked = True
             if self.args.top_p < 1:
                 print(f"note: with top_p {self.args.top_p} the sampled distribution is not the one that is scored")
@@ -286,19 +298,19 @@ class Run:
     def before_update(self, samples: list[Sample], size: int) -> BeforeUpdate:
         """What stays fixed while a batch is trained on, taken `size` samples at a time."""
         rows: dict[str, list[torch.Tensor]] = {name: [None] * len(samples) for name in ("old", "reference", "values")}
-        gap = 0.0
+        gaps = []
         for part in micro_batches(samples, size):
             batch = [samples[i] for i in part]
             out = self.outputs(batch, hidden=self.critic is not None)
             reference = self.reference_logprobs(batch)
             values = self.values(out) if self.critic else torch.zeros_like(reference)
-            gap = max(gap, sampler_gap(out.logprobs, [s.rollout for s in batch]))
+            gaps.append(sampler_gap(out.logprobs, [s.rollout for s in batch]))
             for at, i in enumerate(part):
                 for name, tensor in (("old", out.logprobs), ("reference", reference), ("values", values)):
                     rows[name][i] = tensor[at, : samples[i].length]
         mask = pad_sequence([torch.ones_like(row) for row in rows["old"]], batch_first=True)
         padded = {name: pad_sequence(tensors, batch_first=True) for name, tensors in rows.items()}
-        return BeforeUpdate(padded["old"], padded["reference"], padded["values"], mask, gap)
+        return BeforeUpdate(padded["old"], padded["reference"], padded["values"], mask, largest(gaps))
 
     @torch.no_grad()
     def reference_logprobs(self, samples: list[Sample]) -> torch.Tensor:
@@ -319,15 +331,15 @@ class Run:
         self.optimizer.zero_grad()
         return grad_norm
 
-    def figures(self, samples: list[Sample], rewards: list[float], advantage: list[float]) -> dict[str, float]:
-        """What every method logs of a step's scored samples; docs/metrics.md explains each."""
-        lengths = [s.length for s in samples] or [0]
+    def figures(self, samples: list[Sample], advantage: list[float]) -> dict[str, float]:
+        """What every method logs of a step's scored samples, one at least; docs/metrics.md explains each."""
+        lengths = [s.length for s in samples]
         return {
-            "base_reward": mean([s.base_reward for s in samples] or [0.0]),
-            "reward": mean(rewards or [0.0]),
+            "base_reward": mean(s.base_reward for s in samples),
+            "reward": mean(s.reward for s in samples),
             "gen_len": mean(lengths),
-            "cut_off": mean([float(not s.rollout.ended) for s in samples] or [0.0]),
-            "entropy": -sum(sum(s.rollout.logprobs) for s in samples) / max(sum(lengths), 1),
+            "cut_off": mean(float(not s.rollout.ended) for s in samples),
+            "entropy": -sum(sum(s.rollout.logprobs) for s in samples) / sum(lengths),
             "advantage_mean": mean(advantage or [0.0]),
             "advantage_std": pstdev(advantage or [0.0]),
             "tied_groups": tied_groups([s.base_reward for s in samples], [s.group for s in samples]),
@@ -354,15 +366,12 @@ class Run:
         self.log_file.write(record, show=self.step % self.args.log_every == 0)
         self.tracker.log(record)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """The finished adapter, and the critic if there is one; the state that a killed run goes on from is dropped."""
-        self.log_file.close()
-        self.tracker.close()
-        if not self.args.dry_run:
-            save_adapter(self.model, self.tokenizer, self.folder)
-            if self.critic is not None:
-                save_file(self.critic.state_dict(), self.folder / "critic.safetensors")
-            drop_state(self.folder)
+        save_adapter(self.model, self.tokenizer, self.folder)
+        if self.critic is not None:
+            save_file(self.critic.state_dict(), self.folder / "critic.safetensors")
+        drop_state(self.folder)
 
 
 def zero_head(model) -> torch.nn.Linear:
@@ -371,6 +380,11 @@ def zero_head(model) -> torch.nn.Linear:
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
     return head
+
+
+def largest(values: list[float]) -> float:
+    """The maximum, or nan if any is: Python's own max may lose it."""
+    return torch.tensor(values).max().item()
 
 
 def item_order(count: int, seed: int) -> Iterator[int]:

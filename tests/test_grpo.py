@@ -110,9 +110,8 @@ def test_dynamic_sampling_replaces_tied_groups(start, tasks_path, tmp_path, know
     train_grpo_lora.main(args)
     (record,) = log_of(args)
     assert [len(rollouts) for rollouts in sampled] == [6, 3, 3]
-    assert (
-        record["replaced_groups"] == 2 and record["tied_groups"] == 0 and record["base_reward"] == pytest.approx(1 / 3)
-    )
+    assert record["replaced_groups"] == record["dropped_groups"] == 2
+    assert record["tied_groups"] == 0.5 and record["base_reward"] == pytest.approx(8 / 12)  # of all that was sampled
     assert record["sampled_tokens"] == sum(len(r.token_ids) for rollouts in sampled for r in rollouts)
 
 
@@ -121,7 +120,8 @@ def test_dynamic_sampling_gives_up(start, tasks_path, tmp_path, known_run):
     args = arguments(start, tasks_path, tmp_path, dynamic_sampling=True, max_resamples=2)
     train_grpo_lora.main(args)
     assert [len(rollouts) for rollouts in sampled] == [6, 6, 6]
-    assert log_of(args)[0]["replaced_groups"] == 4
+    assert log_of(args)[0]["replaced_groups"] == 4 and log_of(args)[0]["dropped_groups"] == 6
+    assert log_of(args)[0]["base_reward"] == log_of(args)[0]["tied_groups"] == 1
     before, after = (load_file(f"{at}/adapter_model.safetensors") for at in (start, args.output_dir))
     assert all(torch.equal(before[name], after[name]) for name in before)
 

@@ -80,11 +80,13 @@ def move(model) -> None:
 def test_the_reference_is_the_start_also_after_the_policy_has_moved(with_reference, start, capsys):
     model, rollouts = with_reference
     check_parity(model, rollouts(), 1.0, start=start)
-    assert "KL(start, reference) is 0.0e+00 a token" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"KL({start}, reference) is 0.0e+00" in out and "KL(the policy, reference) is 0.0e+00" in out
     move(model)
     moved = [p.clone() for p in trainable_parameters(model)]
-    check_parity(model, rollouts(), 1.0, start=start)
-    assert "KL(start, reference) is 0.0e+00 a token" in capsys.readouterr().out
+    check_parity(model, rollouts(), 1.0, start=start, fresh=False)
+    out = capsys.readouterr().out
+    assert f"KL({start}, reference) is 0.0e+00" in out and "the policy" not in out
     assert all(torch.equal(a, b) for a, b in zip(moved, trainable_parameters(model), strict=True))  # put back
 
 
@@ -102,6 +104,13 @@ def test_a_reference_that_is_trained_along_is_caught_after_a_resume(with_referen
         if ".reference." in name:
             weight.data.add_(0.02)
     with pytest.raises(InputError, match="the reference is not the adapter"):
+        check_parity(model, rollouts(), 1.0, start=start, fresh=False)
+
+
+def test_a_policy_that_does_not_start_from_its_adapter_is_caught(with_reference, start):
+    model, rollouts = with_reference
+    move(model)
+    with pytest.raises(InputError, match="differ from those of the policy"):
         check_parity(model, rollouts(), 1.0, start=start)
 
 

@@ -3,7 +3,9 @@ import shutil
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+import policy
 from common import InputError
 from policy import (
     add_lora,
@@ -96,6 +98,23 @@ def test_the_merged_copy_is_the_policy_and_follows_it(pocket_policy):
         assert torch.allclose(merged_copy(model)(inputs).logits, model(inputs).logits, atol=1e-4)
         parameter.sub_(0.05)
     assert merged_copy(model) is merged_copy(model)
+
+
+def test_in_16_bits_the_copy_rounds_as_the_policy_does(pocket, monkeypatch):
+    """Merged into bfloat16 weights, an adapter like this one is mostly lost in their last bit."""
+    monkeypatch.setattr(policy, "compute_dtype", lambda device: torch.bfloat16)
+    torch.manual_seed(0)
+    model = add_lora(load_policy(pocket, torch.device("cpu")), 8, 16, 0.0).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=1e-3)
+    name = "model.layers.0.mlp.up_proj"
+    lora, copied = model.get_base_model().get_submodule(name), merged_copy(model).get_submodule(name)
+    x = torch.randn(512, lora.in_features).to(torch.bfloat16)
+    with torch.no_grad():
+        merged = F.linear(x, (copied.weight.float() + lora.get_delta_weight("default")).bfloat16())
+        trained = lora(x)
+    assert (copied(x) - trained).abs().float().mean() < 0.05 * (merged - trained).abs().float().mean()
 
 
 def test_an_adapter_comes_back_as_it_was_saved(pocket_policy, tmp_path):

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 import train_ppo_lora
 import train_rl_lora
+import training
+from common import InputError
 from train_ppo_lora import Args, clipped_objective, clipped_value_loss, gae, minibatches, ratios, z_score
 
 
@@ -71,41 +73,52 @@ def test_critic_entropy_and_kl_are_the_hand_computed_ones(start, tasks_path, tmp
     monkeypatch.setattr(train_ppo_lora, "minibatches", lambda count, size, epochs: iter(fixed * epochs))
     args = arguments(start, tasks_path, tmp_path, ppo_epochs=2, minibatch_size=3, micro_batch_size=2, value_coef=0.5,
                      entropy_coef=0.01, kl_coef=0.1, kl_in="loss", ratio_level="token", learning_rate=0.3,
-                     max_grad_norm=0.2, gamma=0.97, gae_lambda=0.9, length_penalty_alpha=0.02)  # fmt: skip
+                     num_updates=2, max_grad_norm=0.2, gamma=0.97, gae_lambda=0.9,
+                     length_penalty_alpha=0.02)  # fmt: skip
     train_ppo_lora.main(args)
-    rollouts, plain, reference = sampled[0], Plain(start), Plain(start)
-
-    old = [plain.tokens(r)[0].detach() for r in rollouts]
-    ref = [reference.tokens(r)[0].detach() for r in rollouts]
-    advantage, returns = [], []
-    for i, r in enumerate(rollouts):  # the critic is 0 everywhere at first: A_t = sum_l (gamma lambda)^l delta_{t+l}
-        steps = len(r.token_ids)
-        delta = [reward(r, i, 0.02) if t == steps - 1 else 0.0 for t in range(steps)]
-        estimate = [sum((0.97 * 0.9) ** (k - t) * delta[k] for k in range(t, steps)) for t in range(steps)]
-        advantage.append(estimate)
-        returns.append(estimate)
-    every = torch.tensor(list(itertools.chain(*advantage)), dtype=torch.float64)
-    for rows in fixed * 2:
-        tokens, loss = sum(len(rollouts[i].token_ids) for i in rows), 0.0
-        for i in rows:
-            logprobs, entropy, values = plain.tokens(rollouts[i])
-            for t in range(len(logprobs)):
-                a = (advantage[i][t] - every.mean()) / every.std(correction=0)
-                rho = (logprobs[t] - old[i][t]).exp()
-                objective = torch.minimum(rho * a, rho.clamp(0.8, 1.2) * a)
-                near = values[t].clamp(-0.2, 0.2)  # the old value is 0
-                value = 0.5 * torch.maximum((values[t] - returns[i][t]) ** 2, (near - returns[i][t]) ** 2)
-                log_ratio = ref[i][t] - logprobs[t]
-                k3 = log_ratio.exp() - 1 - log_ratio
-                loss = loss + (-objective + 0.5 * value - 0.01 * entropy[t] + 0.1 * k3) / tokens
-        plain.descend(loss, 0.3, max_norm=0.2)
+    plain, reference = Plain(start), Plain(start)
+    for rollouts in sampled:
+        before = [[values.detach() for values in plain.tokens(r)] for r in rollouts]
+        old, old_values = [b[0] for b in before], [b[2] for b in before]
+        ref = [reference.tokens(r)[0].detach() for r in rollouts]
+        advantage, returns = [], []
+        for i, r in enumerate(rollouts):  # A_t = sum_l (gamma lambda)^l delta_{t+l}
+            steps, v = len(r.token_ids), [*old_values[i].tolist(), 0.0]
+            delta = [(reward(r, i, 0.02) if t == steps - 1 else 0.0) + 0.97 * v[t + 1] - v[t] for t in range(steps)]
+            advantage.append([sum((0.97 * 0.9) ** (k - t) * delta[k] for k in range(t, steps)) for t in range(steps)])
+            returns.append([a + value for a, value in zip(advantage[-1], v, strict=False)])
+        every = torch.tensor(list(itertools.chain(*advantage)), dtype=torch.float64)
+        for rows in fixed * 2:
+            tokens, loss = sum(len(rollouts[i].token_ids) for i in rows), 0.0
+            for i in rows:
+                logprobs, entropy, values = plain.tokens(rollouts[i])
+                for t in range(len(logprobs)):
+                    a = (advantage[i][t] - every.mean()) / every.std(correction=0)
+                    rho = (logprobs[t] - old[i][t]).exp()
+                    objective = torch.minimum(rho * a, rho.clamp(0.8, 1.2) * a)
+                    near = old_values[i][t] + (values[t] - old_values[i][t]).clamp(-0.2, 0.2)
+                    value = 0.5 * torch.maximum((values[t] - returns[i][t]) ** 2, (near - returns[i][t]) ** 2)
+                    log_ratio = ref[i][t] - logprobs[t]
+                    k3 = log_ratio.exp() - 1 - log_ratio
+                    loss = loss + (-objective + 0.5 * value - 0.01 * entropy[t] + 0.1 * k3) / tokens
+            drift = sum(
+                (gap.exp() - 1 - gap).sum().item()
+                for i in rows
+                for gap in [plain.tokens(rollouts[i])[0].detach() - old[i]]
+            ) / tokens  # fmt: skip
+            plain.descend(loss, 0.3, max_norm=0.2)
     plain.assert_equals(start, args.output_dir)
     critic = load_file(f"{args.output_dir}/critic.safetensors")
     assert plain.head.norm() > 0
     assert torch.allclose(critic["weight"][0], plain.head.detach(), rtol=1e-3, atol=1e-6)
     assert torch.allclose(critic["bias"], plain.offset.detach(), rtol=1e-3, atol=1e-6)
-    (record,) = log_of(args)
-    assert record["optimizer_steps"] == 4 and record["value_loss"] > 0 and record["entropy"] > 0
+    first, second = log_of(args)
+    assert second["optimizer_steps"] == 4 and second["value_loss"] > 0 and second["policy_entropy"] > 0
+    assert second["approx_kl"] == pytest.approx(drift, rel=1e-2)
+    gathered = torch.tensor(list(itertools.chain(*returns)), dtype=torch.float64)
+    unexplained = (gathered - torch.cat(old_values)).var() / gathered.var()
+    assert first["explained_variance"] == pytest.approx(0) and old_values[0].abs().max() > 0
+    assert second["explained_variance"] == pytest.approx(1 - unexplained.item(), abs=1e-3)
 
 
 def test_kl_in_the_reward_moves_the_advantage(start, tasks_path, tmp_path, known_run):
@@ -249,6 +262,49 @@ def test_z_scores_have_mean_0_and_deviation_1_or_are_0(values):
         )
     else:
         assert max(values) - min(values) < 1e-6
+
+
+def test_ratios_that_would_overflow_have_no_gradient_left():
+    logprobs = torch.full((1, 256), 0.4).requires_grad_()
+    objective = clipped_objective(ratios(logprobs, torch.zeros(1, 256), "sequence"), torch.ones(1, 1), 0.2)
+    objective.sum().backward()
+    assert objective.item() == pytest.approx(1.2) and logprobs.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("level", ["sequence", "token"])
+def test_updates_that_are_not_finite_are_skipped_and_end_the_run(
+    start, tasks_path, tmp_path, known_run, monkeypatch, level
+):
+    known_run()
+    real = training.Run.outputs
+    training_step = []
+
+    def broken(self, samples, **wanted):
+        out = real(self, samples, **wanted)
+        if torch.is_grad_enabled() and len(training_step) < 2:  # the first two updates
+            out.logprobs = out.logprobs * float("nan")
+        return out
+
+    def count(self, loss, batch):
+        training_step.append(loss)
+        return real_update(self, loss, batch)
+
+    real_update = training.Run.update
+    monkeypatch.setattr(training.Run, "outputs", broken)
+    monkeypatch.setattr(training.Run, "update", count)
+    args = arguments(start, tasks_path, tmp_path, ratio_level=level, ppo_epochs=2, learning_rate=0.01)
+    train_ppo_lora.main(args)
+    before, after = (load_file(f"{at}/adapter_model.safetensors") for at in (start, args.output_dir))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert log_of(args)[0]["skipped_updates"] == 2
+
+    training_step.clear()
+    monkeypatch.setattr(training.Run, "update", real_update)  # now none is ever finite
+    args = arguments(start, tasks_path, tmp_path, ratio_level=level, ppo_epochs=6, output_dir=str(tmp_path / "bad"))
+    with pytest.raises(InputError, match="not finite in 5 updates in a row"):
+        train_ppo_lora.main(args)
+    saved = (tmp_path / "bad.partial" / "nonfinite_batch.jsonl").read_text().splitlines()
+    assert len(saved) == 6 and "completion" in json.loads(saved[0])
 
 
 def test_padding_takes_no_part_in_a_z_score():

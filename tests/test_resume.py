@@ -72,7 +72,8 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(start, tmp_path, method):
         process.communicate()
         codes.append(process.returncode)
     last = run("killed")
-    assert "going on after step" in last.communicate()[0]
+    out = last.communicate()[0]
+    assert "going on after step" in out and "parity:" in out.partition("going on after step")[2]
     whole_run.communicate()
     assert codes == [-signal.SIGKILL] * 5 + [75] + [-signal.SIGKILL] * 5
     assert len(set(reached)) < len(reached)  # steps were lost and made again
@@ -85,13 +86,14 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(start, tmp_path, method):
     assert not (tmp_path / "killed.partial").exists() and not (tmp_path / "killed" / "resume.pt").exists()
 
 
-def test_sigterm_ends_the_step_and_says_how_to_go_on(start, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_request_ends_the_step_and_says_how_to_go_on(start, tmp_path, number):
     run = subprocess.Popen([sys.executable, *command("rl", start, tmp_path / "rl", num_steps=500)], cwd=ROOT, text=True,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     for line in run.stdout:
         if line.startswith("step 2 "):
             break
-    run.send_signal(signal.SIGTERM)
+    run.send_signal(number)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 75 and "the same command goes on from there" in errors
     assert (tmp_path / "rl.partial" / "resume.pt").is_file() and not (tmp_path / "rl").exists()
@@ -109,7 +111,8 @@ def test_a_state_of_other_arguments_is_not_gone_on_from(start, tmp_path, monkeyp
     os.chdir(ROOT)
     train_rl_lora.main(Args(**settings | {"learning_rate": 1e-4}))
     out = capsys.readouterr().out
-    assert "is of a run with other arguments, tasks or code: starting anew" in out and "going on after" not in out
+    assert "is of a run with other learning_rate: set aside as rl.interrupted, starting anew" in out
+    assert "going on after" not in out and (tmp_path / "rl.interrupted" / "resume.pt").is_file()  # not lost
     assert len((tmp_path / "rl" / "rl_train_log.jsonl").read_text().splitlines()) == 2
 
 
