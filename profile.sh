@@ -34,8 +34,8 @@ pocket)
     length_flags="--max_length 384 --max_new_tokens 128"
     SFT_FLAGS="--max_length 384"
     RL_FLAGS="$length_flags --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
-    DPO_DATA_FLAGS="$length_flags --token_budget 90000"
-    DPO_FLAGS="--learning_rate 5e-4"
+    DPO_DATA_FLAGS="$length_flags --num_samples 4 --rejected random --token_budget 90000 --batch_size 32"
+    DPO_FLAGS="--learning_rate 5e-4 --beta 0.2"
     EVAL_FLAGS="$length_flags --batch_size 128"
     [ -f data/pocket_train.jsonl ] && [ -f data/pocket_test.jsonl ] || python data/make_pocket_tasks.py
     [ -d data/pocket_coder ] || python data/make_pocket_coder.py
