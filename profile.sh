@@ -37,8 +37,8 @@ pocket)
     RL_FLAGS="$length_flags $budget --micro_batch_size 16 --num_steps 1000 --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
     PPO_FLAGS="$length_flags $budget --micro_batch_size 16 --num_updates 1000 --num_samples 4 --learning_rate 1e-3"
     GRPO_FLAGS="$length_flags $budget --micro_batch_size 16 --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
-    DPO_DATA_FLAGS="$length_flags $budget"
-    DPO_FLAGS="--learning_rate 5e-4"
+    DPO_DATA_FLAGS="$length_flags $budget --num_samples 4 --rejected random --batch_size 32"
+    DPO_FLAGS="--learning_rate 5e-4 --beta 0.2"
     EVAL_FLAGS="$length_flags --batch_size 128"
     [ -f data/pocket_train.jsonl ] && [ -f data/pocket_test.jsonl ] || python data/make_pocket_tasks.py
     [ -d data/pocket_coder ] || python data/make_pocket_coder.py

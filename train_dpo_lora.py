@@ -136,6 +136,7 @@ def encode_pairs(pairs: list[Pair], tokenizer, vocabulary: int, max_length: int 
                 tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
                 for text in (pair.chosen, pair.rejected)
             )
+        require(len(pair.prompt_ids) > 0, f"{pair.where}: its prompt has no tokens; the model needs one to start from")
         known = max(pair.prompt_ids + pair.chosen_ids + pair.rejected_ids) < vocabulary
         require(
             known and pair.prompt_ids == prompt_ids,
@@ -146,6 +147,15 @@ def encode_pairs(pairs: list[Pair], tokenizer, vocabulary: int, max_length: int 
             max_length is None or length <= max_length,
             f"{pair.where}: prompt and completion have {length} tokens, the model has {max_length} positions",
         )
+
+
+def pair_logprobs(model, pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p of the chosen (row 0) and the rejected (row 1) completions, and their lengths in tokens; both (2, B)."""
+    from policy import completion_logprobs
+
+    completions = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
+    logprobs, mask = completion_logprobs(model, [pair.prompt_ids for pair in pairs] * 2, completions)  # (2B, R)
+    return logprobs.sum(1).view(2, -1), mask.sum(1).view(2, -1)
 
 
 def dpo_loss(margin: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
@@ -181,25 +191,20 @@ def main(args: Args) -> None:
     from transformers import AutoConfig
 
     from parity import as_reference, check_reference
-    from policy import base_and_adapter, completion_logprobs, compute_dtype, load_tokenizer
+    from policy import base_and_adapter, compute_dtype, load_tokenizer
     from training import micro_batches, training_run
 
     tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
     base, _ = base_and_adapter(args.sft_model)
     config = AutoConfig.from_pretrained(base, trust_remote_code=args.trust_remote_code).get_text_config()
     encode_pairs(pairs, tokenizer, config.vocab_size, getattr(config, "max_position_embeddings", None))
-    total = args.num_steps * args.batch_size if args.num_steps > 0 else math.ceil(len(pairs) * args.num_train_epochs)
-
-    def pair_logprobs(model, part: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p of the chosen (row 0) and the rejected (row 1) completions and their lengths, both (2, b)."""
-        completions = [pair.chosen_ids for pair in part] + [pair.rejected_ids for pair in part]
-        logprobs, mask = completion_logprobs(model, [pair.prompt_ids for pair in part] * 2, completions)  # (2b, R)
-        return logprobs.sum(1).view(2, -1), mask.sum(1).view(2, -1)
+    total = max(1, round(len(pairs) * args.num_train_epochs))  # pairs, the repeated ones included
+    if args.num_steps > 0:
+        total = args.num_steps * args.batch_size
 
     with training_run(args, "dpo", pairs, math.ceil(total / args.batch_size), judged=False) as run:
-        first = pairs[:16]
-        check_reference(run.model, [pair.prompt_ids for pair in first], [pair.chosen_ids for pair in first],
-                        args.sft_model, fresh=run.fresh)  # fmt: skip
+        prompts, completions = [pair.prompt_ids for pair in pairs[:16]], [pair.chosen_ids for pair in pairs[:16]]
+        check_reference(run.model, prompts, completions, args.sft_model, fresh=run.fresh)
 
         for step in run.steps():
             batch = [pairs[i] for i in run.draw(min(args.batch_size, total - run.drawn))]  # B of them
