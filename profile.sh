@@ -5,6 +5,7 @@
 #   SEED=1                    another seed; its checkpoints and results end in _seed1
 #   FORCE=1                   redo stages that are complete
 #   RESULTS= CHECKPOINTS=     other folders for what comes out
+#   ROUNDS=2                  train_DPO.sh samples, pairs and trains twice
 #   STEPS=2 LIMIT=4           a short run: updates a stage, tasks an evaluation and DPO's pairs are made from
 set -eu
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
@@ -37,7 +38,7 @@ pocket)
     RL_FLAGS="$length_flags $budget --micro_batch_size 16 --num_steps 1000 --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
     PPO_FLAGS="$length_flags $budget --micro_batch_size 16 --num_updates 1000 --num_samples 4 --learning_rate 1e-3"
     GRPO_FLAGS="$length_flags $budget --micro_batch_size 16 --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
-    DPO_DATA_FLAGS="$length_flags $budget --num_samples 4 --rejected random --batch_size 32"
+    DPO_DATA_FLAGS="$length_flags --token_budget $((60000 / ${ROUNDS:-1})) --num_samples 4 --rejected random --batch_size 32"
     DPO_FLAGS="--learning_rate 5e-4 --beta 0.2"
     EVAL_FLAGS="$length_flags --batch_size 128"
     [ -f data/pocket_train.jsonl ] && [ -f data/pocket_test.jsonl ] || python data/make_pocket_tasks.py
@@ -71,7 +72,7 @@ SFT_FLAGS="$SFT_FLAGS --seed $SEED ${STEPS:+--max_steps $STEPS}"
 RL_FLAGS="$RL_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
 PPO_FLAGS="$PPO_FLAGS --seed $SEED ${STEPS:+--num_updates $STEPS}"
 GRPO_FLAGS="$GRPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
-DPO_DATA_FLAGS="$DPO_DATA_FLAGS --seed $SEED ${LIMIT:+--limit $LIMIT}"
+DPO_DATA_FLAGS="$DPO_DATA_FLAGS ${LIMIT:+--limit $LIMIT}"
 DPO_FLAGS="$DPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
 EVAL_FLAGS="$EVAL_FLAGS ${LIMIT:+--limit $LIMIT}"
 

@@ -1,16 +1,24 @@
 #!/bin/sh
 # SFT, preference pairs from its own samples, and DPO on them, evaluated on the test tasks: a table and a plot.
+# ROUNDS=2 samples again from what the first round made, which is then start and reference; the budget is shared.
 cd "$(dirname "$0")"
+: "${ROUNDS:=1}"
 . ./profile.sh
 
 sft
 
-pairs=$CHECKPOINTS/${PREFIX}_dpo_pairs$run.jsonl
-stage "$pairs" "$SFT" python generate_dpo_data.py \
-    --sft_model "$SFT" --train_path "$TRAIN" --output_path "$pairs" $DPO_DATA_FLAGS
-
-dpo=$CHECKPOINTS/${PREFIX}_lora_dpo$run
-stage "$dpo" "$pairs" python train_dpo_lora.py --sft_model "$SFT" --train_path "$pairs" --output_dir "$dpo" $DPO_FLAGS
-evaluate "dpo$run" "$dpo"
+[ "$ROUNDS" = 1 ] && name=dpo || name=dpo_rounds$ROUNDS
+model=$SFT round=1
+while [ "$round" -le "$ROUNDS" ]; do
+    [ "$round" = "$ROUNDS" ] && step=$name || step=${name}_round$round
+    pairs=$CHECKPOINTS/${PREFIX}_${step}_pairs$run.jsonl
+    dpo=$CHECKPOINTS/${PREFIX}_lora_$step$run
+    stage "$pairs" "$model" python generate_dpo_data.py --sft_model "$model" --train_path "$TRAIN" \
+        --output_path "$pairs" $DPO_DATA_FLAGS --seed $((SEED + 1000 * (round - 1)))
+    stage "$dpo" "$pairs" python train_dpo_lora.py \
+        --sft_model "$model" --train_path "$pairs" --output_dir "$dpo" $DPO_FLAGS
+    model=$dpo round=$((round + 1))
+done
+evaluate "$name$run" "$model"
 
 python results_table.py --results_dir "$RESULTS" --readme "${README-README.md}"
