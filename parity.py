@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
 from common import InputError
-from policy import completion_logprobs, compute_dtype
+from logprobs import completion_logprobs
+from policy import compute_dtype
 
 MAX_LOG_RATIO = 20.0  # beyond, exp could overflow, and a clipped term's gradient become 0 times infinity
 

@@ -10,7 +10,6 @@ import os
 import warnings
 import weakref
 from copy import deepcopy as copy_of
-from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
@@ -238,76 +237,3 @@ def eos_ids(model, tokenizer) -> set[int]:
     named = model.generation_config.eos_token_id
     ids = set(named) if isinstance(named, list) else {named}
     return {i for i in ids | {tokenizer.eos_token_id} if i is not None}
-
-
-def pad(sequences: list[list[int]], value: int, left: bool, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, both (B, longest); the mask comes from the lengths, never from the pad id."""
-    longest = max(map(len, sequences))
-    ids = torch.full((len(sequences), longest), value)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        columns = slice(longest - len(sequence), None) if left else slice(0, len(sequence))
-        ids[row, columns] = torch.tensor(sequence)
-        mask[row, columns] = 1
-    return ids.to(device), mask.to(device)
-
-
-@dataclass
-class TokenOutputs:
-    """What the policy says of completion tokens; padding is 0 throughout.
-
-    logprobs, mask: (B, R). entropy: (B, R), of the distribution that the token was drawn from, if asked for.
-    hidden: (B, R, H), the state that the token was drawn from, if asked for.
-    """
-
-    logprobs: torch.Tensor
-    mask: torch.Tensor
-    entropy: torch.Tensor | None = None
-    hidden: torch.Tensor | None = None
-
-
-def completion_outputs(
-    model,
-    prompts: list[list[int]],
-    completions: list[list[int]],
-    temperature: float = 1.0,
-    entropy: bool = False,
-    hidden: bool = False,
-) -> TokenOutputs:
-    """Log-probabilities of completion tokens under the policy at a temperature, and on request entropies and states.
-
-    Only completion positions go through the LM head.
-    """
-    device = model.get_input_embeddings().weight.device
-    prompt_ids, prompt_mask = pad(prompts, 0, left=True, device=device)  # (B, P)
-    completion_ids, completion_mask = pad(completions, 0, left=False, device=device)  # (B, R)
-    mask = torch.cat([prompt_mask, completion_mask], dim=1)
-    into_head = []  # (B, R + 1, H)
-    watch = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: into_head.append(inputs[0]))
-    try:
-        logits = model(
-            input_ids=torch.cat([prompt_ids, completion_ids], dim=1),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            logits_to_keep=completion_ids.shape[1] + 1,
-            use_cache=False,
-        ).logits[:, :-1]  # (B, R, V): position t predicts token t + 1
-    finally:
-        watch.remove()
-    logits = logits.float() / temperature
-    logprobs = -F.cross_entropy(logits.transpose(1, 2), completion_ids, reduction="none")
-    outputs = TokenOutputs(logprobs * completion_mask, completion_mask)
-    if entropy:
-        outputs.entropy = torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
-        outputs.entropy = outputs.entropy * completion_mask
-    if hidden:
-        outputs.hidden = into_head[0][:, :-1].float() * completion_mask[..., None]
-    return outputs
-
-
-def completion_logprobs(
-    model, prompts: list[list[int]], completions: list[list[int]], temperature: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`completion_outputs`, the log-probabilities and the mask alone; both (B, R)."""
-    outputs = completion_outputs(model, prompts, completions, temperature)
-    return outputs.logprobs, outputs.mask

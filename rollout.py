@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from common import InputError
-from policy import eos_ids, merged_copy, pad
+from logprobs import pad
+from policy import eos_ids, merged_copy
 from tasks import STOP_STRINGS, Task, truncate_at_stop
 
 

@@ -74,6 +74,10 @@ class Pair:
         """Tokens of the longer completion."""
         return max(len(self.chosen_ids), len(self.rejected_ids))
 
+    @property
+    def group(self) -> str:
+        return self.where
+
     def record(self) -> dict[str, Any]:
         return {"task_id": self.task_id, "where": self.where, "chosen": self.chosen, "rejected": self.rejected}
 
@@ -151,7 +155,7 @@ def encode_pairs(pairs: list[Pair], tokenizer, vocabulary: int, max_length: int 
 
 def pair_logprobs(model, pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
     """log p of the chosen (row 0) and the rejected (row 1) completions, and their lengths in tokens; both (2, B)."""
-    from policy import completion_logprobs
+    from logprobs import completion_logprobs
 
     completions = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
     logprobs, mask = completion_logprobs(model, [pair.prompt_ids for pair in pairs] * 2, completions)  # (2B, R)

@@ -31,11 +31,10 @@ from transformers import get_scheduler, set_seed
 
 from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
 from common import Preempted, RunLog, Tracker, machine, replace_folder, require
+from logprobs import TokenOutputs, completion_outputs
 from parity import as_reference, check_parity, load_reference, sampler_gap
 from policy import (
-    TokenOutputs,
     base_and_adapter,
-    completion_outputs,
     load_policy,
     load_tokenizer,
     pick_device,
@@ -286,7 +285,7 @@ class Run:
                 print(f"note: with top_p {self.args.top_p} the sampled distribution is not the one that is scored")
 
     def outputs(self, samples: list[Sample], **wanted: bool) -> TokenOutputs:
-        """`policy.completion_outputs` of the samples under the policy; each (B, R)."""
+        """`logprobs.completion_outputs` of the samples under the policy; each (B, R)."""
         prompts, completions = [s.rollout.prompt_ids for s in samples], [s.rollout.token_ids for s in samples]
         return completion_outputs(self.model, prompts, completions, self.args.temperature, **wanted)
 
@@ -395,10 +394,17 @@ def item_order(count: int, seed: int) -> Iterator[int]:
 
 
 def micro_batches(samples: list[Sample], size: int, rows: list[int] | None = None) -> Iterator[list[int]]:
-    """Indices (of `rows`, by default all) of `size` samples at a time, of like lengths so that little is padding."""
-    by_length = sorted(range(len(samples)) if rows is None else rows, key=lambda i: samples[i].length)
-    for start in range(0, len(by_length), size):
-        yield by_length[start : start + size]
+    """Indices (of `rows`, by default all) of `size` samples at a time.
+
+    Samples of one group stand together, for they share their prompt; groups of like lengths too: little is padding.
+    """
+    chosen = list(range(len(samples)) if rows is None else rows)
+    longest = {}
+    for i in chosen:
+        longest[samples[i].group] = max(longest.get(samples[i].group, 0), samples[i].length)
+    chosen.sort(key=lambda i: (longest[samples[i].group], samples[i].group, samples[i].length))
+    for start in range(0, len(chosen), size):
+        yield chosen[start : start + size]
 
 
 def tied_groups(base_rewards: list[float], group: list[int]) -> float:

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 import parity
 from common import InputError
+from logprobs import completion_logprobs
 from parity import as_reference, check_parity, kl_estimate, load_reference
-from policy import completion_logprobs, load_policy, load_tokenizer, save_adapter, trainable_parameters
+from policy import load_policy, load_tokenizer, save_adapter, trainable_parameters
 from rollout import Rollout, encode_prompts, sample
 from tasks import read_tasks
 

@@ -7,14 +7,13 @@ import torch.nn.functional as F
 
 import policy
 from common import InputError
+from logprobs import completion_logprobs, pad
 from policy import (
     add_lora,
     base_and_adapter,
-    completion_logprobs,
     load_policy,
     load_tokenizer,
     merged_copy,
-    pad,
     pick_device,
     save_adapter,
     trainable_parameters,

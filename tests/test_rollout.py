@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from common import InputError
-from policy import completion_logprobs
+from logprobs import completion_logprobs
 from rollout import encode_prompts, sample
 from tasks import STOP_STRINGS, read_tasks
 

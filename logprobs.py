@@ -1,0 +1,159 @@
+"""Log-probabilities of completion tokens under the policy.
+
+Completions of one prompt share it: their row is [prompt, completion 1, ..., completion G], each completion seeing the
+prompt and itself (a 4-D mask, positions that go on from the prompt): P + G R tokens instead of G (P + R).
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+
+import torch
+
+
+def pad(sequences: list[list[int]], value: int, left: bool, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, both (B, longest); the mask comes from the lengths, never from the pad id."""
+    longest = max(map(len, sequences))
+    ids = torch.full((len(sequences), longest), value)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        columns = slice(longest - len(sequence), None) if left else slice(0, len(sequence))
+        ids[row, columns] = torch.tensor(sequence)
+        mask[row, columns] = 1
+    return ids.to(device), mask.to(device)
+
+
+@dataclass
+class TokenOutputs:
+    """What the policy says of completion tokens; padding is 0 throughout.
+
+    logprobs, mask: (B, R). entropy: (B, R), of the distribution that the token was drawn from, if asked for.
+    hidden: (B, R, H), the state that the token was drawn from, if asked for.
+    """
+
+    logprobs: torch.Tensor
+    mask: torch.Tensor
+    entropy: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
+
+
+def completion_outputs(
+    model,
+    prompts: list[list[int]],
+    completions: list[list[int]],
+    temperature: float = 1.0,
+    entropy: bool = False,
+    hidden: bool = False,
+    share_prompts: bool | None = None,
+) -> TokenOutputs:
+    """Log-probabilities of completion tokens under the policy at a temperature, and on request entropies and states.
+
+    Only completion positions, and the last of the prompt, go through the LM head.
+
+    Args:
+        share_prompts: whether completions of equal prompts share a row; None: where the model takes it.
+    """
+    device = model.get_input_embeddings().weight.device
+    if share_prompts is None:
+        share_prompts = len({tuple(prompt) for prompt in prompts}) < len(prompts) and takes_shared_prompts(model)
+    groups: dict[tuple, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault(tuple(prompt) if share_prompts else (index,), []).append(index)
+    members = list(groups.values())  # N rows
+    prompt_ids, prompt_mask = pad([prompts[group[0]] for group in members], 0, left=True, device=device)  # (N, P)
+    joined = [[token for index in group for token in completions[index]] for group in members]
+    joined_ids, joined_mask = pad(joined, 0, left=False, device=device)  # (N, K)
+    mask = torch.cat([prompt_mask, joined_mask], dim=1)  # (N, P + K)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    if share_prompts:
+        owner = torch.zeros_like(joined_mask)  # (N, K): which of its row's completions a token is of, from 1
+        for row, group in enumerate(members):
+            at = 0
+            for number, index in enumerate(group, start=1):
+                length = len(completions[index])
+                owner[row, at : at + length] = number
+                first = len(prompts[index])  # each completion goes on from the prompt
+                positions[row, prompt_ids.shape[1] + at :][:length] = torch.arange(first, first + length, device=device)
+                at += length
+        mask = sharing_mask(torch.cat([torch.zeros_like(prompt_ids), owner], dim=1), mask, model.dtype)
+
+    into_head = []  # (N, K + 1, H)
+    watch = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: into_head.append(inputs[0]))
+    try:
+        logits = (
+            model(
+                input_ids=torch.cat([prompt_ids, joined_ids], dim=1),
+                attention_mask=mask,
+                position_ids=positions,
+                logits_to_keep=joined_ids.shape[1] + 1,
+                use_cache=False,
+            ).logits.float()
+            / temperature
+        )  # (N, K + 1, V): the first is of the prompt's last token
+    finally:
+        watch.remove()
+
+    ids, seen = pad(completions, 0, left=False, device=device)  # (B, R)
+    row = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)  # (B, 1): of N
+    column = torch.zeros_like(ids)  # (B, R): of K + 1, what the token was drawn from
+    for number, group in enumerate(members):
+        at = 0
+        for index in group:
+            row[index], length = number, len(completions[index])
+            column[index, 1:length] = torch.arange(at + 1, at + length, device=device)
+            at += length
+    normalizer = logits.logsumexp(-1)  # (N, K + 1)
+    outputs = TokenOutputs((logits[row, column, ids] - normalizer[row, column]) * seen, seen)
+    if entropy:
+        mean_logit = (logits * (logits - normalizer[..., None]).exp()).sum(-1)
+        outputs.entropy = (normalizer - mean_logit)[row, column] * seen
+    if hidden:
+        outputs.hidden = into_head[0][row, column].float() * seen[..., None]
+    return outputs
+
+
+def completion_logprobs(
+    model, prompts: list[list[int]], completions: list[list[int]], temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`completion_outputs`, the log-probabilities and the mask alone; both (B, R)."""
+    outputs = completion_outputs(model, prompts, completions, temperature)
+    return outputs.logprobs, outputs.mask
+
+
+def sharing_mask(owner: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(N, 1, T, T), to be added to attention scores: a token sees what is before it of the prompt and of its own kind.
+
+    Args:
+        owner: (N, T), 0 for the prompt, else the number of the completion. mask: (N, T), 0 on padding.
+    """
+    length = owner.shape[1]
+    before = torch.ones(length, length, dtype=torch.bool, device=owner.device).tril()
+    of_mine = (owner[:, None, :] == owner[:, :, None]) | (owner[:, None, :] == 0)  # (N, T, T): query, key
+    sees = before & of_mine & (mask[:, None, :] > 0)
+    sees |= torch.eye(length, dtype=torch.bool, device=owner.device)  # padding sees itself: no empty softmax
+    return torch.where(sees, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
+
+
+@torch.no_grad()
+def takes_shared_prompts(model) -> bool:
+    """Does this model give the same log-probabilities with the prompt shared? Tried once, on a few tokens."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if base not in _takes:
+        prompts, completions = [[1, 2, 3, 4, 5]] * 2 + [[6, 7]], [[8, 9, 10, 11], [12, 13, 14], [15, 16]]
+        try:
+            alone, shared = (
+                completion_outputs(model, prompts, completions, share_prompts=share).logprobs for share in (False, True)
+            )
+            gap = (alone - shared).abs().max().item()
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            print(f"note: {type(base).__name__} does not take a shared prompt ({type(error).__name__}): one row each")
+            gap = None
+        bound = 1e-3 if base.dtype == torch.float32 else 0.3
+        _takes[base] = gap is not None and gap <= bound
+        if gap is not None and not gap <= bound:
+            print(f"note: with a shared prompt {type(base).__name__} differs by {gap:.2g}: one row each")
+    return _takes[base]
+
+
+_takes: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()

@@ -1,0 +1,95 @@
+"""The same log-probabilities whether completions share a prompt's row or stand alone."""
+
+import pytest
+import torch
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
+)
+
+import logprobs
+from logprobs import completion_outputs, sharing_mask, takes_shared_prompts
+
+PROMPTS = [[5, 6, 7, 8], [9, 3], [5, 6, 7, 8], [11, 12, 13], [9, 3], [5, 6, 7, 8]]
+COMPLETIONS = [[20, 21, 1], [22, 23, 24, 25, 1], [30], [31, 32], [33, 1], [34, 35, 36, 1]]
+SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+             max_position_embeddings=128)  # fmt: skip
+MODELS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, num_key_value_heads=2)),
+    "starcoder2": lambda: Starcoder2ForCausalLM(Starcoder2Config(**SMALL, num_key_value_heads=2)),
+    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL)),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    torch.manual_seed(0)
+    model = MODELS[request.param]().eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # far from uniform: a wrong position shows
+    return model
+
+
+def test_a_shared_prompt_changes_nothing(model):
+    found = {}
+    for share in (False, True):
+        model.zero_grad()
+        out = completion_outputs(model, PROMPTS, COMPLETIONS, 0.7, entropy=True, hidden=True, share_prompts=share)
+        (out.logprobs.sum() + 0.1 * out.entropy.sum()).backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found[share] = [out.logprobs.detach(), out.entropy.detach(), out.hidden.detach(), gradient, out.mask]
+    for alone, shared in zip(found[False], found[True], strict=True):
+        assert torch.allclose(alone, shared, rtol=1e-4, atol=1e-5)
+    assert takes_shared_prompts(model)
+
+
+def test_each_sequence_alone_gives_the_same(model):
+    out = completion_outputs(model, PROMPTS, COMPLETIONS, 0.7, entropy=True, share_prompts=True)
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        logps = (model(torch.tensor([prompt + completion])).logits[0].double() / 0.7).log_softmax(-1)
+        for t, token in enumerate(completion):
+            at = logps[len(prompt) + t - 1]
+            assert out.logprobs[row, t].item() == pytest.approx(at[token].item(), abs=1e-4)
+            assert out.entropy[row, t].item() == pytest.approx(-(at.exp() * at).sum().item(), abs=1e-4)
+    assert out.mask.sum(1).tolist() == [3, 5, 1, 2, 2, 4]
+    assert out.logprobs[out.mask == 0].abs().max() == out.entropy[out.mask == 0].abs().max() == 0
+
+
+def test_the_4_bit_policy_shares_prompts(pocket_policy):
+    model, _ = pocket_policy
+    with torch.no_grad():
+        alone, shared = (
+            completion_outputs(model, PROMPTS, COMPLETIONS, share_prompts=s).logprobs for s in (False, True)
+        )
+    assert torch.allclose(alone, shared, atol=1e-5) and takes_shared_prompts(model)
+
+
+def test_completions_do_not_see_one_another():
+    owner, seen = torch.tensor([[0, 0, 0, 1, 1, 2]]), torch.tensor([[0, 1, 1, 1, 1, 1]])  # one column of padding
+    sees = sharing_mask(owner, seen, torch.float32)[0, 0] == 0
+    assert sees.int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0],
+        [0, 1, 1, 1, 1, 0],
+        [0, 1, 1, 0, 0, 1],
+    ]
+
+
+def test_a_model_that_sees_across_completions_gets_a_row_each(capsys, monkeypatch):
+    torch.manual_seed(0)
+    model = MODELS["llama"]().eval()
+    monkeypatch.setattr(logprobs, "sharing_mask", lambda owner, mask, dtype: sharing_mask(owner * 0, mask, dtype))
+    assert not takes_shared_prompts(model)
+    assert "one row each" in capsys.readouterr().out
+    monkeypatch.undo()
+    alone = completion_outputs(model, PROMPTS, COMPLETIONS, share_prompts=False).logprobs
+    assert torch.equal(completion_outputs(model, PROMPTS, COMPLETIONS).logprobs, alone)
