@@ -10,6 +10,7 @@ import weakref
 from dataclasses import dataclass
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 
 def pad(sequences: list[list[int]], value: int, left: bool, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,21 +79,16 @@ def completion_outputs(
                 at += length
         mask = sharing_mask(torch.cat([torch.zeros_like(prompt_ids), owner], dim=1), mask, model.dtype)
 
-    into_head = []  # (N, K + 1, H)
-    watch = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: into_head.append(inputs[0]))
-    try:
-        logits = (
-            model(
-                input_ids=torch.cat([prompt_ids, joined_ids], dim=1),
-                attention_mask=mask,
-                position_ids=positions,
-                logits_to_keep=joined_ids.shape[1] + 1,
-                use_cache=False,
-            ).logits.float()
-            / temperature
-        )  # (N, K + 1, V): the first is of the prompt's last token
-    finally:
-        watch.remove()
+    hidden_states = (
+        base_of(model)
+        .get_decoder()(
+            input_ids=torch.cat([prompt_ids, joined_ids], dim=1),
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+        )
+        .last_hidden_state[:, prompt_ids.shape[1] - 1 :]
+    )  # (N, K + 1, H): the first is of the prompt's last token
 
     ids, seen = pad(completions, 0, left=False, device=device)  # (B, R)
     row = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)  # (B, 1): of N
@@ -103,14 +99,48 @@ def completion_outputs(
             row[index], length = number, len(completions[index])
             column[index, 1:length] = torch.arange(at + 1, at + length, device=device)
             at += length
-    normalizer = logits.logsumexp(-1)  # (N, K + 1)
-    outputs = TokenOutputs((logits[row, column, ids] - normalizer[row, column]) * seen, seen)
+    states = hidden_states[row, column]  # (B, R, H)
+    counted = seen > 0
+    logprobs, entropies = head_logprobs(
+        model.get_output_embeddings(), states[counted], ids[counted], temperature, entropy
+    )
+    empty = torch.zeros(seen.shape, device=device)
+    outputs = TokenOutputs(empty.masked_scatter(counted, logprobs), seen)
     if entropy:
-        mean_logit = (logits * (logits - normalizer[..., None]).exp()).sum(-1)
-        outputs.entropy = (normalizer - mean_logit)[row, column] * seen
+        outputs.entropy = empty.masked_scatter(counted, entropies)
     if hidden:
-        outputs.hidden = into_head[0][row, column].float() * seen[..., None]
+        outputs.hidden = states.float() * seen[..., None]
     return outputs
+
+
+def head_logprobs(
+    head, states: torch.Tensor, ids: torch.Tensor, temperature: float, entropy: bool, logits_at_once: int = 2**25
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities (M,) of tokens (M,) drawn from states (M, H), and on request entropies (M,).
+
+    The logits are what fills a card: there are never more than about `logits_at_once`, and the backward pass computes
+    them again.
+    """
+
+    def part(states: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        logits = head(states).float() / temperature  # (m, V)
+        normalizer = logits.logsumexp(-1)
+        logprobs = logits.gather(1, ids[:, None]).squeeze(1) - normalizer
+        return logprobs, normalizer - (logits * logits.softmax(-1)).sum(-1) if entropy else None
+
+    size = max(1, logits_at_once // head.out_features)
+    if len(ids) <= size:
+        return part(states, ids)
+    parts = [
+        checkpoint(part, states[at : at + size], ids[at : at + size], use_reentrant=False)
+        for at in range(0, len(ids), size)
+    ]
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]) if entropy else None
+
+
+def base_of(model):
+    """The transformers model within a policy."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def completion_logprobs(
@@ -138,7 +168,7 @@ def sharing_mask(owner: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) ->
 @torch.no_grad()
 def takes_shared_prompts(model) -> bool:
     """Does this model give the same log-probabilities with the prompt shared? Tried once, on a few tokens."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     if base not in _takes:
         prompts, completions = [[1, 2, 3, 4, 5]] * 2 + [[6, 7]], [[8, 9, 10, 11], [12, 13, 14], [15, 16]]
         try:

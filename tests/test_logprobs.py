@@ -13,7 +13,7 @@ from transformers import (
     Starcoder2ForCausalLM,
 )
 
-import logprobs
+import logprobs as logprobs_module
 from logprobs import completion_outputs, sharing_mask, takes_shared_prompts
 
 PROMPTS = [[5, 6, 7, 8], [9, 3], [5, 6, 7, 8], [11, 12, 13], [9, 3], [5, 6, 7, 8]]
@@ -62,6 +62,19 @@ def test_each_sequence_alone_gives_the_same(model):
     assert out.logprobs[out.mask == 0].abs().max() == out.entropy[out.mask == 0].abs().max() == 0
 
 
+@pytest.mark.parametrize("size", [1, 3, 16, 1000])
+def test_a_head_in_chunks_changes_nothing(model, size):
+    head, states = model.get_output_embeddings(), torch.randn(16, 32, requires_grad=True)
+    ids = torch.randint(0, 64, (16,))
+    logprobs, entropy = logprobs_module.head_logprobs(head, states, ids, 0.7, True, logits_at_once=size * 64)
+    (gradient,) = torch.autograd.grad(logprobs.sum() + entropy.sum(), states)
+    logps = (head(states) / 0.7).log_softmax(-1)
+    expected, expected_entropy = logps[range(16), ids], -(logps.exp() * logps).sum(-1)
+    (expected_gradient,) = torch.autograd.grad(expected.sum() + expected_entropy.sum(), states)
+    assert torch.allclose(logprobs, expected, atol=1e-5) and torch.allclose(entropy, expected_entropy, atol=1e-5)
+    assert torch.allclose(gradient, expected_gradient, atol=1e-4)
+
+
 def test_the_4_bit_policy_shares_prompts(pocket_policy):
     model, _ = pocket_policy
     with torch.no_grad():
@@ -87,7 +100,9 @@ def test_completions_do_not_see_one_another():
 def test_a_model_that_sees_across_completions_gets_a_row_each(capsys, monkeypatch):
     torch.manual_seed(0)
     model = MODELS["llama"]().eval()
-    monkeypatch.setattr(logprobs, "sharing_mask", lambda owner, mask, dtype: sharing_mask(owner * 0, mask, dtype))
+    monkeypatch.setattr(
+        logprobs_module, "sharing_mask", lambda owner, mask, dtype: sharing_mask(owner * 0, mask, dtype)
+    )
     assert not takes_shared_prompts(model)
     assert "one row each" in capsys.readouterr().out
     monkeypatch.undo()
