@@ -402,7 +402,7 @@ def micro_batches(samples: list[Sample], size: int, rows: list[int] | None = Non
     longest = {}
     for i in chosen:
         longest[samples[i].group] = max(longest.get(samples[i].group, 0), samples[i].length)
-    chosen.sort(key=lambda i: (longest[samples[i].group], samples[i].group, samples[i].length))
+    chosen.sort(key=lambda i: (longest[samples[i].group], samples[i].group, samples[i].length, i))
     for start in range(0, len(chosen), size):
         yield chosen[start : start + size]
 
