@@ -36,7 +36,7 @@ pocket)
     SFT_FLAGS="--max_length 384"
     budget="--token_budget 60000" # sampled tokens: the same for every method
     RL_FLAGS="$length_flags $budget --micro_batch_size 16 --num_steps 1000 --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
-    PPO_FLAGS="$length_flags $budget --micro_batch_size 16 --num_updates 1000 --num_samples 4 --learning_rate 1e-3"
+    PPO_FLAGS="$length_flags $budget --micro_batch_size 16 --num_updates 1000 --num_samples 4 --learning_rate 5e-4"
     GRPO_FLAGS="$length_flags $budget --micro_batch_size 16 --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
     DPO_DATA_FLAGS="$length_flags --token_budget $((60000 / ${ROUNDS:-1})) --num_samples 4 --rejected random --batch_size 32"
     DPO_FLAGS="--learning_rate 5e-4 --beta 0.2"
