@@ -40,7 +40,7 @@ def test_bad_input_is_one_line(run_cli, command, says):
         (f"eval_humaneval.py --data_path {TASKS} --model_path data", "data: no model here"),
         (f"eval_humaneval.py --data_path {TASKS} --model_path data/pocket_coder --max_length 300", "prompt has"),
         ("train_sft_lora.py --train_path {tasks} --model_name data/pocket_coder --output_dir README.md/x", "cannot be"),
-        ("train_rl_lora.py --train_path {tasks} --sft_model data/pocket_coder --output_dir {out}", "holds other files"),
+        ("train_sft_lora.py --train_path {tasks} --model_name data/pocket_coder --output_dir {out}", "other files"),
         ("train_rl_lora.py --train_path {tasks} --sft_model data/pocket_coder --output_dir {out}/rl", "is no adapter"),
     ],
 )
