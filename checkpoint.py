@@ -20,22 +20,15 @@ from parity import adapter_weights
 from tasks import sha256
 
 STATE = "resume.pt"
-FREE = (
-    "log_every",
-    "save_every",
-    "resume",
-    "report_to",
-    "parity_bound",
-    "config",
-)  # may differ between a run and its continuation
+# may differ between a run and its continuation
+FREE = ("log_every", "save_every", "resume", "report_to", "parity_bound", "config")
 
 
 def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position: Any) -> None:
     """Keep all that the run needs to go on exactly: adapter, random states, where it stands, and its parts.
 
-    A part is anything with a state_dict: optimizer, scheduler, critic.
-
-    Written whole or not at all, under one name, so the last good state is there whenever the process dies.
+    A part is anything with a state_dict: optimizer, scheduler, critic. Written whole or not at all, under one name, so
+    the last good state is there whenever the process dies.
     """
     state = {
         "args": _fixed(args),

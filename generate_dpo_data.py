@@ -66,7 +66,7 @@ def check(args: Args) -> None:
 def pairs_of_task(
     samples: list, rejected: str, pairs_per_task: int, prefer_short: bool, rng: random.Random
 ) -> list[tuple[Any, Any, str]]:
-    """(chosen, rejected, "failing" or "longer") for the scored samples (`training.Sample`) of one task.
+    """(chosen, rejected, "failing" or "longer") for the scored samples (`batches.Sample`) of one task.
 
     Of completions that rank the same, the one sampled first comes first.
     """
@@ -93,16 +93,17 @@ def ranked(failing: list, rejected: str, rng: random.Random) -> list:
 
 
 def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
-    """Scored samples (`training.Sample`) of each task drawn, in the order of drawing.
+    """Scored samples (`batches.Sample`) of each task drawn, in the order of drawing.
 
     One batch is scored while the next is sampled. A text is judged once a task, so that copies share their verdict.
     """
     import torch
     from tqdm import tqdm
 
+    from batches import Sample
     from policy import load_policy, load_tokenizer, pick_device
     from rollout import encode_prompts, sample
-    from training import Sample, item_order
+    from training import item_order
 
     device = pick_device()
     tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)

@@ -95,7 +95,7 @@ def check_parity(
     for batch in (rollouts[at : at + size] for at in range(0, len(rollouts), size)):
         prompts, completions = [r.prompt_ids for r in batch], [r.token_ids for r in batch]
         gaps.append(sampler_gap(completion_logprobs(model, prompts, completions, temperature)[0], batch))
-    gap = torch.tensor(gaps).max().item()  # torch's max keeps a nan, Python's may not
+    gap = largest(gaps)
     print(f"parity: sampler and trainer differ by {gap:.1e} a token at most (bound {bound:g})")
     if not gap <= bound:
         raise InputError(
@@ -160,3 +160,8 @@ def sampler_gap(logprobs: torch.Tensor, rollouts: list) -> float:
         for row, r in enumerate(rollouts)
     ]
     return torch.stack(gaps).max().item()
+
+
+def largest(values: list[float]) -> float:
+    """The maximum, or nan if any is: Python's own max may lose it."""
+    return torch.tensor(values).max().item()

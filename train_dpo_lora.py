@@ -194,9 +194,10 @@ def main(args: Args) -> None:
     import torch
     from transformers import AutoConfig
 
+    from batches import micro_batches
     from parity import as_reference, check_reference
     from policy import base_and_adapter, compute_dtype, load_tokenizer
-    from training import micro_batches, training_run
+    from training import training_run
 
     tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
     base, _ = base_and_adapter(args.sft_model)

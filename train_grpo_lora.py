@@ -182,8 +182,8 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
     """
     import torch
 
-    from parity import kl_estimate
-    from training import largest, micro_batches
+    from batches import micro_batches
+    from parity import kl_estimate, largest
 
     high = args.clip_range_high or args.clip_range
     trained = [0 if args.mask_truncated and not samples[i].rollout.ended else samples[i].length for i in rows]
@@ -218,8 +218,8 @@ def main(args: Args) -> None:
 
     import torch
 
-    from parity import kl_estimate
-    from training import largest, training_run
+    from parity import largest
+    from training import training_run
 
     with training_run(args, "grpo", tasks, args.num_steps, args.token_budget) as run:
         for _ in run.steps():
@@ -251,9 +251,7 @@ def main(args: Args) -> None:
                 | {
                     "approx_kl": figures["approx_kl"],
                     "ratio_max": largest([step["ratio_max"] for step in steps]),
-                    "kl_reference": (
-                        kl_estimate(fixed.logprobs, fixed.reference, "k3").sum() / fixed.mask.sum()
-                    ).item(),
+                    "kl_reference": fixed.kl_reference,
                     "optimizer_steps": len(steps),
                     "sampler_mismatch": fixed.sampler_mismatch,
                 }

@@ -146,8 +146,8 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
         fixed: `Run.before_update` of all samples; advantage: (B, R) with a critic, else (B, 1).
         returns: (B, R), None without a critic.
     """
-    from parity import kl_estimate
-    from training import largest, micro_batches
+    from batches import micro_batches
+    from parity import kl_estimate, largest
 
     per_token, critic = args.ratio_level == "token", returns is not None
     num_tokens = sum(samples[i].length for i in rows)
@@ -191,8 +191,8 @@ def main(args: Args) -> None:
 
     import torch
 
-    from parity import kl_estimate
-    from training import largest, training_run
+    from parity import kl_estimate, largest
+    from training import training_run
 
     critic = args.value_coef > 0
     with training_run(args, "ppo", tasks, args.num_updates, args.token_budget, critic) as run:
@@ -245,9 +245,7 @@ def main(args: Args) -> None:
                 | {
                     "approx_kl": figures["approx_kl"],
                     "ratio_max": largest([step["ratio_max"] for step in steps]),
-                    "kl_reference": (
-                        kl_estimate(fixed.logprobs, fixed.reference, "k3").sum() / fixed.mask.sum()
-                    ).item(),
+                    "kl_reference": fixed.kl_reference,
                     "optimizer_steps": len(steps),
                     "stopped_early": int(far),
                     "sampler_mismatch": fixed.sampler_mismatch,

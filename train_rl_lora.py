@@ -84,8 +84,9 @@ def main(args: Args) -> None:
 
     import torch
 
-    from parity import kl_estimate, sampler_gap
-    from training import largest, micro_batches, training_run
+    from batches import micro_batches
+    from parity import kl_estimate, largest, sampler_gap
+    from training import training_run
 
     with training_run(args, "rl", tasks, args.num_steps, args.token_budget) as run:
         for _ in run.steps():

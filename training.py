@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, pstdev
 from tempfile import TemporaryDirectory
@@ -29,10 +29,11 @@ from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers import get_scheduler, set_seed
 
+from batches import BeforeUpdate, Sample, micro_batches, tied_groups
 from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
 from common import Preempted, RunLog, Tracker, machine, replace_folder, require
 from logprobs import TokenOutputs, completion_outputs
-from parity import as_reference, check_parity, load_reference, sampler_gap
+from parity import as_reference, check_parity, largest, load_reference, sampler_gap
 from policy import (
     base_and_adapter,
     load_policy,
@@ -41,51 +42,11 @@ from policy import (
     save_adapter,
     trainable_parameters,
 )
-from rewards import base_reward
-from rollout import Rollout, encode_prompts, sample
-from sandbox import Sandbox, Verdict, self_test
-from tasks import Task, sha256
+from rollout import encode_prompts, sample
+from sandbox import Sandbox, self_test
+from tasks import sha256
 
 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")  # the first update was skipped
-
-
-@dataclass
-class Sample:
-    """A completion, its verdict and reward. `group` is one number for all that a task was given at one time."""
-
-    task: Task
-    group: int
-    rollout: Rollout
-    verdict: Verdict | None = None
-    reward: float = 0.0
-
-    @property
-    def length(self) -> int:
-        """Tokens, the EOS included."""
-        return len(self.rollout.token_ids)
-
-    @property
-    def base_reward(self) -> float:
-        return base_reward(self.verdict)
-
-    def record(self) -> dict[str, Any]:
-        """What names it in a file."""
-        return {"task_id": self.task["task_id"], "completion": self.rollout.text}
-
-
-@dataclass
-class BeforeUpdate:
-    """The tokens of a batch as they were sampled; each (B, R), rows as the samples, 0 on padding.
-
-    logprobs: of the policy that sampled, computed as the update computes them. reference: of the SFT adapter. values:
-    the critic's, 0 without one. sampler_mismatch: the largest difference from the sampler's own log-probabilities.
-    """
-
-    logprobs: torch.Tensor
-    reference: torch.Tensor
-    values: torch.Tensor
-    mask: torch.Tensor
-    sampler_mismatch: float
 
 
 @contextlib.contextmanager
@@ -381,37 +342,8 @@ def zero_head(model) -> torch.nn.Linear:
     return head
 
 
-def largest(values: list[float]) -> float:
-    """The maximum, or nan if any is: Python's own max may lose it."""
-    return torch.tensor(values).max().item()
-
-
 def item_order(count: int, seed: int) -> Iterator[int]:
     """Indices without end: every one once in each pass, each pass in a new order."""
     rng = random.Random(seed)
     while True:
         yield from rng.sample(range(count), count)
-
-
-def micro_batches(samples: list[Sample], size: int, rows: list[int] | None = None) -> Iterator[list[int]]:
-    """Indices (of `rows`, by default all) of `size` samples at a time.
-
-    Samples of one group stand together, for they share their prompt; groups of like lengths too: little is padding.
-    """
-    chosen = list(range(len(samples)) if rows is None else rows)
-    longest = {}
-    for i in chosen:
-        longest[samples[i].group] = max(longest.get(samples[i].group, 0), samples[i].length)
-    chosen.sort(key=lambda i: (longest[samples[i].group], samples[i].group, samples[i].length, i))
-    for start in range(0, len(chosen), size):
-        yield chosen[start : start + size]
-
-
-def tied_groups(base_rewards: list[float], group: list[int]) -> float:
-    """Share of tasks whose samples all pass or all fail: the tests tell them apart in nothing.
-
-    >>> tied_groups([1.0, 1.0, 0.0, 1.0], [0, 0, 1, 1])
-    0.5
-    """
-    groups = {number: {r for r, g in zip(base_rewards, group, strict=True) if g == number} for number in group}
-    return sum(len(earned) == 1 for earned in groups.values()) / max(len(groups), 1)

@@ -19,6 +19,7 @@ import parity
 import rollout
 import train_dpo_lora
 import training
+from batches import Sample
 from common import InputError
 from generate_dpo_data import pairs_of_task
 from policy import load_policy, load_tokenizer
@@ -27,7 +28,7 @@ from sandbox import Verdict
 from tasks import read_tasks
 from train_dpo_lora import Args, check, dpo_loss, encode_pairs, read_pairs
 from train_sft_lora import encode
-from training import Sample, item_order
+from training import item_order
 
 TEXTS = [
     ("def one() -> int:\n", "    return 1\n", "    return 2\n\n\nprint(one())\nprint(one())\n"),

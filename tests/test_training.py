@@ -4,9 +4,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_rl_lora
+from batches import tied_groups
 from common import InputError
 from train_rl_lora import Args
-from training import item_order, tied_groups
+from training import item_order
 
 
 def arguments(start, tasks_path, tmp_path, **settings) -> Args:
