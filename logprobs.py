@@ -67,38 +67,26 @@ def completion_outputs(
     joined_ids, joined_mask = pad(joined, 0, left=False, device=device)  # (N, K)
     mask = torch.cat([prompt_mask, joined_mask], dim=1)  # (N, P + K)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    if share_prompts:
-        owner = torch.zeros_like(joined_mask)  # (N, K): which of its row's completions a token is of, from 1
-        for row, group in enumerate(members):
-            at = 0
-            for number, index in enumerate(group, start=1):
-                length = len(completions[index])
-                owner[row, at : at + length] = number
-                first = len(prompts[index])  # each completion goes on from the prompt
-                positions[row, prompt_ids.shape[1] + at :][:length] = torch.arange(first, first + length, device=device)
-                at += length
-        mask = sharing_mask(torch.cat([torch.zeros_like(prompt_ids), owner], dim=1), mask, model.dtype)
-
-    hidden_states = (
-        base_of(model)
-        .get_decoder()(
-            input_ids=torch.cat([prompt_ids, joined_ids], dim=1),
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=False,
-        )
-        .last_hidden_state[:, prompt_ids.shape[1] - 1 :]
-    )  # (N, K + 1, H): the first is of the prompt's last token
-
     ids, seen = pad(completions, 0, left=False, device=device)  # (B, R)
     row = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)  # (B, 1): of N
-    column = torch.zeros_like(ids)  # (B, R): of K + 1, what the token was drawn from
+    column = torch.zeros_like(ids)  # (B, R): of K + 1, what the token was drawn from; the first from the prompt's last
+    owner = torch.zeros_like(mask)  # (N, P + K): 0 for the prompt, else which of its row's completions a token is of
     for number, group in enumerate(members):
         at = 0
-        for index in group:
-            row[index], length = number, len(completions[index])
+        for kind, index in enumerate(group, start=1):
+            length, first = len(completions[index]), len(prompts[index])
+            here = slice(prompt_ids.shape[1] + at, prompt_ids.shape[1] + at + length)
+            row[index], owner[number, here] = number, kind
             column[index, 1:length] = torch.arange(at + 1, at + length, device=device)
+            positions[number, here] = torch.arange(first, first + length, device=device)  # it goes on from the prompt
             at += length
+    if share_prompts:
+        mask = sharing_mask(owner, mask, model.dtype)
+
+    decoder = base_of(model).get_decoder()
+    tokens = torch.cat([prompt_ids, joined_ids], dim=1)
+    output = decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False)
+    hidden_states = output.last_hidden_state[:, prompt_ids.shape[1] - 1 :]  # (N, K + 1, H)
     states = hidden_states[row, column]  # (B, R, H)
     counted = seen > 0
     logprobs, entropies = head_logprobs(
@@ -175,14 +163,12 @@ def takes_shared_prompts(model) -> bool:
             alone, shared = (
                 completion_outputs(model, prompts, completions, share_prompts=share).logprobs for share in (False, True)
             )
-            gap = (alone - shared).abs().max().item()
+            why = f"differs by {(alone - shared).abs().max().item():.2g}"
+            _takes[base] = bool((alone - shared).abs().max() <= (1e-3 if base.dtype == torch.float32 else 0.3))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            print(f"note: {type(base).__name__} does not take a shared prompt ({type(error).__name__}): one row each")
-            gap = None
-        bound = 1e-3 if base.dtype == torch.float32 else 0.3
-        _takes[base] = gap is not None and gap <= bound
-        if gap is not None and not gap <= bound:
-            print(f"note: with a shared prompt {type(base).__name__} differs by {gap:.2g}: one row each")
+            why, _takes[base] = type(error).__name__, False
+        if not _takes[base]:
+            print(f"note: {type(base).__name__} does not take a shared prompt ({why}): one row each")
     return _takes[base]
 
 
