@@ -186,6 +186,28 @@ def write_jsonl(path: str | Path, records: list[dict]) -> None:
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
+def read_jsonl(path: str | Path, missing: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield "FILE:LINE" and the object of each line that is not blank.
+
+    Raises:
+        InputError: the file is missing (`missing` says what to do), not UTF-8, or has a line that is no JSON object.
+    """
+    path = Path(path)
+    require(path.is_file(), f"{path}: no such {missing}")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would split inside strings, at U+2028
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+            require(isinstance(record, dict), f"{path}:{number}: wants a JSON object, not {type(record).__name__}")
+            yield f"{path}:{number}", record
+
+
 class RunLog:
     """One dict a step, to a JSONL file and to one readable line on the screen."""
 

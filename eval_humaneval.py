@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common import InputError, machine, require, run, write_jsonl, write_text
+from common import InputError, machine, read_jsonl, require, run, write_jsonl, write_text
 from metrics import pass_at_k, wilson_interval
 from sandbox import Sandbox, Verdict
 from tasks import Task, read_tasks, sha256, truncate_at_stop
@@ -82,26 +82,16 @@ def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: S
     Raises:
         InputError: a line without task_id or completion, an unknown task, a task without a completion.
     """
-    require(Path(path).is_file(), f"--samples {path}: no such file")
     by_id, wanted = {task["task_id"]: task for task in all_tasks}, {task["task_id"] for task in tasks}
     records = []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise InputError(f"--samples {path}: is not UTF-8 text") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for where, record in read_jsonl(path, "file of samples"):
         try:
-            record = json.loads(line)
             task, completion = by_id[record["task_id"]], record["completion"]
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{number}: not JSON ({error.msg})") from None
         except (KeyError, TypeError):
-            raise InputError(f"{path}:{number}: wants a known task_id and a completion") from None
-        require(isinstance(completion, str), f"{path}:{number}: completion is not text")
+            raise InputError(f"{where}: wants a known task_id and a completion") from None
+        require(isinstance(completion, str), f"{where}: completion is not text")
         length, ended = record.get("gen_len"), record.get("ended")
-        require(length is None or isinstance(length, int), f"{path}:{number}: gen_len is not a number")
+        require(length is None or isinstance(length, int), f"{where}: gen_len is not a number")
         if task["task_id"] in wanted:
             records.append((task, completion, length, ended))
     missing = sorted(wanted - {task["task_id"] for task, *_ in records})

@@ -9,11 +9,10 @@ functions by name) and `test_setup_code`.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from common import InputError
+from common import InputError, read_jsonl
 
 FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 MBPP_FIELDS = ("task_id", "prompt", "canonical_solution", "test_setup_code")
@@ -31,36 +30,20 @@ def read_tasks(path: str | Path) -> list[Task]:
     Raises:
         InputError: the file is missing, empty, or has a line that is not a task; names the file and the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such task file; data/README.md says how each one is made")
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would split inside strings, at U+2028
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text") from None
     tasks, seen = [], {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        task = _parse_line(line, f"{path}:{number}")
+    for where, task in read_jsonl(path, "task file; data/README.md says how each one is made"):
+        check_task(task, where)
         if task["task_id"] in seen:
-            raise InputError(
-                f"{path}:{number}: task_id {task['task_id']!r} was already used on line {seen[task['task_id']]}"
-            )
-        seen[task["task_id"]] = number
+            raise InputError(f"{where}: task_id {task['task_id']!r} was already used at {seen[task['task_id']]}")
+        seen[task["task_id"]] = where
         tasks.append(task)
     if not tasks:
         raise InputError(f"{path}: has no tasks")
     return tasks
 
 
-def _parse_line(line: str, where: str) -> Task:
-    try:
-        task = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(task, dict):
-        raise InputError(f"{where}: a task is a JSON object, not {type(task).__name__}")
+def check_task(task: Task, where: str) -> None:
+    """Raise InputError unless the object has a task's fields; `where` names its file and line."""
     listed = "test_list" in task
     for field in MBPP_FIELDS if listed else FIELDS:
         if not isinstance(task.get(field), str):
@@ -70,7 +53,6 @@ def _parse_line(line: str, where: str) -> Task:
         raise InputError(f"{where}: test_list must be a list of asserts")
     if not listed and not task["entry_point"].isidentifier():
         raise InputError(f"{where}: entry_point {task['entry_point']!r} is not a Python name")
-    return task
 
 
 def sha256(path: str | Path) -> str:

@@ -10,13 +10,11 @@ the SFT on chosen completions where the pairs are of another model.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from common import InputError, require, require_at_least, run
+from common import read_jsonl, require, require_at_least, run
 
 if TYPE_CHECKING:
     import torch  # takes seconds: not before the arguments are known to be right
@@ -91,22 +89,13 @@ def read_pairs(path: str) -> list[Pair]:
     Raises:
         InputError: the file is missing, empty, or has a line that is no pair; names the file and the line.
     """
-    require(Path(path).is_file(), f"{path}: no such file of pairs; generate_dpo_data.py makes one")
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text") from None
-    pairs = [_parse_line(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    lines = read_jsonl(path, "file of pairs; generate_dpo_data.py makes one")
+    pairs = [_pair(record, where) for where, record in lines]
     require(len(pairs) > 0, f"{path}: has no pairs")
     return pairs
 
 
-def _parse_line(line: str, where: str) -> Pair:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-    require(isinstance(record, dict), f"{where}: a pair is a JSON object, not {type(record).__name__}")
+def _pair(record: dict[str, Any], where: str) -> Pair:
     texts, ids = [record.get(name) for name in TEXTS], [record.get(name) for name in IDS]
     for name, text in zip(TEXTS, texts, strict=True):
         require(text is None or isinstance(text, str), f"{where}: {name} is not text")

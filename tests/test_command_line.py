@@ -10,7 +10,7 @@ TASKS = "data/pocket_test.jsonl"
     [
         ("eval_humaneval.py --data_path none.jsonl", "none.jsonl: no such task file"),
         (f"eval_humaneval.py --data_path {TASKS} --modelpath x", "did you mean --model_path?"),
-        (f"eval_humaneval.py --data_path {TASKS} --samples none.jsonl", "--samples none.jsonl: no such file"),
+        (f"eval_humaneval.py --data_path {TASKS} --samples none.jsonl", "none.jsonl: no such file of samples"),
         ("train_rl_lora.py --length_penalty_alpha -1", "must not be negative"),
         ("train_rl_lora.py --baseline critic", "baseline"),
         ("train_rl_lora.py --train_path none.jsonl", "none.jsonl: no such task file"),

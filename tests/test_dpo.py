@@ -218,7 +218,7 @@ WITH_IDS = {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}
     ("line", "says"),
     [
         ("{broken\n", r":2: not JSON \(Expecting"),
-        ([GOOD], ":2: a pair is a JSON object, not list"),
+        ([GOOD], ":2: wants a JSON object, not list"),
         ({"prompt": "a", "chosen": "b"}, ":2: a pair needs prompt_ids"),
         (GOOD | {"chosen": 3}, ":2: chosen is not text"),
         (GOOD | {"rejected": GOOD["chosen"]}, ":2: chosen and rejected are the same"),
