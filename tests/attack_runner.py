@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import platform
@@ -80,6 +81,7 @@ class Traces:
 
     def state(self) -> dict[str, Any]:
         """All that must be the same afterwards."""
+        gc.collect()  # what earlier tests left in cycles closes now, not in between
         files = {}
         for path in (self.host, *sorted(self.host.rglob("*"))):
             info = path.lstat()
@@ -90,7 +92,7 @@ class Traces:
             "files": files,
             "elsewhere": [str(path) for folder in WATCHED for path in Path(folder).glob("*sandbox-attack*")],
             "ipc": {kind: Path("/proc/sysvipc", kind).read_text().count("\n") for kind in ("shm", "sem", "msg")},
-            "descriptors": sorted(os.listdir("/proc/self/fd")),
+            "descriptors": descriptors(),
             "priority": os.getpriority(os.PRIO_PROCESS, 0),
             "cores": sorted(os.sched_getaffinity(0)),
         }
@@ -116,6 +118,15 @@ class Traces:
         for listener in self.listeners:
             listener.close()
         shutil.rmtree(self.host)
+
+
+def descriptors() -> dict[str, str]:
+    """What this process has open."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+    return found
 
 
 def available(row: Attack) -> bool:
