@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from parity import kl_estimate
 from rewards import base_reward
 from rollout import Rollout
 from sandbox import Verdict
@@ -22,6 +22,7 @@ class Sample:
     task: Task
     group: int
     rollout: Rollout
+    check: Future[Verdict] | None = None  # while the sandbox has it
     verdict: Verdict | None = None
     reward: float = 0.0
 
@@ -29,6 +30,15 @@ class Sample:
     def length(self) -> int:
         """Tokens, the EOS included."""
         return len(self.rollout.token_ids)
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.rollout.prompt_ids)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of its completions, which is one."""
+        return [self.length]
 
     @property
     def base_reward(self) -> float:
@@ -43,34 +53,61 @@ class Sample:
 class BeforeUpdate:
     """The tokens of a batch as they were sampled; each (B, R), rows as the samples, 0 on padding.
 
-    logprobs: of the policy that sampled, computed as the update computes them. reference: of the SFT adapter. values:
-    the critic's, 0 without one. sampler_mismatch: the largest difference from the sampler's own log-probabilities.
+    reference: log-probabilities of the SFT adapter. logprobs: of the policy that sampled, computed as the update
+    computes them; None if it is the one update. values: the critic's; None without one.
     """
 
-    logprobs: torch.Tensor
-    reference: torch.Tensor
-    values: torch.Tensor
     mask: torch.Tensor
-    sampler_mismatch: float
-
-    @property
-    def kl_reference(self) -> float:
-        """k3 estimate of KL(policy that sampled || reference) a token."""
-        return (kl_estimate(self.logprobs, self.reference, "k3").sum() / self.mask.sum()).item()
+    reference: torch.Tensor
+    logprobs: torch.Tensor | None = None
+    values: torch.Tensor | None = None
 
 
-def micro_batches(samples: list[Sample], size: int, rows: list[int] | None = None) -> Iterator[list[int]]:
-    """Indices (of `rows`, by default all) of `size` samples at a time.
+def micro_batches(
+    items: list, num_tokens: int, rows: list[int] | None = None, shared: bool = True, parts: int = 1
+) -> list[list[int]]:
+    """Indices of the items in one forward and backward pass, for each pass.
 
-    Samples of one group stand together, for they share their prompt; groups of like lengths too: little is padding.
+    Items of one group stand together, for they share their prompt; groups of like lengths too: little is padding.
+
+    Args:
+        items: samples, or whatever else has `group`, `prompt_length` and the `lengths` of its completions.
+        num_tokens: the most that a pass computes, padding included; a single item may have more.
+        rows: those of the items that are meant; by default all.
+        shared: whether completions of a prompt share its row.
+        parts: how many passes there are at least, if there are items enough.
     """
-    chosen = list(range(len(samples)) if rows is None else rows)
-    longest = {}
+    chosen = list(range(len(items)) if rows is None else rows)
+    total = Counter()
     for i in chosen:
-        longest[samples[i].group] = max(longest.get(samples[i].group, 0), samples[i].length)
-    chosen.sort(key=lambda i: (longest[samples[i].group], samples[i].group, samples[i].length, i))
-    for start in range(0, len(chosen), size):
-        yield chosen[start : start + size]
+        total[items[i].group] += sum(items[i].lengths)
+    chosen.sort(key=lambda i: (items[i].prompt_length + total[items[i].group], items[i].group, items[i].lengths, i))
+    most = -(-len(chosen) // parts)  # items
+    batches: list[list[int]] = []
+    for i in chosen:
+        fits = batches and len(batches[-1]) < most
+        if fits and padded_tokens([items[j] for j in [*batches[-1], i]], shared) <= num_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def padded_tokens(items: list, shared: bool) -> int:
+    """What a pass over the items computes: rows times the longest prompt and the longest row of completions.
+
+    >>> from types import SimpleNamespace as Item
+    >>> items = [Item(group=g, prompt_length=10, lengths=[n]) for g, n in [(0, 3), (0, 4), (1, 5)]]
+    >>> padded_tokens(items, shared=True), padded_tokens(items, shared=False)
+    (34, 45)
+    """
+    completions: dict[Any, list[int]] = {}
+    for item in items:
+        completions.setdefault(item.group, []).extend(item.lengths)
+    rows = [sum(lengths) for lengths in completions.values()]
+    if not shared:
+        rows = [length for lengths in completions.values() for length in lengths]
+    return len(rows) * (max(item.prompt_length for item in items) + max(rows))
 
 
 def tied_groups(base_rewards: list[float], group: list[int]) -> float:

@@ -127,7 +127,9 @@ def require_at_least(least: float, args: Any, *names: str) -> None:
 def check_sampling_args(args: Any) -> None:
     """What every script that samples and scores asks of its arguments."""
     require_at_least(0, args, "length_penalty_alpha", "save_every", "token_budget", "max_grad_norm", "parity_bound")
-    require_at_least(1, args, "batch_size", "num_samples", "max_new_tokens", "micro_batch_size", "log_every")
+    require_at_least(
+        1, args, "batch_size", "num_samples", "max_new_tokens", "sample_batch_size", "micro_batch_tokens", "log_every"
+    )
     require(args.temperature > 0, f"--temperature {args.temperature}: must be positive; a gradient needs samples")
     require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
     require(args.learning_rate > 0, f"--learning_rate {args.learning_rate}: must be positive")

@@ -100,13 +100,11 @@ def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: S
 
 
 def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Sample], bool, str]:
-    """Sample from the model, scoring each batch while the next is sampled.
+    """Sample from the model, scoring completions while others are still being sampled.
 
     Returns:
         the samples, whether the model is an adapter, and its base model.
     """
-    import torch
-
     from policy import base_and_adapter, load_policy, load_tokenizer, pick_device
     from rollout import Rollout, encode_prompts, sample
 
@@ -115,21 +113,29 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
     tokenizer = load_tokenizer(args.model_path, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
     model = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code)
-    samples: list[tuple[int, Sample]] = []
-    bar = tqdm(total=len(tasks), desc=args.exp_name, unit="task")
+    scored: dict[int, Sample] = {}
+    bar = tqdm(total=len(tasks) * args.n_samples, desc=args.exp_name, unit="completion")
 
-    def queue(rollouts: list[Rollout]) -> None:
-        for r in rollouts:
-            samples.append((r.prompt_index, score(sandbox, tasks[r.prompt_index], r.text, len(r.token_ids), r.ended)))
-        known = [sample.raw.result().passed for _, sample in samples if sample.raw.done()]
-        bar.update(len(rollouts) // args.n_samples)
-        bar.set_postfix(passing=f"{sum(known) / max(len(known), 1):.1%}")
+    def queue(r: Rollout) -> None:
+        scored[id(r)] = score(sandbox, tasks[r.prompt_index], r.text, len(r.token_ids), r.ended)
+        known = [one.raw.result().passed for one in scored.values() if one.raw.done()]
+        bar.set_postfix(passing=f"{sum(known) / max(len(known), 1):.1%}", refresh=False)
+        bar.update()
 
-    sample(model, tokenizer, prompts, num_samples=args.n_samples, max_new_tokens=args.max_new_tokens,
-           temperature=args.temperature, top_p=args.top_p, batch_size=args.batch_size, on_batch=queue,
-           generator=torch.Generator(device).manual_seed(args.seed))  # fmt: skip
+    rollouts = sample(
+        model,
+        tokenizer,
+        prompts,
+        num_samples=args.n_samples,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        batch_size=args.batch_size,
+        seeds=[(args.seed, index) for index in range(len(tasks))],
+        on_rollout=queue,
+    )
     bar.close()
-    return [sample for _, sample in sorted(samples, key=lambda pair: pair[0])], adapter is not None, Path(base).name
+    return [scored[id(r)] for r in rollouts], adapter is not None, Path(base).name
 
 
 def pass_rates(samples: list[Sample], which: str) -> dict[str, float]:

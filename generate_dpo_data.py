@@ -95,21 +95,19 @@ def ranked(failing: list, rejected: str, rng: random.Random) -> list:
 def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
     """Scored samples (`batches.Sample`) of each task drawn, in the order of drawing.
 
-    One batch is scored while the next is sampled. A text is judged once a task, so that copies share their verdict.
+    They are scored while others are still being sampled. A text is judged once a task: copies share their verdict.
     """
-    import torch
     from tqdm import tqdm
 
     from batches import Sample
     from policy import load_policy, load_tokenizer, pick_device
-    from rollout import encode_prompts, sample
+    from rollout import Rollout, encode_prompts, sample
     from training import item_order
 
     device = pick_device()
     tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
     model = load_policy(args.sft_model, device, trust_remote_code=args.trust_remote_code).eval()
-    generator = torch.Generator(device).manual_seed(args.seed)
     order = islice(item_order(len(tasks), args.seed), len(tasks))  # shuffled: a budget takes a random subset
     groups: dict[int, list[Sample]] = {}
     verdicts, tokens = {}, 0  # futures
@@ -119,15 +117,19 @@ def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
         drawn = list(islice(order, max(1, args.batch_size // args.num_samples)))
         if not drawn:
             break
+
+        def judge(r: Rollout, drawn: list[int] = drawn) -> None:
+            index = drawn[r.prompt_index]
+            if (index, r.text) not in verdicts:
+                verdicts[index, r.text] = sandbox.submit(tasks[index], r.text)
+
         rollouts = sample(model, tokenizer, [prompts[index] for index in drawn], num_samples=args.num_samples,
                           max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
                           stop_at_strings=args.stop_at_strings, batch_size=args.batch_size,
-                          generator=generator)  # fmt: skip
+                          seeds=[(args.seed, index) for index in drawn], on_rollout=judge)  # fmt: skip
         for r in rollouts:
             index = drawn[r.prompt_index]
             groups.setdefault(index, []).append(Sample(tasks[index], index, r))
-            if (index, r.text) not in verdicts:
-                verdicts[index, r.text] = sandbox.submit(tasks[index], r.text)
             tokens += len(r.token_ids)
         known = [verdict.result().passed for verdict in verdicts.values() if verdict.done()]
         bar.set_postfix(tasks=len(groups), passing=f"{sum(known) / max(len(known), 1):.1%}", refresh=False)

@@ -35,9 +35,9 @@ pocket)
     length_flags="--max_length 384 --max_new_tokens 128"
     SFT_FLAGS="--max_length 384"
     budget="--token_budget 60000" # sampled tokens: the same for every method
-    RL_FLAGS="$length_flags $budget --micro_batch_size 16 --num_steps 1000 --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
-    PPO_FLAGS="$length_flags $budget --micro_batch_size 16 --num_updates 1000 --num_samples 4 --learning_rate 5e-4"
-    GRPO_FLAGS="$length_flags $budget --micro_batch_size 16 --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
+    RL_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
+    PPO_FLAGS="$length_flags $budget --num_updates 1000 --num_samples 4 --learning_rate 5e-4"
+    GRPO_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
     DPO_DATA_FLAGS="$length_flags --token_budget $((60000 / ${ROUNDS:-1})) --num_samples 4 --rejected random --batch_size 32"
     DPO_FLAGS="--learning_rate 5e-4 --beta 0.2"
     EVAL_FLAGS="$length_flags --batch_size 128"
@@ -102,7 +102,7 @@ stage() {
     mkdir -p "$CHECKPOINTS/.made_by"
     echo "$now" > "$made_by"
 }
-SHARED="training.py batches.py policy.py logprobs.py parity.py rollout.py rewards.py tasks.py metrics.py common.py checkpoint.py sandbox*.py"
+SHARED="training.py processes.py batches.py policy.py logprobs.py parity.py rollout.py rewards.py tasks.py metrics.py common.py checkpoint.py sandbox*.py"
 
 # evaluate NAME MODEL: on the test tasks, into $RESULTS.
 evaluate() {

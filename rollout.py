@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from common import InputError
@@ -57,41 +58,49 @@ def sample(
     num_samples: int = 1,
     batch_size: int = 64,
     stop_at_strings: bool = False,
-    generator: torch.Generator | None = None,
-    on_batch: Callable[[list[Rollout]], None] = lambda rollouts: None,
+    seeds: list[tuple[int, ...]] | None = None,
+    on_rollout: Callable[[Rollout], None] = lambda rollout: None,
 ) -> list[Rollout]:
     """num_samples completions for each prompt, in the order of the prompts; temperature 0 is greedy.
 
-    A prompt is prefilled once for all its samples, and finished rows leave the batch.
+    A prompt is prefilled once for all its samples, and finished rows leave the batch. What is drawn for a prompt
+    depends on its seed alone: not on the batch, nor on what else is sampled.
 
     Args:
         model: the policy; what decodes is a merged copy of it (`policy.merged_copy`).
         prompts: token ids of each prompt.
         batch_size: completions at a time (at least one prompt's samples).
         stop_at_strings: also end at HumanEval's stop strings, which the text then does not contain.
-        on_batch: called with each finished batch.
+        seeds: of each prompt; None: new ones.
+        on_rollout: called with each completion as it ends, while others are still being sampled.
     """
     model = merged_copy(model)
-    done: list[list[Rollout]] = [[] for _ in prompts]
+    done: list[list[Rollout]] = [[None] * num_samples for _ in prompts]
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     chunk = max(1, batch_size // num_samples)
     for start in range(0, len(prompts), chunk):
         chosen = longest_first[start : start + chunk]
-        rows = _decode(model, tokenizer, [prompts[i] for i in chosen], num_samples, max_new_tokens, temperature,
-                       top_p, stop_at_strings, generator)  # fmt: skip
-        indices = [index for index in chosen for _ in range(num_samples)]
-        rollouts = [Rollout(index, prompts[index], *row) for index, row in zip(indices, rows, strict=True)]
-        for rollout in rollouts:
-            done[rollout.prompt_index].append(rollout)
-        on_batch(rollouts)
+        draws = [np.random.default_rng(seeds and seeds[i]).random((num_samples, max_new_tokens)) for i in chosen]
+        rows = _decode(model, tokenizer, [prompts[i] for i in chosen], torch.from_numpy(np.concatenate(draws)),
+                       temperature, top_p, stop_at_strings)  # fmt: skip
+        for row, *outcome in rows:
+            index = chosen[row // num_samples]
+            rollout = done[index][row % num_samples] = Rollout(index, prompts[index], *outcome)
+            on_rollout(rollout)
     return [rollout for group in done for rollout in group]
 
 
 @torch.no_grad()
-def _decode(model, tokenizer, prompts, num_samples, max_new_tokens, temperature, top_p, stop_at_strings, generator
-            ) -> Iterator[tuple[list[int], list[float], bool, str]]:  # fmt: skip
-    """Yield (token ids, log-probs, ended, text) for each of len(prompts) * num_samples rows."""
+def _decode(model, tokenizer, prompts: list[list[int]], draws: torch.Tensor, temperature: float, top_p: float,
+            stop_at_strings: bool) -> Iterator[tuple[int, list[int], list[float], bool, str]]:  # fmt: skip
+    """Yield (row, token ids, log-probs, ended, text) of each row as it ends.
+
+    Args:
+        draws: (B, R) uniform numbers, one a token; B is a multiple of the prompts, R the most tokens.
+    """
     device = model.get_input_embeddings().weight.device
+    (num_rows, max_new_tokens), num_samples = draws.shape, len(draws) // len(prompts)
+    draws = draws.to(device)
     ends = torch.tensor(sorted(eos_ids(model, tokenizer)), device=device)
     prompt_ids, mask = pad(prompts, 0, left=True, device=device)  # (N, P)
     output = model(input_ids=prompt_ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
@@ -100,23 +109,30 @@ def _decode(model, tokenizer, prompts, num_samples, max_new_tokens, temperature,
     if num_samples > 1:
         cache.batch_repeat_interleave(num_samples)
         logits, mask = logits.repeat_interleave(num_samples, 0), mask.repeat_interleave(num_samples, 0)
-    num_rows = len(prompts) * num_samples
     positions = mask.sum(1, keepdim=True)  # (B, 1): of the next token
     alive = torch.arange(num_rows, device=device)  # the row each line of the batch stands for
     tokens = torch.zeros(num_rows, max_new_tokens, dtype=torch.long, device=device)
     logprobs = torch.zeros(num_rows, max_new_tokens, device=device)
-    lengths = torch.full((num_rows,), max_new_tokens, device=device)
     ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
 
+    def outcome(row: int, length: int) -> tuple[int, list[int], list[float], bool, str]:
+        ids = tokens[row, :length].tolist()
+        text = tokenizer.decode(ids[:-1] if ids[-1] in special else ids)
+        text = truncate_at_stop(text) if stop_at_strings else text
+        return row, ids, logprobs[row, :length].tolist(), bool(ended[row]), text
+
+    special = set(ends.tolist())
     for step in range(max_new_tokens):
-        token, logprob = _draw(logits, temperature, top_p, generator)  # (B,), (B,)
+        token, logprob = _draw(logits, temperature, top_p, draws[alive, step])  # (B,), (B,)
         tokens[alive, step], logprobs[alive, step] = token, logprob
         stopped = torch.isin(token, ends)
         if stop_at_strings:
             tails = tokenizer.batch_decode(tokens[alive, max(0, step - 15) : step + 1].tolist())
             stopped |= torch.tensor([any(stop in tail for stop in STOP_STRINGS) for tail in tails], device=device)
-        newly = stopped & ~ended[alive]
-        lengths[alive[newly]], ended[alive[newly]] = step + 1, True
+        newly = alive[stopped & ~ended[alive]].tolist()
+        ended[newly] = True
+        for row in newly:
+            yield outcome(row, step + 1)
         running = ~ended[alive]
         if not running.any() or step == max_new_tokens - 1:
             break
@@ -128,25 +144,24 @@ def _decode(model, tokenizer, prompts, num_samples, max_new_tokens, temperature,
         output = model(input_ids=token[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache,
                        use_cache=True)  # fmt: skip
         logits, positions = output.logits[:, -1], positions + 1
-
-    special = set(ends.tolist())
-    for row in range(num_rows):
-        ids = tokens[row, : lengths[row]].tolist()
-        text = tokenizer.decode(ids[:-1] if ids[-1] in special else ids)
-        text = truncate_at_stop(text) if stop_at_strings else text
-        yield ids, logprobs[row, : lengths[row]].tolist(), bool(ended[row]), text
+    for row in (~ended).nonzero().flatten().tolist():
+        yield outcome(row, max_new_tokens)
 
 
-def _draw(logits: torch.Tensor, temperature: float, top_p: float, generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Next tokens (B,) and their log-probabilities (B,) from logits (B, V)."""
+def _draw(
+    logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Next tokens (B,) and their log-probabilities (B,) from logits (B, V) and uniform numbers (B,) in [0, 1)."""
     logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
     if temperature == 0:
         token = logprobs.argmax(-1)
     else:
-        probs = logprobs.exp()
+        probs = logprobs.double().exp()
         if top_p < 1:
             sorted_probs, order = probs.sort(descending=True)
             outside = sorted_probs.cumsum(-1) - sorted_probs > top_p  # the first token to reach top_p stays
             probs = probs.masked_fill(outside.scatter(-1, order, outside), 0.0)
-        token = torch.multinomial(probs, 1, generator=generator).squeeze(1)
+        until = probs.cumsum(-1)  # (B, V): the token is the first to pass the number; those of probability 0 never do
+        token = torch.searchsorted(until, (uniform * until[:, -1])[:, None], right=True).squeeze(1)
+        token = token.clamp(max=logits.shape[1] - 1)
     return token, logprobs.gather(1, token[:, None]).squeeze(1)

@@ -33,7 +33,8 @@ class Args:
     num_steps: int = -1  # updates; overrides the epochs if given
     label_smoothing: float = 0.0  # share of pairs taken to be the wrong way round
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
-    micro_batch_size: int = 2  # pairs in one forward and backward pass
+    micro_batch_tokens: int = 4096  # tokens of one forward and backward pass; changes memory and speed alone
+    gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, a third slower
     save_every: int = 10  # steps between states that a killed run goes on from; 0: only when it is asked to stop
     resume: bool = True  # go on from the state that an interrupted run of this command left
     dry_run: bool = False  # one step, nothing kept: peak memory, and the time that the run would take
@@ -46,7 +47,7 @@ class Args:
 
 def check(args: Args) -> None:
     require_at_least(0, args, "save_every", "max_grad_norm")
-    require_at_least(1, args, "batch_size", "micro_batch_size", "log_every")
+    require_at_least(1, args, "batch_size", "micro_batch_tokens", "log_every")
     require(args.learning_rate > 0, f"--learning_rate {args.learning_rate}: must be positive")
     require(args.beta > 0, f"--beta {args.beta}: must be positive")
     require(0 <= args.label_smoothing < 0.5, f"--label_smoothing {args.label_smoothing}: must be in [0, 0.5)")
@@ -68,9 +69,13 @@ class Pair:
     rejected_ids: list[int] | None
 
     @property
-    def length(self) -> int:
-        """Tokens of the longer completion."""
-        return max(len(self.chosen_ids), len(self.rejected_ids))
+    def prompt_length(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of the two completions."""
+        return [len(self.chosen_ids), len(self.rejected_ids)]
 
     @property
     def group(self) -> str:
@@ -135,20 +140,20 @@ def encode_pairs(pairs: list[Pair], tokenizer, vocabulary: int, max_length: int 
             known and pair.prompt_ids == prompt_ids,
             f"{pair.where}: its ids are of another tokenizer than the model's; make the pairs with this --sft_model",
         )
-        length = len(pair.prompt_ids) + pair.length
+        length = pair.prompt_length + max(pair.lengths)
         require(
             max_length is None or length <= max_length,
             f"{pair.where}: prompt and completion have {length} tokens, the model has {max_length} positions",
         )
 
 
-def pair_logprobs(model, pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p of the chosen (row 0) and the rejected (row 1) completions, and their lengths in tokens; both (2, B)."""
+def pair_logprobs(model, pairs: list[Pair]) -> torch.Tensor:
+    """log p of the chosen (row 0) and the rejected (row 1) completions; (2, B)."""
     from logprobs import completion_logprobs
 
     completions = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
-    logprobs, mask = completion_logprobs(model, [pair.prompt_ids for pair in pairs] * 2, completions)  # (2B, R)
-    return logprobs.sum(1).view(2, -1), mask.sum(1).view(2, -1)
+    logprobs, _ = completion_logprobs(model, [pair.prompt_ids for pair in pairs] * 2, completions)  # (2B, R)
+    return logprobs.sum(1).view(2, -1)
 
 
 def dpo_loss(margin: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
@@ -183,7 +188,6 @@ def main(args: Args) -> None:
     import torch
     from transformers import AutoConfig
 
-    from batches import micro_batches
     from parity import as_reference, check_reference
     from policy import base_and_adapter, compute_dtype, load_tokenizer
     from training import training_run
@@ -204,41 +208,34 @@ def main(args: Args) -> None:
             batch = [pairs[i] for i in run.draw(min(args.batch_size, total - run.drawn))]  # B of them
 
             # loss, one graph alive at a time
-            loss, rewards, logprobs, lengths = 0.0, [], [], []
-            for rows in micro_batches(batch, args.micro_batch_size):
+            names = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward")
+            sums = dict.fromkeys((*names, "chosen_logprob", "rejected_logprob"), 0.0)
+            chosen_tokens, rejected_tokens = (sum(lengths) for lengths in zip(*(p.lengths for p in batch), strict=True))
+            for rows in run.micro_batches(batch):
                 part = [batch[i] for i in rows]
                 with torch.no_grad(), as_reference(run.model):
-                    reference, _ = pair_logprobs(run.model, part)  # (2, b)
-                policy, length = pair_logprobs(run.model, part)  # (2, b)
+                    reference = pair_logprobs(run.model, part)  # (2, b)
+                policy = pair_logprobs(run.model, part)  # (2, b)
                 reward = args.beta * (policy - reference)  # (2, b)
-                losses = dpo_loss(reward[0] - reward[1], args.label_smoothing) / len(batch)  # (b,)
-                losses.sum().backward()
-                loss += losses.sum().item()
-                rewards.append(reward.detach())
-                logprobs.append(policy.detach())
-                lengths.append(length)
+                margin = reward[0] - reward[1]  # (b,)
+                loss = dpo_loss(margin, args.label_smoothing).sum() / len(batch)
+                loss.backward()
+
+                sums["loss"] += loss.item()
+                sums["accuracy"] += (margin > 0).sum().item() / len(batch)
+                sums["margin"] += margin.sum().item() / len(batch)
+                sums["chosen_reward"] += reward[0].sum().item() / len(batch)
+                sums["rejected_reward"] += reward[1].sum().item() / len(batch)
+                sums["chosen_logprob"] += policy[0].sum().item() / chosen_tokens
+                sums["rejected_logprob"] += policy[1].sum().item() / rejected_tokens
+            figures = run.total(sums)  # log-probs a token: if both fall, the pairs' likelihood is displaced
             if step == 1:
-                check_first_loss(loss, 1e-3 if compute_dtype(run.device) == torch.float32 else 0.05)
+                check_first_loss(figures["loss"], 1e-3 if compute_dtype(run.device) == torch.float32 else 0.05)
 
             # step
-            grad_norm = run.update(loss, batch)
-            reward = torch.cat(rewards, 1)  # (2, B)
-            margin = reward[0] - reward[1]  # (B,)
-            run.step_tokens = sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in batch)
-            chosen_logprob, rejected_logprob = (torch.cat(logprobs, 1).sum(1) / torch.cat(lengths, 1).sum(1)).tolist()
-            run.log(
-                {
-                    "loss": loss,
-                    "accuracy": (margin > 0).float().mean().item(),
-                    "margin": margin.mean().item(),
-                    "chosen_reward": reward[0].mean().item(),
-                    "rejected_reward": reward[1].mean().item(),
-                    "chosen_logprob": chosen_logprob,  # a token; if both fall, the pairs' likelihood is displaced
-                    "rejected_logprob": rejected_logprob,
-                    "epoch": run.drawn / len(pairs),
-                    "grad_norm": grad_norm,
-                }
-            )
+            grad_norm = run.update(figures["loss"], batch)
+            run.step_tokens = chosen_tokens + rejected_tokens
+            run.log(figures | {"epoch": run.drawn / len(pairs), "grad_norm": grad_norm})
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ class Args:
     mask_truncated: bool = False  # completions that were cut off count in their group, but are not trained on
     length_penalty_alpha: float = 0.01  # reward lost per 100 tokens
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
-    micro_batch_size: int = 4  # completions in one forward and backward pass; changes memory and speed alone
+    sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
+    micro_batch_tokens: int = 4096  # tokens of one forward and backward pass, likewise
+    gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, a third slower
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
@@ -156,7 +158,7 @@ def sample_groups(args: Args, run: Any) -> tuple[list, list, dict[str, int]]:
     With dynamic sampling, groups that all pass or all fail are not trained on but replaced, `max_resamples` times at
     most; the batch may then be smaller, or empty.
     """
-    kept, everything, counts = [], [], {"replaced_groups": 0, "dropped_groups": 0, "left_out": 0}
+    kept, everything, counts = [], [], {"replaced_groups": 0, "dropped_groups": 0}
     for attempt in range(1 + args.max_resamples * args.dynamic_sampling):
         wanted = args.batch_size - len({s.group for s in kept})
         if wanted == 0:
@@ -165,7 +167,6 @@ def sample_groups(args: Args, run: Any) -> tuple[list, list, dict[str, int]]:
         drawn = run.sample(wanted)
         run.check_parity(drawn)
         scored = run.score(drawn)
-        counts["left_out"] += len(drawn) - len(scored)
         passed = {number: {s.base_reward for s in scored if s.group == number} for number in {s.group for s in scored}}
         kept += [s for s in scored if not args.dynamic_sampling or len(passed[s.group]) > 1]
         everything += scored
@@ -182,34 +183,36 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
     """
     import torch
 
-    from batches import micro_batches
-    from parity import kl_estimate, largest
+    from parity import kl_estimate, sampler_gap
 
     high = args.clip_range_high or args.clip_range
     trained = [0 if args.mask_truncated and not samples[i].rollout.ended else samples[i].length for i in rows]
     weight = dict(zip(rows, weights(trained, args.loss_type, args.max_new_tokens), strict=True))
     num_tokens = sum(samples[i].length for i in rows)
-    figures = dict.fromkeys(("loss", "policy_loss", "approx_kl", "clip_fraction"), 0.0)
-    ratio_max = []
-    for part in micro_batches(samples, args.micro_batch_size, rows):
+    sums = dict.fromkeys(("loss", "policy_loss", "approx_kl", "kl_reference", "clip_fraction"), 0.0)
+    ratio_max, gaps = [], []
+    for part in run.micro_batches(samples, rows):
         out = run.outputs([samples[i] for i in part])
         here = part, slice(out.mask.shape[1])  # the rows, as long as the longest of them
-        old, seen = fixed.logprobs[here], fixed.mask[here] > 0  # (B, R)
+        reference, seen = fixed.reference[here], fixed.mask[here] > 0  # (B, R)
+        old = out.logprobs.detach() if fixed.logprobs is None else fixed.logprobs[here]  # (B, R)
         objective, ratio = policy_objective(
             out.logprobs, old, advantage[part], out.mask, args.loss_type, args.clip_range, high
         )
         w = torch.tensor([[weight[i]] for i in part], device=run.device) * out.mask  # (B, R)
         policy_loss = -(w * objective).sum()
-        loss = policy_loss + args.kl_coef * (w * kl_estimate(out.logprobs, fixed.reference[here], "k3")).sum()
+        loss = policy_loss + args.kl_coef * (w * kl_estimate(out.logprobs, reference, "k3")).sum()
         loss.backward()
 
-        figures["loss"] += loss.item()
-        figures["policy_loss"] += policy_loss.item()
-        figures["approx_kl"] += kl_estimate(old, out.logprobs.detach(), "k3").sum().item() / num_tokens
+        sums["loss"] += loss.item()
+        sums["policy_loss"] += policy_loss.item()
+        sums["approx_kl"] += kl_estimate(old, out.logprobs.detach(), "k3").sum().item() / num_tokens
         outside = (ratio > 1 + high) | ((ratio < 1 - args.clip_range) & (args.loss_type != "cispo"))
-        figures["clip_fraction"] += outside[seen].sum().item() / num_tokens
+        sums["clip_fraction"] += outside[seen].sum().item() / num_tokens
+        sums["kl_reference"] += kl_estimate(old, reference, "k3").sum().item() / num_tokens
         ratio_max.append(ratio[seen].max().item())
-    return figures | {"ratio_max": largest(ratio_max)}
+        gaps.append(sampler_gap(old, [samples[i].rollout for i in part]))
+    return run.total(sums, ratio_max=ratio_max, sampler_mismatch=gaps)
 
 
 def main(args: Args) -> None:
@@ -238,7 +241,8 @@ def main(args: Args) -> None:
             )
 
             # loss and step
-            fixed = run.before_update(samples, args.micro_batch_size)  # log-probs of the policy that sampled, (B, R)
+            single_pass = args.num_iterations == 1 and not 0 < args.minibatch_size < len(samples)
+            fixed = run.before_update(samples, single_pass)  # log-probs of reference and old policy, (B, R)
             column = torch.tensor(advantage, device=run.device)[:, None]  # (B, 1)
             steps = []
             for rows in minibatches(len(samples), args.minibatch_size, args.num_iterations):
@@ -251,9 +255,8 @@ def main(args: Args) -> None:
                 | {
                     "approx_kl": figures["approx_kl"],
                     "ratio_max": largest([step["ratio_max"] for step in steps]),
-                    "kl_reference": fixed.kl_reference,
                     "optimizer_steps": len(steps),
-                    "sampler_mismatch": fixed.sampler_mismatch,
+                    "sampler_mismatch": largest([step["sampler_mismatch"] for step in steps]),
                 }
                 | counts
             )

@@ -53,7 +53,9 @@ class Args:
     target_kl: float = 0.0  # end a batch's epochs once a token's KL to the policy that sampled is above; 0: do not
     length_penalty_alpha: float = 0.01  # reward lost per 100 tokens
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
-    micro_batch_size: int = 4  # completions in one forward and backward pass; changes memory and speed alone
+    sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
+    micro_batch_tokens: int = 4096  # tokens of one forward and backward pass, likewise
+    gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, a third slower
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
@@ -146,19 +148,18 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
         fixed: `Run.before_update` of all samples; advantage: (B, R) with a critic, else (B, 1).
         returns: (B, R), None without a critic.
     """
-    from batches import micro_batches
-    from parity import kl_estimate, largest
+    from parity import kl_estimate, sampler_gap
 
     per_token, critic = args.ratio_level == "token", returns is not None
     num_tokens = sum(samples[i].length for i in rows)
     num_ratios = num_tokens if per_token else len(rows)
-    names = ["loss", "policy_loss", "approx_kl", "clip_fraction"]
+    names = ["loss", "policy_loss", "approx_kl", "kl_reference", "clip_fraction"]
     names += ["value_loss"] * critic + ["policy_entropy"] * (args.entropy_coef > 0)
-    figures, ratio_max = dict.fromkeys(names, 0.0), []
-    for part in micro_batches(samples, args.micro_batch_size, rows):
+    sums, ratio_max, gaps = dict.fromkeys(names, 0.0), [], []
+    for part in run.micro_batches(samples, rows):
         out = run.outputs([samples[i] for i in part], entropy=args.entropy_coef > 0, hidden=critic)
         here = part, slice(out.mask.shape[1])  # the rows, as long as the longest of them
-        old, seen = fixed.logprobs[here], fixed.mask[here] > 0  # (B, R)
+        old, reference, seen = fixed.logprobs[here], fixed.reference[here], fixed.mask[here] > 0  # (B, R)
         ratio = ratios(out.logprobs, old, args.ratio_level)  # (B, R) or (B, 1)
         counted = seen if per_token else seen[:, :1]
         objective = clipped_objective(ratio, advantage[here], args.clip_range)
@@ -167,22 +168,24 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
             value_loss = clipped_value_loss(run.values(out), fixed.values[here], returns[here], args.clip_range)
             value_loss = value_loss[seen].sum() / num_tokens
             loss = loss + args.value_coef * value_loss
-            figures["value_loss"] += value_loss.item()
+            sums["value_loss"] += value_loss.item()
         if args.entropy_coef:
             entropy = out.entropy.sum() / num_tokens
             loss = loss - args.entropy_coef * entropy
-            figures["policy_entropy"] += entropy.item()
+            sums["policy_entropy"] += entropy.item()
         if args.kl_coef and args.kl_in == "loss":
-            k3 = kl_estimate(out.logprobs, fixed.reference[here], "k3")
+            k3 = kl_estimate(out.logprobs, reference, "k3")
             loss = loss + args.kl_coef * k3.sum() / num_tokens
         loss.backward()
 
-        figures["loss"] += loss.item()
-        figures["policy_loss"] += policy_loss.item()
-        figures["approx_kl"] += kl_estimate(old, out.logprobs.detach(), "k3").sum().item() / num_tokens
-        figures["clip_fraction"] += ((ratio[counted] - 1).abs() > args.clip_range).sum().item() / num_ratios
+        sums["loss"] += loss.item()
+        sums["policy_loss"] += policy_loss.item()
+        sums["approx_kl"] += kl_estimate(old, out.logprobs.detach(), "k3").sum().item() / num_tokens
+        sums["clip_fraction"] += ((ratio[counted] - 1).abs() > args.clip_range).sum().item() / num_ratios
+        sums["kl_reference"] += kl_estimate(old, reference, "k3").sum().item() / num_tokens
         ratio_max.append(ratio[counted].max().item())
-    return figures | {"ratio_max": largest(ratio_max)}
+        gaps.append(sampler_gap(old, [samples[i].rollout for i in part]))
+    return run.total(sums, ratio_max=ratio_max, sampler_mismatch=gaps)
 
 
 def main(args: Args) -> None:
@@ -204,13 +207,13 @@ def main(args: Args) -> None:
             # score
             samples = run.score(drawn)  # B of them
             if not samples:
-                run.log({"left_out": len(drawn)})
+                run.log({})
                 continue
             for s in samples:
                 s.reward = unit_test_reward(s.verdict, s.length, args.length_penalty_alpha)
 
             # advantage
-            fixed = run.before_update(samples, args.micro_batch_size)  # log-probs of the policy that sampled, (B, R)
+            fixed = run.before_update(samples)  # log-probs of the policy that sampled, (B, R)
             token_rewards = torch.zeros_like(fixed.logprobs)
             for row, s in enumerate(samples):
                 token_rewards[row, s.length - 1] = s.reward
@@ -245,11 +248,9 @@ def main(args: Args) -> None:
                 | {
                     "approx_kl": figures["approx_kl"],
                     "ratio_max": largest([step["ratio_max"] for step in steps]),
-                    "kl_reference": fixed.kl_reference,
                     "optimizer_steps": len(steps),
                     "stopped_early": int(far),
-                    "sampler_mismatch": fixed.sampler_mismatch,
-                    "left_out": len(drawn) - len(samples),
+                    "sampler_mismatch": largest([step["sampler_mismatch"] for step in steps]),
                 }
             )
 

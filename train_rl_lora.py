@@ -35,7 +35,9 @@ class Args:
     baseline: Literal["none", "mean", "rloo"] = "none"  # what is taken from the reward
     length_penalty_alpha: float = 0.01  # reward lost per 100 tokens
     max_grad_norm: float = 0.0  # clip the gradient's norm to this; 0: do not
-    micro_batch_size: int = 4  # completions in one forward and backward pass; changes memory and speed alone
+    sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
+    micro_batch_tokens: int = 4096  # tokens of one forward and backward pass, likewise
+    gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, a third slower
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
@@ -84,8 +86,7 @@ def main(args: Args) -> None:
 
     import torch
 
-    from batches import micro_batches
-    from parity import kl_estimate, largest, sampler_gap
+    from parity import kl_estimate, sampler_gap
     from training import training_run
 
     with training_run(args, "rl", tasks, args.num_steps, args.token_budget) as run:
@@ -97,7 +98,7 @@ def main(args: Args) -> None:
             # score
             samples = run.score(drawn)  # B of them
             if not samples:
-                run.log({"left_out": len(drawn)})
+                run.log({})
                 continue
             for s in samples:
                 s.reward = unit_test_reward(s.verdict, s.length, args.length_penalty_alpha)
@@ -106,29 +107,23 @@ def main(args: Args) -> None:
             advantage = advantages([s.reward for s in samples], [s.group for s in samples], args.baseline)
 
             # loss, one graph alive at a time
-            loss, kl, gaps = 0.0, 0.0, []
-            for rows in micro_batches(samples, args.micro_batch_size):
+            sums, gaps = {"loss": 0.0, "kl_reference": 0.0}, []
+            num_tokens = sum(s.length for s in samples)
+            for rows in run.micro_batches(samples):
                 batch = [samples[i] for i in rows]
                 logprobs = run.outputs(batch).logprobs  # (B, R)
                 weight = torch.tensor([advantage[i] for i in rows], device=run.device)  # (B,)
                 part = -(weight * logprobs.sum(1)).sum() / len(samples)
                 part.backward()
-                loss += part.item()
-                kl += kl_estimate(logprobs.detach(), run.reference_logprobs(batch), "k3").sum().item()
+                k3 = kl_estimate(logprobs.detach(), run.reference_logprobs(batch), "k3")
+                sums["loss"] += part.item()
+                sums["kl_reference"] += k3.sum().item() / num_tokens
                 gaps.append(sampler_gap(logprobs, [s.rollout for s in batch]))
 
             # step
-            grad_norm = run.update(loss, samples)
-            run.log(
-                {
-                    "loss": loss,
-                    **run.figures(samples, advantage),
-                    "kl_reference": kl / sum(s.length for s in samples),
-                    "grad_norm": grad_norm,
-                    "sampler_mismatch": largest(gaps),
-                    "left_out": len(drawn) - len(samples),
-                }
-            )
+            figures = run.total(sums, sampler_mismatch=gaps)
+            figures["grad_norm"] = run.update(figures["loss"], samples)
+            run.log(run.figures(samples, advantage) | figures)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import resource
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, pstdev
@@ -28,12 +28,14 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers import get_scheduler, set_seed
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+import processes
 from batches import BeforeUpdate, Sample, micro_batches, tied_groups
 from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
 from common import Preempted, RunLog, Tracker, machine, replace_folder, require
-from logprobs import TokenOutputs, completion_outputs
-from parity import as_reference, check_parity, largest, load_reference, sampler_gap
+from logprobs import TokenOutputs, completion_outputs, takes_shared_prompts
+from parity import as_reference, check_parity, largest, load_reference
 from policy import (
     base_and_adapter,
     load_policy,
@@ -42,8 +44,8 @@ from policy import (
     save_adapter,
     trainable_parameters,
 )
-from rollout import encode_prompts, sample
-from sandbox import Sandbox, self_test
+from rollout import Rollout, encode_prompts, sample
+from sandbox import Sandbox, Verdict, self_test
 from tasks import sha256
 
 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")  # the first update was skipped
@@ -82,8 +84,15 @@ def training_run(
         state = read_state(partial, args)
         return state is not None
 
-    output = TemporaryDirectory() if args.dry_run else replace_folder(args.output_dir, keep=goes_on)
-    with output as folder, open_sandbox(args) if judged else nullcontext() as sandbox, StopRequest() as stop:
+    first = processes.processes().is_main_process  # the one that prints and keeps; the others' files are dropped
+    output = replace_folder(args.output_dir, keep=goes_on) if first and not args.dry_run else TemporaryDirectory()
+    with (
+        nullcontext() if first else redirect_stdout(None),
+        output as folder,
+        open_sandbox(args) if judged else nullcontext() as sandbox,
+        StopRequest() as stop,
+    ):
+        state = processes.from_first(state)
         run = Run(args, method, items, num_steps, token_budget, Path(folder), sandbox, stop, critic)
         if state is not None:
             run.go_on(state)
@@ -91,7 +100,7 @@ def training_run(
             yield run
         if not args.dry_run:
             run.finish()
-    if not args.dry_run:
+    if first and not args.dry_run:
         print(f"saved {args.output_dir}")
 
 
@@ -99,7 +108,10 @@ def training_run(
 def open_sandbox(args: Any) -> Iterator[Sandbox]:
     """A sandbox that has just passed its self-test: a reward that can be forged is no reward."""
     with Sandbox(
-        args.time_limit, allow_weak_tests=args.allow_weak_tests, allow_missing_layers=args.allow_missing_layers
+        args.time_limit,
+        num_workers=processes.cores_of_each(),
+        allow_weak_tests=args.allow_weak_tests,
+        allow_missing_layers=args.allow_missing_layers,
     ) as sandbox:
         if not args.allow_missing_layers:
             self_test(sandbox)
@@ -130,6 +142,8 @@ class Run:
         self.model = load_policy(args.sft_model, self.device, trainable=True, trust_remote_code=args.trust_remote_code)
         load_reference(self.model, args.sft_model)
         self.model.eval()  # no dropout: what was sampled is what is trained on
+        if args.gradient_checkpointing:
+            recompute_layers(self.model)
         self.critic = zero_head(self.model).to(self.device) if critic else None
         self.weights = trainable_parameters(self.model) + (list(self.critic.parameters()) if critic else [])
         self.optimizer = torch.optim.AdamW(self.weights, lr=args.learning_rate, weight_decay=0.0)
@@ -137,7 +151,6 @@ class Run:
         self.parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
         if critic:
             self.parts["critic"] = self.critic
-        self.generator = torch.Generator(self.device).manual_seed(args.seed)
         self.order = item_order(len(items), args.seed)
         self.finite = FiniteGuard(folder)
         self.step = self.drawn = self.tokens = self.log_bytes = 0
@@ -147,7 +160,6 @@ class Run:
         """From the saved state."""
         self.fresh = False
         position = restore_state(state, self.model, self.parts)
-        self.generator.set_state(position["generator"])
         self.step, self.drawn, self.tokens = position["step"], position["drawn"], position["tokens"]
         self.log_bytes, self.finite.skipped = position["log_bytes"], position["skipped"]
         self.finite.in_a_row = position["in_a_row"]
@@ -156,8 +168,8 @@ class Run:
         print(f"going on after step {self.step}")
 
     def save(self) -> None:
-        save_state(self.folder, self.args, self.model, self.parts, generator=self.generator.get_state(), step=self.step,
-                   drawn=self.drawn, tokens=self.tokens, log_bytes=self.log_file.size, skipped=self.finite.skipped,
+        save_state(self.folder, self.args, self.model, self.parts, step=self.step, drawn=self.drawn,
+                   tokens=self.tokens, log_bytes=self.log_file.size, skipped=self.finite.skipped,
                    in_a_row=self.finite.in_a_row)  # fmt: skip
 
     @contextlib.contextmanager
@@ -179,12 +191,13 @@ class Run:
         while self.step < self.num_steps and not 0 < self.token_budget <= self.tokens:
             self.step += 1
             self.started, self.spent = time.perf_counter(), {"sample": 0.0, "score": 0.0}
-            self.step_tokens = self.step_checks = 0
+            self.step_tokens = self.left_out = 0
             yield self.step
             self.scheduler.step()
             if self.args.dry_run:
                 self.report_dry_run()
                 return
+            self.stop.asked = any(processes.gather([self.stop.asked]))
             if self.stop.asked or (self.args.save_every and self.step % self.args.save_every == 0):
                 self.save()
             if self.stop.asked:
@@ -206,44 +219,68 @@ class Run:
         return [next(self.order) for _ in range(count)]
 
     def sample(self, num_tasks: int) -> list[Sample]:
-        """`num_samples` completions of each of the next tasks."""
+        """`num_samples` completions of each of the next tasks, of which the sandbox has those that ended first already.
+
+        With several processes, of this one's share of the tasks.
+        """
         args, started = self.args, time.perf_counter()
-        first, chosen = self.drawn, self.draw(num_tasks)
+        chosen = processes.share(list(enumerate(self.draw(num_tasks), start=self.drawn)))  # (group, index)
+        checks = {}
+
+        def judge(rollout: Rollout) -> None:
+            checks[id(rollout)] = self.sandbox.submit(self.items[chosen[rollout.prompt_index][1]], rollout.text)
+
         rollouts = sample(
             self.model,
             self.tokenizer,
-            [self.prompts[index] for index in chosen],
+            [self.prompts[index] for _, index in chosen],
             num_samples=args.num_samples,
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
             top_p=args.top_p,
             stop_at_strings=args.stop_at_strings,
-            generator=self.generator,
+            batch_size=args.sample_batch_size,
+            seeds=[(args.seed, group) for group, _ in chosen],
+            on_rollout=judge,
         )
-        samples = [Sample(self.items[chosen[r.prompt_index]], first + r.prompt_index, r) for r in rollouts]
+        self.spent["sample"] += time.perf_counter() - started
+        return [
+            Sample(self.items[index], group, r, checks[id(r)])
+            for r in rollouts
+            for group, index in [chosen[r.prompt_index]]
+        ]
+
+    def score(self, drawn: list[Sample]) -> list[Sample]:
+        """The samples of all processes with their verdicts.
+
+        Those that could not be judged are left out: they are no failures.
+        """
+        started = time.perf_counter()
+        for s, verdict in zip(drawn, verdicts(drawn), strict=True):
+            s.verdict, s.check = verdict, None
+        samples = sorted(processes.gather(drawn), key=lambda s: s.group)
         self.step_tokens += sum(s.length for s in samples)
         self.tokens += sum(s.length for s in samples)
-        self.spent["sample"] += time.perf_counter() - started
-        return samples
-
-    def score(self, samples: list[Sample]) -> list[Sample]:
-        """Judge them in the sandbox. Those that could not be judged are left out: they are no failures."""
-        started = time.perf_counter()
-        verdicts = self.sandbox.check_many((s.task, s.rollout.text) for s in samples)
-        for s, verdict in zip(samples, verdicts, strict=True):
-            s.verdict = verdict
-        self.step_checks += len(samples)
+        judged = [s for s in samples if s.verdict.judged]
+        self.left_out += len(samples) - len(judged)
         self.spent["score"] += time.perf_counter() - started
-        return [s for s in samples if s.verdict.judged]
+        return judged
 
     def check_parity(self, samples: list[Sample]) -> None:
         """The gate (`parity.check_parity`), once a process, before its first update."""
-        if not self.parity_checked:
+        if samples and not self.parity_checked:
             check_parity(self.model, [s.rollout for s in samples], self.args.temperature, self.args.parity_bound,
-                         self.args.sft_model, self.fresh, self.args.micro_batch_size)  # fmt: skip
+                         self.args.sft_model, self.fresh)  # fmt: skip
             self.parity_checked = True
             if self.args.top_p < 1:
                 print(f"note: with top_p {self.args.top_p} the sampled distribution is not the one that is scored")
+
+    def micro_batches(self, items: list, rows: list[int] | None = None) -> list[list[int]]:
+        """This process's share of the passes over the items (of `rows`, by default all): indices of each one's."""
+        shared = takes_shared_prompts(self.model)
+        return processes.share(
+            micro_batches(items, self.args.micro_batch_tokens, rows, shared, parts=processes.count())
+        )
 
     def outputs(self, samples: list[Sample], **wanted: bool) -> TokenOutputs:
         """`logprobs.completion_outputs` of the samples under the policy; each (B, R)."""
@@ -255,22 +292,32 @@ class Run:
         return self.critic(outputs.hidden).squeeze(-1) * outputs.mask
 
     @torch.no_grad()
-    def before_update(self, samples: list[Sample], size: int) -> BeforeUpdate:
-        """What stays fixed while a batch is trained on, taken `size` samples at a time."""
-        rows: dict[str, list[torch.Tensor]] = {name: [None] * len(samples) for name in ("old", "reference", "values")}
-        gaps = []
-        for part in micro_batches(samples, size):
+    def before_update(self, samples: list[Sample], single_pass: bool = False) -> BeforeUpdate:
+        """What stays fixed while a batch is trained on.
+
+        Args:
+            single_pass: the batch makes one optimizer step: the log-probabilities of the policy that sampled are then
+                those of the update itself, and not computed here.
+        """
+        known: list[tuple[int, dict[str, torch.Tensor]]] = []
+        for part in self.micro_batches(samples):
             batch = [samples[i] for i in part]
-            out = self.outputs(batch, hidden=self.critic is not None)
-            reference = self.reference_logprobs(batch)
-            values = self.values(out) if self.critic else torch.zeros_like(reference)
-            gaps.append(sampler_gap(out.logprobs, [s.rollout for s in batch]))
+            rows = {"reference": self.reference_logprobs(batch)}
+            if not single_pass:
+                out = self.outputs(batch, hidden=self.critic is not None)
+                rows["logprobs"] = out.logprobs
+                if self.critic:
+                    rows["values"] = self.values(out)
             for at, i in enumerate(part):
-                for name, tensor in (("old", out.logprobs), ("reference", reference), ("values", values)):
-                    rows[name][i] = tensor[at, : samples[i].length]
-        mask = pad_sequence([torch.ones_like(row) for row in rows["old"]], batch_first=True)
-        padded = {name: pad_sequence(tensors, batch_first=True) for name, tensors in rows.items()}
-        return BeforeUpdate(padded["old"], padded["reference"], padded["values"], mask, largest(gaps))
+                known.append((i, {name: rows[name][at, : samples[i].length].cpu() for name in rows}))
+        everyones = [row for _, row in sorted(processes.gather(known), key=lambda pair: pair[0])]
+        padded = {name: pad_sequence([row[name] for row in everyones], batch_first=True) for name in everyones[0]}
+        mask = pad_sequence([torch.ones(s.length, device=self.device) for s in samples], batch_first=True)
+        return BeforeUpdate(mask=mask, **{name: rows.to(self.device) for name, rows in padded.items()})
+
+    def total(self, figures: dict[str, float], **maxima: list[float]) -> dict[str, float]:
+        """Of all processes: the sum of each figure, and the largest of each of the maxima."""
+        return processes.add_up(figures) | {name: largest(processes.gather(few)) for name, few in maxima.items()}
 
     @torch.no_grad()
     def reference_logprobs(self, samples: list[Sample]) -> torch.Tensor:
@@ -282,8 +329,10 @@ class Run:
         """Step the optimizer, unless loss or gradient is not finite, and clear the gradients. Returns their norm.
 
         Args:
+            loss: of the whole batch.
             batch: what the loss was computed from; each has a `record()`.
         """
+        processes.add_up_gradients(self.weights)
         limit = self.args.max_grad_norm or float("inf")
         grad_norm = torch.nn.utils.clip_grad_norm_(self.weights, limit).item()
         if self.finite.allows(loss, grad_norm, [one.record() for one in batch]):
@@ -320,7 +369,8 @@ class Run:
             record |= {
                 "sampled_tokens": self.tokens,
                 "sample_tokens_per_second": self.step_tokens / max(self.spent["sample"], 1e-9),
-                "score_checks_per_second": self.step_checks / max(self.spent["score"], 1e-9),
+                "score_seconds": self.spent["score"],
+                "left_out": self.left_out,
             }
         record["train_tokens_per_second"] = self.step_tokens / max(training, 1e-9)
         self.log_file.write(record, show=self.step % self.args.log_every == 0)
@@ -334,12 +384,29 @@ class Run:
         drop_state(self.folder)
 
 
+def verdicts(drawn: list[Sample]) -> list[Verdict]:
+    """As soon as the sandbox has them."""
+    return [s.check.result() for s in drawn]
+
+
 def zero_head(model) -> torch.nn.Linear:
     """A value of 0 for every state, whatever the state."""
     head = torch.nn.Linear(model.get_output_embeddings().in_features, 1)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
     return head
+
+
+def recompute_layers(model) -> None:
+    """Keep of each layer its input alone, and compute the rest again in the backward pass.
+
+    transformers does so in training mode only; of all modules just the layers themselves are put into it, which have
+    no dropout of their own.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 def item_order(count: int, seed: int) -> Iterator[int]:

@@ -111,13 +111,13 @@ def expected(start):
     return losses, margins, weights
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 400, 4096])
 def test_loss_and_gradient_are_the_hand_computed_ones(
-    start, pairs_path, tmp_path, monkeypatch, expected, micro_batch_size
+    start, pairs_path, tmp_path, monkeypatch, expected, micro_batch_tokens
 ):
     monkeypatch.setattr(torch.optim, "AdamW", lambda p, lr, weight_decay: torch.optim.SGD(p, lr=lr))
     args = arguments(start, pairs_path, tmp_path, beta=BETA, label_smoothing=SMOOTHING, learning_rate=RATE,
-                     num_steps=2, max_grad_norm=0.0, micro_batch_size=micro_batch_size)  # fmt: skip
+                     num_steps=2, max_grad_norm=0.0, micro_batch_tokens=micro_batch_tokens)  # fmt: skip
     train_dpo_lora.main(args)
     losses, margins, weights = expected
     log = log_of(args)
@@ -247,7 +247,7 @@ def test_a_line_that_is_no_pair_is_named(start, tmp_path, line, says):
         ({"label_smoothing": 0.5}, r"must be in \[0, 0.5\)"),
         ({"num_steps": 0}, "--num_steps 0: must be at least 1"),
         ({"num_train_epochs": 0.0}, "--num_train_epochs must be positive"),
-        ({"micro_batch_size": 0}, "must be at least 1"),
+        ({"micro_batch_tokens": 0}, "must be at least 1"),
     ],
 )
 def test_bad_settings_are_refused_at_once(settings, says):

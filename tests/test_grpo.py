@@ -38,9 +38,9 @@ def log_of(args) -> list[dict]:
 def test_updates_are_the_hand_computed_ones(start, tasks_path, tmp_path, known_run, loss_type, masked):
     sampled = known_run()
     low, high = (0.0003, 0.0004) if loss_type == "gspo" else (0.002, 0.003)
-    args = arguments(start, tasks_path, tmp_path, loss_type=loss_type, num_iterations=3, micro_batch_size=4,
+    args = arguments(start, tasks_path, tmp_path, loss_type=loss_type, num_iterations=3, micro_batch_tokens=400,
                      clip_range=low, clip_range_high=high, kl_coef=0.1, length_penalty_alpha=0.03, temperature=0.9,
-                     mask_truncated=masked, max_new_tokens=48)  # fmt: skip
+                     mask_truncated=masked, max_new_tokens=48, seed=2)  # fmt: skip
     train_grpo_lora.main(args)
     rollouts, plain, reference = sampled[0], Plain(start), Plain(start)
     assert {r.ended for r in rollouts} == {True, False}  # else the mask is not put to the test
@@ -82,9 +82,9 @@ def test_updates_are_the_hand_computed_ones(start, tasks_path, tmp_path, known_r
 def test_micro_batches_change_nothing(start, tasks_path, tmp_path, known_run, loss_type):
     known_run()
     before, ends = load_file(f"{start}/adapter_model.safetensors"), []
-    for size in (1, 16):
-        args = arguments(start, tasks_path, tmp_path, micro_batch_size=size, loss_type=loss_type,
-                         output_dir=str(tmp_path / f"m{size}"))  # fmt: skip
+    for settings in (dict(micro_batch_tokens=1), dict(gradient_checkpointing=True)):
+        args = arguments(start, tasks_path, tmp_path, loss_type=loss_type, output_dir=str(tmp_path / f"m{len(ends)}"),
+                         **settings)  # fmt: skip
         train_grpo_lora.main(args)
         ends.append(load_file(f"{args.output_dir}/adapter_model.safetensors"))
     moved = max((ends[0][name] - before[name]).abs().max() for name in before).item()

@@ -19,7 +19,7 @@ def sampled(pocket_policy):
     model, tokenizer = pocket_policy
     prompts = encode_prompts(tokenizer, read_tasks("data/pocket_train.jsonl")[:4], 256)
     rollouts = sample(model, tokenizer, prompts, max_new_tokens=24, temperature=0.8, num_samples=2,
-                      generator=torch.Generator().manual_seed(0))  # fmt: skip
+                      seeds=[(0, i) for i in range(4)])  # fmt: skip
     return model, rollouts
 
 

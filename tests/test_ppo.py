@@ -42,7 +42,7 @@ def reward(rollout, i: int, alpha: float) -> float:
 @pytest.mark.parametrize("level", ["sequence", "token"])
 def test_clipped_updates_are_the_hand_computed_ones(start, tasks_path, tmp_path, known_run, level):
     sampled = known_run()
-    args = arguments(start, tasks_path, tmp_path, ppo_epochs=3, micro_batch_size=4, ratio_level=level,
+    args = arguments(start, tasks_path, tmp_path, ppo_epochs=3, micro_batch_tokens=400, ratio_level=level,
                      length_penalty_alpha=0.03, learning_rate=0.02 if level == "sequence" else 0.5, clip_range=0.05,
                      temperature=0.9)  # fmt: skip
     train_ppo_lora.main(args)
@@ -71,9 +71,9 @@ def test_critic_entropy_and_kl_are_the_hand_computed_ones(start, tasks_path, tmp
     sampled = known_run()
     fixed = [[0, 3, 5], [1, 2, 4]]  # the minibatches of each epoch
     monkeypatch.setattr(train_ppo_lora, "minibatches", lambda count, size, epochs: iter(fixed * epochs))
-    args = arguments(start, tasks_path, tmp_path, ppo_epochs=2, minibatch_size=3, micro_batch_size=2, value_coef=0.5,
-                     entropy_coef=0.01, kl_coef=0.1, kl_in="loss", ratio_level="token", learning_rate=0.3,
-                     num_updates=2, max_grad_norm=0.2, gamma=0.97, gae_lambda=0.9,
+    args = arguments(start, tasks_path, tmp_path, ppo_epochs=2, minibatch_size=3, micro_batch_tokens=300,
+                     value_coef=0.5, entropy_coef=0.01, kl_coef=0.1, kl_in="loss", ratio_level="token",
+                     learning_rate=0.3, num_updates=2, max_grad_norm=0.2, gamma=0.97, gae_lambda=0.9,
                      length_penalty_alpha=0.02)  # fmt: skip
     train_ppo_lora.main(args)
     plain, reference = Plain(start), Plain(start)
@@ -159,9 +159,9 @@ def test_one_epoch_without_clipping_is_reinforce(start, tasks_path, tmp_path, kn
 def test_micro_batches_change_nothing(start, tasks_path, tmp_path, known_run):
     known_run()
     ends = []
-    for size in (1, 4, 16):
-        args = arguments(start, tasks_path, tmp_path, micro_batch_size=size, ratio_level="token", value_coef=0.5,
-                         learning_rate=0.1, output_dir=str(tmp_path / f"m{size}"))  # fmt: skip
+    for settings in (dict(), dict(micro_batch_tokens=1), dict(micro_batch_tokens=400, gradient_checkpointing=True)):
+        args = arguments(start, tasks_path, tmp_path, ratio_level="token", value_coef=0.5, learning_rate=0.1,
+                         output_dir=str(tmp_path / f"m{len(ends)}"), **settings)  # fmt: skip
         train_ppo_lora.main(args)
         ends.append(load_file(f"{args.output_dir}/adapter_model.safetensors"))
     before = load_file(f"{start}/adapter_model.safetensors")
@@ -192,9 +192,7 @@ def test_target_kl_ends_the_epochs(start, tasks_path, tmp_path, known_run):
 def test_a_batch_that_cannot_be_judged_is_passed_over(start, tasks_path, tmp_path, monkeypatch):
     import sandbox
 
-    monkeypatch.setattr(
-        sandbox.Sandbox, "check_many", lambda self, pairs: [sandbox.Verdict("infrastructure", "gone") for _ in pairs]
-    )
+    monkeypatch.setattr(training, "verdicts", lambda drawn: [sandbox.Verdict("infrastructure", "gone") for _ in drawn])
     args = arguments(start, tasks_path, tmp_path)
     train_ppo_lora.main(args)
     assert log_of(args)[0]["left_out"] == 6

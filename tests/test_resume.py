@@ -22,7 +22,7 @@ from checkpoint import FiniteGuard
 from common import InputError
 from train_rl_lora import Args
 
-SPEEDS = ("sample_tokens_per_second", "score_checks_per_second", "train_tokens_per_second")
+SPEEDS = ("sample_tokens_per_second", "score_seconds", "train_tokens_per_second")
 
 
 METHODS = {

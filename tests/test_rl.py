@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import sandbox
 import train_rl_lora
+import training
 from common import InputError
 from policy import load_policy
 from sandbox import Verdict
@@ -22,7 +22,7 @@ def arguments(start, tasks_path, tmp_path, **settings) -> Args:
 @pytest.mark.parametrize("baseline", ["none", "mean", "rloo"])
 def test_the_gradient_is_the_hand_computed_one(start, tasks_path, tmp_path, known_run, baseline):
     sampled = known_run()
-    args = arguments(start, tasks_path, tmp_path, baseline=baseline, micro_batch_size=4, length_penalty_alpha=0.03,
+    args = arguments(start, tasks_path, tmp_path, baseline=baseline, micro_batch_tokens=400, length_penalty_alpha=0.03,
                      temperature=0.9)  # fmt: skip
     train_rl_lora.main(args)
 
@@ -62,9 +62,7 @@ def test_no_reward_and_no_penalty_leave_the_weights_as_they_were(start, tasks_pa
 
 
 def test_broken_checks_are_left_out_not_scored_zero(start, tasks_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        sandbox.Sandbox, "check_many", lambda self, pairs: [Verdict("infrastructure", "gone") for _ in pairs]
-    )
+    monkeypatch.setattr(training, "verdicts", lambda drawn: [Verdict("infrastructure", "gone") for _ in drawn])
     args = arguments(start, tasks_path, tmp_path, length_penalty_alpha=0.5)
     train_rl_lora.main(args)
     before = load_file(f"{start}/adapter_model.safetensors")

@@ -24,7 +24,7 @@ def test_greedy_equals_transformers_generate(pocket_policy, prompts):
 def test_the_sampler_scores_as_the_trainer_does(pocket_policy, prompts):
     model, tokenizer = pocket_policy
     rollouts = sample(model, tokenizer, prompts, max_new_tokens=40, temperature=0.8, num_samples=4, batch_size=8,
-                      generator=torch.Generator().manual_seed(0))  # fmt: skip
+                      seeds=[(0, i) for i in range(6)])  # fmt: skip
     with torch.no_grad():
         logprobs, mask = completion_logprobs(
             model, [r.prompt_ids for r in rollouts], [r.token_ids for r in rollouts], temperature=0.8
@@ -45,8 +45,8 @@ def test_a_seed_gives_the_same_samples(pocket_policy, prompts):
     model, tokenizer = pocket_policy
 
     def draw(seed):
-        generator = torch.Generator().manual_seed(seed)
-        rollouts = sample(model, tokenizer, prompts, max_new_tokens=12, temperature=1.0, generator=generator)
+        seeds = [(seed, i) for i in range(len(prompts))]
+        rollouts = sample(model, tokenizer, prompts, max_new_tokens=12, temperature=1.0, seeds=seeds)
         return [r.token_ids for r in rollouts]
 
     assert draw(1) == draw(1) != draw(2)
@@ -66,13 +66,13 @@ def test_draws_follow_the_distribution_and_top_p_cuts_its_tail():
     from rollout import _draw
 
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(20000, 1)
-    generator = torch.Generator().manual_seed(0)
-    token, logprob = _draw(logits, 1.0, 1.0, generator)
+    uniform = torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    token, logprob = _draw(logits, 1.0, 1.0, uniform)
     assert (token.bincount(minlength=4) / 20000).tolist() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
     assert torch.allclose(logprob, logits[0][token])
-    token, _ = _draw(logits, 1.0, 0.75, generator)
+    token, _ = _draw(logits, 1.0, 0.75, uniform)
     assert (token.bincount(minlength=4) / 20000).tolist() == pytest.approx([0.625, 0.375, 0, 0], abs=0.015)
-    token, _ = _draw(logits, 0.5, 1.0, generator)  # probabilities squared
+    token, _ = _draw(logits, 0.5, 1.0, uniform)  # probabilities squared
     assert (token.bincount(minlength=4) / 20000).tolist() == pytest.approx([0.685, 0.247, 0.062, 0.007], abs=0.015)
 
 
