@@ -22,9 +22,9 @@ class Sample:
     task: Task
     group: int
     rollout: Rollout
-    check: Future[Verdict] | None = None  # while the sandbox has it
     verdict: Verdict | None = None
     reward: float = 0.0
+    check: Future[Verdict] | None = None  # while the sandbox has it
 
     @property
     def length(self) -> int:

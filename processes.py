@@ -7,15 +7,19 @@ all have together. The frozen 4-bit base is whole in each process, so nothing el
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from accelerate import DistributedType, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
 
-from common import require
+from common import replace_folder, require
 
 
 @cache
@@ -25,7 +29,7 @@ def processes() -> PartialState:
     Raises:
         InputError: a launch that cuts the model up (FSDP, DeepSpeed): sampling needs it whole.
     """
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     whole = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     require(
         state.distributed_type in whole,
@@ -33,6 +37,20 @@ def processes() -> PartialState:
         "GPU: accelerate launch --config_file docs/accelerate_ddp.yaml",
     )
     return state
+
+
+@contextlib.contextmanager
+def output_folder(path: str, keep: Callable[[Path], bool] = lambda partial: False) -> Iterator[Path]:
+    """`common.replace_folder` in the first process, which alone prints.
+
+    What the others write is dropped; an empty path drops all.
+    """
+    first = processes().is_main_process
+    folder = replace_folder(path, keep) if path and first else TemporaryDirectory()
+    with contextlib.nullcontext() if first else contextlib.redirect_stdout(None), folder as name:
+        yield Path(name)
+    if path and first:
+        print(f"saved {path}")
 
 
 def count() -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from common import InputError, RunLog, machine, replace_folder, require, run
+from common import InputError, RunLog, machine, require, run
 from tasks import Task, read_tasks, sha256
 
 
@@ -69,8 +69,9 @@ def main(args: Args) -> None:
         save_adapter,
         trainable_parameters,
     )
+    from processes import output_folder
 
-    with replace_folder(args.output_dir) as folder:
+    with output_folder(args.output_dir) as folder:
         record = {"args": asdict(args), "train_sha256": sha256(args.train_path), **machine()}
         (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
         tokenizer = load_tokenizer(args.model_name, args.trust_remote_code)
@@ -105,6 +106,7 @@ def main(args: Args) -> None:
                 lr_scheduler_type=args.lr_scheduler_type,
                 bf16=dtype == torch.bfloat16,
                 fp16=dtype == torch.float16,
+                use_cpu=device.type == "cpu",
                 dataloader_pin_memory=torch.cuda.is_available(),
                 logging_steps=10,
                 save_strategy="no",
@@ -118,7 +120,6 @@ def main(args: Args) -> None:
         trainer.train()
         log.close()
         save_adapter(model, tokenizer, folder)
-    print(f"saved {args.output_dir}")
 
 
 if __name__ == "__main__":

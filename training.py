@@ -17,11 +17,10 @@ import resource
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, pstdev
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 import processes
 from batches import BeforeUpdate, Sample, micro_batches, tied_groups
 from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
-from common import Preempted, RunLog, Tracker, machine, replace_folder, require
+from common import Preempted, RunLog, Tracker, machine, require
 from logprobs import TokenOutputs, completion_outputs, takes_shared_prompts
 from parity import as_reference, check_parity, largest, load_reference
 from policy import (
@@ -84,24 +83,16 @@ def training_run(
         state = read_state(partial, args)
         return state is not None
 
-    first = processes.processes().is_main_process  # the one that prints and keeps; the others' files are dropped
-    output = replace_folder(args.output_dir, keep=goes_on) if first and not args.dry_run else TemporaryDirectory()
-    with (
-        nullcontext() if first else redirect_stdout(None),
-        output as folder,
-        open_sandbox(args) if judged else nullcontext() as sandbox,
-        StopRequest() as stop,
-    ):
+    output = processes.output_folder("" if args.dry_run else args.output_dir, keep=goes_on)
+    with output as folder, open_sandbox(args) if judged else nullcontext() as sandbox, StopRequest() as stop:
         state = processes.from_first(state)
-        run = Run(args, method, items, num_steps, token_budget, Path(folder), sandbox, stop, critic)
+        run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic)
         if state is not None:
             run.go_on(state)
         with run.open_log():
             yield run
         if not args.dry_run:
             run.finish()
-    if first and not args.dry_run:
-        print(f"saved {args.output_dir}")
 
 
 @contextlib.contextmanager
@@ -223,8 +214,8 @@ class Run:
 
         With several processes, of this one's share of the tasks.
         """
-        args, started = self.args, time.perf_counter()
-        chosen = processes.share(list(enumerate(self.draw(num_tasks), start=self.drawn)))  # (group, index)
+        args, started, first = self.args, time.perf_counter(), self.drawn
+        chosen = processes.share(list(enumerate(self.draw(num_tasks), start=first)))  # (group, index)
         checks = {}
 
         def judge(rollout: Rollout) -> None:
