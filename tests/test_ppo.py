@@ -64,7 +64,7 @@ def test_clipped_updates_are_the_hand_computed_ones(start, tasks_path, tmp_path,
         plain.descend(loss, args.learning_rate)
     plain.assert_equals(start, args.output_dir)
     assert active > 0  # the clip did something
-    assert log_of(args)[0]["clip_fraction"] > 0 and log_of(args)[0]["ratio_max"] > 1.05
+    assert log_of(args)[0]["clip_fraction"] > 0 and log_of(args)[0]["ratio_max"] > 1.02
 
 
 def test_critic_entropy_and_kl_are_the_hand_computed_ones(start, tasks_path, tmp_path, known_run, monkeypatch):

@@ -1,8 +1,20 @@
+from functools import partial
+
 import pytest
 import torch
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
+)
 
 from common import InputError
-from logprobs import completion_logprobs
+from logprobs import completion_logprobs, completion_outputs, head_logprobs
+from policy import add_lora, load_policy, load_tokenizer, trainable_parameters
 from rollout import encode_prompts, sample
 from tasks import STOP_STRINGS, read_tasks
 
@@ -104,3 +116,80 @@ def test_a_long_prompt_is_named(pocket_policy):
     task = {"task_id": "long/1", "prompt": "x = 1\n" * 200}
     with pytest.raises(InputError, match="long/1: its prompt has .* tokens, .* leaves 64"):
         encode_prompts(pocket_policy[1], [task], 64)
+
+
+ARCHITECTURES = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, num_key_value_heads=2)),
+    "starcoder2": lambda: Starcoder2ForCausalLM(Starcoder2Config(**SMALL, num_key_value_heads=2, use_bias=True)),
+}
+SMALL = dict(vocab_size=2048, hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+             max_position_embeddings=512, bos_token_id=0, eos_token_id=1)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def policy(request, pocket, tmp_path_factory):
+    """A random 4-bit policy of each architecture with an adapter that does something, and the pocket tokenizer."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES[request.param]()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.1)  # greedy choices are then far from ties
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(pocket).save_pretrained(folder)
+    policy = add_lora(load_policy(str(folder), torch.device("cpu")), 8, 16, 0.05)
+    for parameter in trainable_parameters(policy):
+        torch.nn.init.normal_(parameter, std=0.02)
+    return policy.eval(), load_tokenizer(pocket)
+
+
+def test_merged_compacted_packed_and_chunked_are_the_policy_itself(policy, prompts, monkeypatch):
+    """Against `generate` of the unmerged policy, a prompt at a time; log-probs against its logits."""
+    model, tokenizer = policy
+    for batch_size in (1, 4, 64):
+        ours = sample(model, tokenizer, prompts, max_new_tokens=24, temperature=0.0, batch_size=batch_size)
+        for rollout, prompt in zip(ours, prompts, strict=True):
+            theirs = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=2)
+            assert rollout.token_ids == theirs[0, len(prompt) :].tolist()
+
+    seeds = [(7, i) for i in range(len(prompts))]
+    rollouts = sample(model, tokenizer, prompts, max_new_tokens=24, temperature=1.0, num_samples=3, seeds=seeds)
+    ids = [r.prompt_ids for r in rollouts], [r.token_ids for r in rollouts]
+    with torch.no_grad():
+        alone = [
+            model(torch.tensor([p + c])).logits[0, len(p) - 1 : -1].log_softmax(-1)[range(len(c)), c]
+            for p, c in zip(*ids, strict=True)
+        ]
+        whole = completion_logprobs(model, *ids)[0]
+        monkeypatch.setattr("logprobs.head_logprobs", partial(head_logprobs, logits_at_once=5 * 2048))
+        chunked = completion_outputs(model, *ids, share_prompts=False).logprobs
+    for row, (rollout, expected) in enumerate(zip(rollouts, alone, strict=True)):
+        length = len(expected)
+        for found in (whole[row, :length], chunked[row, :length], torch.tensor(rollout.logprobs)):
+            assert torch.allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_what_is_drawn_depends_on_the_seed_and_not_on_the_batch(pocket_policy, prompts):
+    model, tokenizer = pocket_policy
+    seeds = [(7, i) for i in range(len(prompts))]
+
+    def draw(chosen, batch_size):
+        return [
+            r.token_ids
+            for r in sample(model, tokenizer, [prompts[i] for i in chosen], max_new_tokens=40, temperature=1.0,
+                            num_samples=3, batch_size=batch_size, seeds=[seeds[i] for i in chosen])
+        ]  # fmt: skip
+
+    whole = draw(range(6), 64)
+    assert draw(range(6), 6) == whole and draw(range(2, 4), 64) == whole[6:12]
+
+
+def test_completions_are_handed_on_as_they_end(pocket_policy, prompts):
+    model, tokenizer = pocket_policy
+    seen = []
+    rollouts = sample(model, tokenizer, prompts, max_new_tokens=60, temperature=1.0, num_samples=4,
+                      seeds=[(1, i) for i in range(6)], on_rollout=seen.append)  # fmt: skip
+    assert sorted(map(id, seen)) == sorted(map(id, rollouts))
+    lengths = [len(r.token_ids) for r in seen]
+    assert lengths == sorted(lengths) and lengths[0] < lengths[-1]

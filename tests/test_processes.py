@@ -1,0 +1,94 @@
+"""Two gloo processes make the same update as one, with the same batch."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from accelerate import DistributedType
+from conftest import ROOT
+from safetensors.torch import load_file
+
+import processes
+from common import InputError
+
+COMMON = dict(max_length=384, max_new_tokens=48, sft_model="{start}", train_path="data/pocket_train.jsonl",
+              micro_batch_tokens=600, learning_rate=1e-3)  # fmt: skip
+RUNS = {
+    "rl": dict(num_steps=2, batch_size=3, num_samples=3, baseline="rloo"),
+    "ppo": dict(num_updates=2, batch_size=3, num_samples=3, ppo_epochs=2, minibatch_size=5, value_coef=0.5,
+                ratio_level="token"),
+    "grpo": dict(num_steps=2, batch_size=3, num_samples=3, seed=5, dynamic_sampling=True),
+    "dpo": dict(train_path="{pairs}", batch_size=3, num_steps=2, max_length=None, max_new_tokens=None),
+}  # fmt: skip
+SAME = ("step", "sampled_tokens", "gen_len", "base_reward", "left_out", "replaced_groups", "optimizer_steps")
+
+
+def launch(count: int, *command: str) -> str:
+    """As on several GPUs, but on CPUs: `accelerate launch` for more than one process."""
+    before = [sys.executable]
+    if count > 1:
+        before += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
+        before += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        before += ["--main_process_port", "0"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*before, *command], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> str:
+    lines = [
+        {"prompt": "def f(x):\n", "chosen": f"    return x + {n}\n", "rejected": "    return x\n" * (n + 1)}
+        for n in range(5)
+    ]
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_two_processes_make_the_update_of_one(start, pairs, tmp_path, method):
+    flags = {name: value for name, value in (COMMON | RUNS[method]).items() if value is not None}
+    words = [f"train_{method}_lora.py"]
+    for name, value in flags.items():
+        value = value.format(start=start, pairs=pairs) if isinstance(value, str) else value
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    logs, ends, said = [], [], []
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        said.append(launch(count, *words, "--output_dir", str(out)))
+        logs.append([json.loads(line) for line in (out / f"{method}_train_log.jsonl").open()])
+        ends.append(load_file(out / "adapter_model.safetensors"))
+    for one, two in zip(*logs, strict=True):
+        for name in one.keys() - {name for name in one if "second" in name}:
+            wanted = one[name] if name in SAME else pytest.approx(one[name], rel=1e-3, abs=2e-5)
+            assert two[name] == wanted, name
+    begun = load_file(f"{start}/adapter_model.safetensors")
+    moved = max((ends[0][name] - begun[name]).abs().max() for name in begun).item()
+    assert moved > 0
+    assert max((ends[1][name] - ends[0][name]).abs().max() for name in begun).item() < 0.02 * moved
+    assert said[1].count("step 1 ") == said[1].count("saved ") == 1  # the second says nothing
+
+
+def test_sft_in_two_processes(pocket, tmp_path):
+    ends = []
+    for count in (1, 2):
+        launch(count, "train_sft_lora.py", "--train_path", "data/pocket_train.jsonl", "--model_name", pocket,
+               "--output_dir", str(tmp_path / str(count)), "--max_length", "384", "--max_steps", "2",
+               "--lora_dropout", "0", "--gradient_accumulation_steps", "1",
+               "--per_device_train_batch_size", str(4 // count))  # fmt: skip
+        ends.append(load_file(tmp_path / str(count) / "adapter_model.safetensors"))
+    moved = max(weight.abs().max() for name, weight in ends[0].items() if "lora_B" in name).item()
+    assert moved > 0
+    assert max((ends[1][name] - ends[0][name]).abs().max() for name in ends[0]).item() < 0.02 * moved
+
+
+def test_a_launch_that_cuts_the_model_up_is_refused(monkeypatch):
+    state = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr(processes, "PartialState", lambda cpu: state)
+    with pytest.raises(InputError, match="launched with FSDP, .*docs/accelerate_ddp.yaml"):
+        processes.processes.__wrapped__()
