@@ -3,6 +3,9 @@
 One greedy generation gives two scores: `pass_at_1` runs the raw completion, `pass_at_1_stopped` the same completion cut
 at HumanEval's stop strings. With --n_samples N --temperature T, pass@k for k up to N is the unbiased estimate of
 arXiv 2107.03374. Writes results/<exp_name>_per_task.jsonl and results/<exp_name>_metrics.json.
+
+With --server URL the completions come from a server that speaks OpenAI's completions protocol, in the precision and
+with the further sampling defaults that it has been started with.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from tqdm import tqdm
 
 from common import InputError, machine, read_jsonl, require, run, write_jsonl, write_text
 from metrics import pass_at_k, wilson_interval
+from rollout_server import Server
 from sandbox import Sandbox, Verdict
 from tasks import Task, read_tasks, sha256, truncate_at_stop
 
@@ -28,12 +32,13 @@ class Args:
     model_path: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # hub name, model folder or adapter folder
     exp_name: str = "sft"  # names the files in the results folder
     samples: str = ""  # JSONL of task_id and completion: score these, load no model
+    server: str = ""  # OpenAI-compatible server (http://host:8000/v1) that has --model_path ("": its only model)
     max_length: int = 1024  # tokens of prompt and completion together, at most
     max_new_tokens: int = 256  # tokens of a completion, at most
     temperature: float = 0.0  # 0: greedy
     top_p: float = 1.0  # share of the probability that is sampled from
     n_samples: int = 1  # completions a task
-    batch_size: int = 64  # completions at a time
+    batch_size: int = 64  # completions at a time; with --server, requests under way
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     seed: int = 42  # of sampling
     time_limit: float = 5.0  # seconds a check may take; the same for every row of a table
@@ -65,6 +70,8 @@ def check(args: Args) -> None:
     require(args.limit >= 0, f"--limit {args.limit}: must not be negative")
     require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
+    require(args.batch_size >= 1, f"--batch_size {args.batch_size}: must be at least 1")
+    require(not (args.samples and args.server), "--samples needs no model: leave --server out")
     write_text(Path(args.results_dir) / f"{args.exp_name}.writable", "")  # fail now rather than after the work
     (Path(args.results_dir) / f"{args.exp_name}.writable").unlink()
 
@@ -99,6 +106,12 @@ def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: S
     return [score(sandbox, *record) for record in records]
 
 
+def show_passing(bar: tqdm, samples: list[Sample]) -> None:
+    """Share of the judged completions that pass, beside the bar."""
+    known = [sample.raw.result().passed for sample in samples if sample.raw.done()]
+    bar.set_postfix(passing=f"{sum(known) / max(len(known), 1):.1%}")
+
+
 def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Sample], bool, str]:
     """Sample from the model, scoring each batch while the next is sampled.
 
@@ -121,15 +134,31 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
     def queue(rollouts: list[Rollout]) -> None:
         for r in rollouts:
             samples.append((r.prompt_index, score(sandbox, tasks[r.prompt_index], r.text, len(r.token_ids), r.ended)))
-        known = [sample.raw.result().passed for _, sample in samples if sample.raw.done()]
         bar.update(len(rollouts) // args.n_samples)
-        bar.set_postfix(passing=f"{sum(known) / max(len(known), 1):.1%}")
+        show_passing(bar, [sample for _, sample in samples])
 
     sample(model, tokenizer, prompts, num_samples=args.n_samples, max_new_tokens=args.max_new_tokens,
            temperature=args.temperature, top_p=args.top_p, batch_size=args.batch_size, on_batch=queue,
            generator=torch.Generator(device).manual_seed(args.seed))  # fmt: skip
     bar.close()
     return [sample for _, sample in sorted(samples, key=lambda pair: pair[0])], adapter is not None, Path(base).name
+
+
+def generate_by_server(args: Args, tasks: list[Task], sandbox: Sandbox, server: Server) -> list[Sample]:
+    """Ask the server for completions, scoring each while others are still being generated."""
+    samples: dict[int, Sample] = {}
+    bar = tqdm(total=len(tasks) * args.n_samples, desc=args.exp_name, unit="completion")
+    replies = server.complete([task["prompt"] for task in tasks], num_samples=args.n_samples,
+                              max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
+                              seed=args.seed, in_flight=args.batch_size)  # fmt: skip
+    for place, reply in replies:
+        task = tasks[place // args.n_samples]
+        samples[place] = score(sandbox, task, reply.text, reply.gen_len, reply.ended)
+        bar.update()
+        if len(samples) % args.batch_size == 0:
+            show_passing(bar, list(samples.values()))
+    bar.close()
+    return [samples[place] for place in sorted(samples)]
 
 
 def pass_rates(samples: list[Sample], which: str) -> dict[str, float]:
@@ -149,6 +178,7 @@ def main(args: Args) -> None:
     all_tasks = read_tasks(args.data_path)
     tasks = all_tasks[: args.limit] if args.limit else all_tasks
     started = time.perf_counter()
+    server = Server(args.server, args.model_path) if args.server else None
     with Sandbox(
         args.time_limit, allow_weak_tests=args.allow_weak_tests, allow_missing_layers=args.allow_missing_layers
     ) as sandbox:
@@ -158,6 +188,8 @@ def main(args: Args) -> None:
             for done, sample in enumerate(bar, start=1):
                 passed += sample.raw.result().passed
                 bar.set_postfix(passing=f"{passed / done:.1%}")
+        elif server:
+            samples, is_lora, base = generate_by_server(args, tasks, sandbox, server), None, None
         else:
             samples, is_lora, base = generate(args, tasks, sandbox)
         per_task = [
@@ -180,7 +212,8 @@ def main(args: Args) -> None:
     unjudged = sum(not sample.raw.result().judged for sample in samples)
     metrics = {
         "exp_name": args.exp_name,
-        "model_path": args.samples or args.model_path,
+        "model_path": args.samples or (server.model if server else args.model_path),
+        "engine": None if args.samples else "server" if server else "local",
         "is_lora": is_lora,
         "base_model": base,
         "num_tasks": len(tasks),
@@ -196,10 +229,10 @@ def main(args: Args) -> None:
         "unjudged": unjudged,
         "weak": sum(sample.raw.result().weak for sample in samples),
         "sandbox": sandbox.layers,
-        "precision": None if args.samples else "4-bit NF4, double quantisation",
+        "precision": None if args.samples or server else "4-bit NF4, double quantisation",
         "data_sha256": sha256(args.data_path),
         "seconds": time.perf_counter() - started,
-        "args": asdict(args),
+        "args": asdict(args) | {"server": server.url if server else ""},  # the address may hold a password
         **machine(),
     }
     results = Path(args.results_dir)
