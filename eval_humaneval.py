@@ -16,6 +16,7 @@ from collections import Counter
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -39,6 +40,8 @@ class Args:
     top_p: float = 1.0  # share of the probability that is sampled from
     n_samples: int = 1  # completions a task
     batch_size: int = 64  # completions at a time; with --server, requests under way
+    engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
+    vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     seed: int = 42  # of sampling
     time_limit: float = 5.0  # seconds a check may take; the same for every row of a table
@@ -72,6 +75,7 @@ def check(args: Args) -> None:
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
     require(args.batch_size >= 1, f"--batch_size {args.batch_size}: must be at least 1")
     require(not (args.samples and args.server), "--samples needs no model: leave --server out")
+    require(not (args.server or args.samples) or args.engine == "local", "--engine vllm: for a model of one's own only")
     write_text(Path(args.results_dir) / f"{args.exp_name}.writable", "")  # fail now rather than after the work
     (Path(args.results_dir) / f"{args.exp_name}.writable").unlink()
 
@@ -122,12 +126,16 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
 
     from policy import base_and_adapter, load_policy, load_tokenizer, pick_device
     from rollout import Rollout, encode_prompts, sample
+    from rollout_vllm import VllmSampler
 
     device = pick_device(args.device)
     base, adapter = base_and_adapter(args.model_path)
     tokenizer = load_tokenizer(args.model_path, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
-    model = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code)
+    if args.engine == "vllm":
+        model, sampler = None, VllmSampler(args.model_path, tokenizer, args).sample
+    else:
+        model, sampler = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code), sample
     samples: list[tuple[int, Sample]] = []
     bar = tqdm(total=len(tasks), desc=args.exp_name, unit="task")
 
@@ -137,9 +145,9 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
         bar.update(len(rollouts) // args.n_samples)
         show_passing(bar, [sample for _, sample in samples])
 
-    sample(model, tokenizer, prompts, num_samples=args.n_samples, max_new_tokens=args.max_new_tokens,
-           temperature=args.temperature, top_p=args.top_p, batch_size=args.batch_size, on_batch=queue,
-           generator=torch.Generator(device).manual_seed(args.seed))  # fmt: skip
+    sampler(model, tokenizer, prompts, num_samples=args.n_samples, max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature, top_p=args.top_p, batch_size=args.batch_size, on_batch=queue,
+            generator=torch.Generator(device).manual_seed(args.seed))  # fmt: skip
     bar.close()
     return [sample for _, sample in sorted(samples, key=lambda pair: pair[0])], adapter is not None, Path(base).name
 
@@ -179,6 +187,10 @@ def main(args: Args) -> None:
     tasks = all_tasks[: args.limit] if args.limit else all_tasks
     started = time.perf_counter()
     server = Server(args.server, args.model_path) if args.server else None
+    if args.engine == "vllm":
+        from rollout_vllm import check_engine
+
+        check_engine(args, train=False)
     with Sandbox(
         args.time_limit, allow_weak_tests=args.allow_weak_tests, allow_missing_layers=args.allow_missing_layers
     ) as sandbox:
@@ -213,7 +225,7 @@ def main(args: Args) -> None:
     metrics = {
         "exp_name": args.exp_name,
         "model_path": args.samples or (server.model if server else args.model_path),
-        "engine": None if args.samples else "server" if server else "local",
+        "engine": None if args.samples else "server" if server else args.engine,
         "is_lora": is_lora,
         "base_model": base,
         "num_tasks": len(tasks),

@@ -61,6 +61,8 @@ class Args:
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
     micro_batch_size: int = 4  # completions in one forward and backward pass; changes memory and speed alone
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
+    engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
+    vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down

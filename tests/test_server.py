@@ -14,8 +14,6 @@ from common import InputError
 from eval_humaneval import Args
 from tasks import read_tasks
 
-pytest.importorskip("openai")
-
 TESTS = "data/pocket_test.jsonl"
 KEY = "sk-very-secret-7"
 
@@ -131,6 +129,7 @@ def test_a_server_is_evaluated_as_a_model_is(serve, arguments, tmp_path, run_cli
     assert [row["task_id"] for row in rows] == [task["task_id"] for task in tasks]
     assert all(row["passed"] and row["gen_len"] == 7 and row["ended"] for row in rows)
     assert (metrics["engine"], metrics["precision"], metrics["is_lora"]) == ("server", None, None)
+    assert "openai" in metrics["versions"]
     assert (metrics["model_path"], metrics["args"]["server"]) == ("coder", server.url + "/v1")
     assert (metrics["pass_at_1"], metrics["avg_gen_len"], metrics["cut_off"]) == (1, 7, 0)
     asked = {"model": "coder", "max_tokens": 99, "temperature": 0.0, "top_p": 1.0}
