@@ -22,7 +22,7 @@ NOT_AS_AGREED = (AttributeError, IndexError, TypeError, ValueError)  # what an a
 class Completion:
     """What the server answered.
 
-    gen_len: tokens as the server counts them (vLLM and llama.cpp count the EOS); None where it does not say.
+    gen_len: tokens as the server counts them (vLLM counts the EOS); None where it does not say.
     ended: whether the model ended it itself, False if it was cut; None where the server gives another reason.
     """
 
