@@ -76,6 +76,10 @@ def check(args: Args) -> None:
     require(args.batch_size >= 1, f"--batch_size {args.batch_size}: must be at least 1")
     require(not (args.samples and args.server), "--samples needs no model: leave --server out")
     require(not (args.server or args.samples) or args.engine == "local", "--engine vllm: for a model of one's own only")
+    require(
+        args.engine == "local" or args.device == "auto",
+        f"--device {args.device}: vLLM takes the first GPU there is; CUDA_VISIBLE_DEVICES says which",
+    )
     write_text(Path(args.results_dir) / f"{args.exp_name}.writable", "")  # fail now rather than after the work
     (Path(args.results_dir) / f"{args.exp_name}.writable").unlink()
 

@@ -174,11 +174,12 @@ class VllmSampler:
         if self.adapter is None:
             return None
         weights = adapter_weights(model) if model is not None else {}
-        if self.request and all(torch.equal(weight, self.handed[name]) for name, weight in weights.items()):
+        same = weights.keys() == self.handed.keys()
+        if self.request and same and all(torch.equal(weight, self.handed[name]) for name, weight in weights.items()):
             return self.request
         if self.request:
             self.llm.llm_engine.remove_lora(self.request.lora_int_id)
-            shutil.rmtree(self.request.lora_path)
+            shutil.rmtree(Path(self.folder.name) / str(self.version), ignore_errors=True)  # none if it was not ours
         from vllm.lora.request import LoRARequest
 
         self.version += 1

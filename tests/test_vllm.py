@@ -89,6 +89,16 @@ def test_an_adapter_is_handed_over_when_it_has_changed_and_only_then(engines, st
     assert (engine.memory, engine.max_model_len, engine.max_lora_rank) == (0.3, 384, 8)
 
 
+def test_an_adapter_that_is_not_ours_is_left_where_it_is(engines, start, policy, prompts):
+    sampler = VllmSampler(start, policy[1], SimpleNamespace(**SETTINGS))
+    first = draw(sampler, (None, policy[1]), prompts)
+    second = draw(sampler, policy, prompts)
+    third = draw(sampler, (None, policy[1]), prompts)
+    paths = [request.lora_path for request in engines[0].calls]
+    assert paths[0] == paths[2] == start != paths[1] and (Path(start) / "adapter_model.safetensors").is_file()
+    assert [r.token_ids for r in first] == [r.token_ids for r in second] == [r.token_ids for r in third]
+
+
 def test_stop_strings_are_trained_on_and_not_in_the_text(engines, pocket, prompts):
     tokenizer = load_tokenizer(pocket)
     sampler = VllmSampler(pocket, tokenizer, SimpleNamespace(**SETTINGS | {"temperature": 0.0}))
@@ -221,3 +231,5 @@ def test_a_missing_vllm_is_said_before_anything_is_touched(start, tasks_path, tm
     assert not list((tmp_path / "out").iterdir()) and not (tmp_path / "out.partial").exists()
     with pytest.raises(InputError, match="--engine vllm: for a model of one's own"):
         eval_humaneval.main(eval_humaneval.Args(data_path=tasks_path, engine="vllm", server="http://127.0.0.1:9"))
+    with pytest.raises(InputError, match="--device cpu: vLLM takes the first GPU"):
+        eval_humaneval.main(eval_humaneval.Args(data_path=tasks_path, engine="vllm", device="cpu"))
