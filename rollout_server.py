@@ -146,11 +146,11 @@ class Server:
         if status in (401, 403):
             return InputError(f"--server {self.url}: refuses the key ({status}); set OPENAI_API_KEY to one it takes")
         if status is None:
-            reason = (
-                f"cannot be reached ({str(error.__cause__ or '') or error}); is it running, and is this its address?"
-            )
+            cause = str(error.__cause__ or "") or str(error)
+            start, text, end = "cannot be reached (", cause, "); is it running, and is this its address?"
         else:
             body = getattr(error, "body", None)
             text = str(body.get("message") or body) if isinstance(body, dict) else str(error)
-            reason = f"answers with error {status}: {' '.join(text.split())[:300]}"
-        return InputError(f"--server {self.url}: {reason.replace(self.key, '***') if self.key else reason}")
+            start, end = f"answers with error {status}: ", ""
+        text = text.replace(self.key, "***") if self.key else text  # before the cut, which could leave half of it
+        return InputError(f"--server {self.url}: {start}{' '.join(text.split())[:300]}{end}")
