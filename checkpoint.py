@@ -21,7 +21,7 @@ from tasks import sha256
 
 STATE = "resume.pt"
 # may differ between a run and its continuation
-FREE = ("log_every", "save_every", "resume", "report_to", "parity_bound", "config")
+FREE = ("log_every", "save_every", "resume", "report_to", "parity_bound", "vllm_memory", "config")
 
 
 def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position: Any) -> None:

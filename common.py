@@ -274,7 +274,8 @@ def machine() -> dict[str, Any]:
     torch = sys.modules.get("torch")  # scoring stored completions does without it
     gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
     versions = {"python": platform.python_version()}
-    for package in ("torch", "transformers", "peft", "bitsandbytes", "accelerate"):
+    engines = [name for name in ("vllm", "openai") if name in sys.modules]  # only where they sample
+    for package in ("torch", "transformers", "peft", "bitsandbytes", "accelerate", *engines):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     return {

@@ -3,6 +3,9 @@
 One greedy generation gives two scores: `pass_at_1` runs the raw completion, `pass_at_1_stopped` the same completion cut
 at HumanEval's stop strings. With --n_samples N --temperature T, pass@k for k up to N is the unbiased estimate of
 arXiv 2107.03374. Writes results/<exp_name>_per_task.jsonl and results/<exp_name>_metrics.json.
+
+With --server URL the completions come from a server that speaks OpenAI's completions protocol, in the precision and
+with the further sampling defaults that it has been started with.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ from collections import Counter
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from common import InputError, machine, read_jsonl, require, run, write_jsonl, write_text
 from metrics import pass_at_k, wilson_interval
-from sandbox import Sandbox, Verdict
+from rollout_server import Server
+from sandbox import UNJUDGED, Sandbox, Verdict
 from tasks import Task, read_tasks, sha256, truncate_at_stop
 
 
@@ -28,12 +33,15 @@ class Args:
     model_path: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # hub name, model folder or adapter folder
     exp_name: str = "sft"  # names the files in the results folder
     samples: str = ""  # JSONL of task_id and completion: score these, load no model
+    server: str = ""  # OpenAI-compatible server (http://host:8000/v1) that has --model_path ("": its only model)
     max_length: int = 1024  # tokens of prompt and completion together, at most
     max_new_tokens: int = 256  # tokens of a completion, at most
     temperature: float = 0.0  # 0: greedy
     top_p: float = 1.0  # share of the probability that is sampled from
     n_samples: int = 1  # completions a task
-    batch_size: int = 64  # completions at a time
+    batch_size: int = 64  # completions at a time; with --server, requests under way
+    engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
+    vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     seed: int = 42  # of sampling
     time_limit: float = 5.0  # seconds a check may take; the same for every row of a table
@@ -65,8 +73,15 @@ def check(args: Args) -> None:
     require(args.limit >= 0, f"--limit {args.limit}: must not be negative")
     require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
+    require(args.batch_size >= 1, f"--batch_size {args.batch_size}: must be at least 1")
+    require(not (args.samples and args.server), "--samples needs no model: leave --server out")
+    require(not (args.server or args.samples) or args.engine == "local", "--engine vllm: for a model of one's own only")
+    require(
+        args.engine == "local" or args.device == "auto",
+        f"--device {args.device}: vLLM takes the first GPU there is; CUDA_VISIBLE_DEVICES says which",
+    )
     write_text(Path(args.results_dir) / f"{args.exp_name}.writable", "")  # fail now rather than after the work
-    (Path(args.results_dir) / f"{args.exp_name}.writable").unlink()
+    (Path(args.results_dir) / f"{args.exp_name}.writable").unlink(missing_ok=True)
 
 
 def score(sandbox: Sandbox, task: Task, completion: str, gen_len: int | None, ended: bool | None) -> Sample:
@@ -99,30 +114,43 @@ def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: S
     return [score(sandbox, *record) for record in records]
 
 
+def show_passing(bar: tqdm, samples: list[Sample]) -> None:
+    """Share of the judged completions that pass, beside the bar."""
+    known = [sample.raw.result().passed for sample in samples if sample.raw.done()]
+    bar.set_postfix(passing=f"{sum(known) / max(len(known), 1):.1%}")
+
+
 def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Sample], bool, str]:
     """Sample from the model, scoring completions while others are still being sampled.
 
     Returns:
-        the samples, whether the model is an adapter, and its base model.
+        the samples (of this process's share of the tasks), whether the model is an adapter, and its base model.
     """
+    import processes
     from policy import base_and_adapter, load_policy, load_tokenizer, pick_device
     from rollout import Rollout, encode_prompts, sample
+    from rollout_vllm import VllmSampler
 
     device = pick_device(args.device)
     base, adapter = base_and_adapter(args.model_path)
     tokenizer = load_tokenizer(args.model_path, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
-    model = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code)
+    seeds = processes.share([(args.seed, index) for index in range(len(tasks))])
+    tasks, prompts = processes.share(tasks), processes.share(prompts)
+    if args.engine == "vllm":
+        model, sampler = None, VllmSampler(args.model_path, tokenizer, args).sample
+    else:
+        model, sampler = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code), sample
     scored: dict[int, Sample] = {}
-    bar = tqdm(total=len(tasks) * args.n_samples, desc=args.exp_name, unit="completion")
+    bar = tqdm(total=len(prompts) * args.n_samples, desc=args.exp_name, unit="completion")
 
     def queue(r: Rollout) -> None:
         scored[id(r)] = score(sandbox, tasks[r.prompt_index], r.text, len(r.token_ids), r.ended)
-        known = [one.raw.result().passed for one in scored.values() if one.raw.done()]
-        bar.set_postfix(passing=f"{sum(known) / max(len(known), 1):.1%}", refresh=False)
         bar.update()
+        if len(scored) % args.batch_size == 0:
+            show_passing(bar, list(scored.values()))
 
-    rollouts = sample(
+    rollouts = sampler(
         model,
         tokenizer,
         prompts,
@@ -131,18 +159,51 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
         temperature=args.temperature,
         top_p=args.top_p,
         batch_size=args.batch_size,
-        seeds=[(args.seed, index) for index in range(len(tasks))],
+        seeds=seeds,
         on_rollout=queue,
     )
     bar.close()
     return [scored[id(r)] for r in rollouts], adapter is not None, Path(base).name
 
 
-def pass_rates(samples: list[Sample], which: str) -> dict[str, float]:
-    """pass@k over tasks, for every k up to the fewest samples a task has."""
+def generate_by_server(args: Args, tasks: list[Task], sandbox: Sandbox, server: Server) -> list[Sample]:
+    """Ask the server for completions, scoring each while others are still being generated."""
+    samples: dict[int, Sample] = {}
+    bar = tqdm(total=len(tasks) * args.n_samples, desc=args.exp_name, unit="completion")
+    replies = server.complete([task["prompt"] for task in tasks], num_samples=args.n_samples,
+                              max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
+                              seed=args.seed, in_flight=args.batch_size)  # fmt: skip
+    for place, reply in replies:
+        task = tasks[place // args.n_samples]
+        samples[place] = score(sandbox, task, reply.text, reply.gen_len, reply.ended)
+        bar.update()
+        if len(samples) % args.batch_size == 0:
+            show_passing(bar, list(samples.values()))
+    bar.close()
+    return [samples[place] for place in sorted(samples)]
+
+
+def outcome(sample: Sample) -> dict[str, Any]:
+    """A line of the per-task file, once the sandbox is done with the sample."""
+    verdict = sample.raw.result()
+    return {
+        "task_id": sample.task["task_id"],
+        "passed": verdict.passed,
+        "passed_stopped": sample.stopped.result().passed,
+        "gen_len": sample.gen_len,
+        "ended": sample.ended,
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "weak": verdict.weak,
+        "completion": sample.completion,
+    }
+
+
+def pass_rates(rows: list[dict[str, Any]], which: str) -> dict[str, float]:
+    """pass@k over tasks, for every k up to the fewest samples a task has; `which` is "passed" or "passed_stopped"."""
     groups: dict[str, list[bool]] = {}
-    for sample in samples:
-        groups.setdefault(sample.task["task_id"], []).append(getattr(sample, which).result().passed)
+    for row in rows:
+        groups.setdefault(row["task_id"], []).append(row[which])
     fewest = min(len(group) for group in groups.values())
     return {
         f"pass_at_{k}": sum(pass_at_k(len(group), sum(group), k) for group in groups.values()) / len(groups)
@@ -155,8 +216,19 @@ def main(args: Args) -> None:
     all_tasks = read_tasks(args.data_path)
     tasks = all_tasks[: args.limit] if args.limit else all_tasks
     started = time.perf_counter()
+    server = Server(args.server, args.model_path) if args.server else None
+    if args.engine == "vllm":
+        from rollout_vllm import check_engine
+
+        check_engine(args, train=False)
+    samples_here = not (args.samples or server)
+    if samples_here:
+        import processes
     with Sandbox(
-        args.time_limit, allow_weak_tests=args.allow_weak_tests, allow_missing_layers=args.allow_missing_layers
+        args.time_limit,
+        num_workers=processes.cores_of_each() if samples_here else None,
+        allow_weak_tests=args.allow_weak_tests,
+        allow_missing_layers=args.allow_missing_layers,
     ) as sandbox:
         if args.samples:
             samples, is_lora, base = read_samples(args.samples, all_tasks, tasks, sandbox), None, None
@@ -164,55 +236,50 @@ def main(args: Args) -> None:
             for done, sample in enumerate(bar, start=1):
                 passed += sample.raw.result().passed
                 bar.set_postfix(passing=f"{passed / done:.1%}")
+        elif server:
+            samples, is_lora, base = generate_by_server(args, tasks, sandbox, server), None, None
         else:
             samples, is_lora, base = generate(args, tasks, sandbox)
-        per_task = [
-            {
-                "task_id": sample.task["task_id"],
-                "passed": sample.raw.result().passed,
-                "passed_stopped": sample.stopped.result().passed,
-                "gen_len": sample.gen_len,
-                "ended": sample.ended,
-                "status": sample.raw.result().status,
-                "reason": sample.raw.result().reason,
-                "weak": sample.raw.result().weak,
-                "completion": sample.completion,
-            }
-            for sample in samples
-        ]
-        raw, stopped = pass_rates(samples, "raw"), pass_rates(samples, "stopped")
-    ends = [sample.ended for sample in samples if sample.ended is not None]
-    lengths = [sample.gen_len for sample in samples if sample.gen_len is not None]
-    unjudged = sum(not sample.raw.result().judged for sample in samples)
+        rows = [outcome(sample) for sample in samples]
+    if samples_here:
+        place = {task["task_id"]: index for index, task in enumerate(tasks)}
+        rows = sorted(processes.gather(rows), key=lambda row: place[row["task_id"]])
+        if not processes.processes().is_main_process:
+            return
+    raw, stopped = pass_rates(rows, "passed"), pass_rates(rows, "passed_stopped")
+    ends = [row["ended"] for row in rows if row["ended"] is not None]
+    lengths = [row["gen_len"] for row in rows if row["gen_len"] is not None]
+    unjudged = sum(row["status"] in UNJUDGED for row in rows)
     metrics = {
         "exp_name": args.exp_name,
-        "model_path": args.samples or args.model_path,
+        "model_path": args.samples or (server.model if server else args.model_path),
+        "engine": None if args.samples else "server" if server else args.engine,
         "is_lora": is_lora,
         "base_model": base,
         "num_tasks": len(tasks),
-        "num_samples": len(samples),
-        "num_pass": sum(row["passed"] for row in per_task),
+        "num_samples": len(rows),
+        "num_pass": sum(row["passed"] for row in rows),
         **raw,
         "pass_at_1_interval": wilson_interval(raw["pass_at_1"], len(tasks)),
-        "num_pass_stopped": sum(row["passed_stopped"] for row in per_task),
+        "num_pass_stopped": sum(row["passed_stopped"] for row in rows),
         **{f"{name}_stopped": rate for name, rate in stopped.items()},
         "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
         "cut_off": sum(not ended for ended in ends) / len(ends) if ends else None,
-        "statuses": dict(Counter(row["status"] for row in per_task)),
+        "statuses": dict(Counter(row["status"] for row in rows)),
         "unjudged": unjudged,
-        "weak": sum(sample.raw.result().weak for sample in samples),
+        "weak": sum(row["weak"] for row in rows),
         "sandbox": sandbox.layers,
-        "precision": None if args.samples else "4-bit NF4, double quantisation",
+        "precision": None if args.samples or server else "4-bit NF4, double quantisation",
         "data_sha256": sha256(args.data_path),
         "seconds": time.perf_counter() - started,
-        "args": asdict(args),
+        "args": asdict(args) | {"server": server.url if server else ""},  # the address may hold a password
         **machine(),
     }
     results = Path(args.results_dir)
-    write_jsonl(results / f"{args.exp_name}_per_task.jsonl", per_task)
+    write_jsonl(results / f"{args.exp_name}_per_task.jsonl", rows)
     write_text(results / f"{args.exp_name}_metrics.json", json.dumps(metrics, indent=1) + "\n")
     length = f", {metrics['avg_gen_len']:.1f} tokens" if lengths else ""
-    print(f"{args.exp_name}: pass@1 {raw['pass_at_1']:.1%} ({metrics['num_pass']} of {len(samples)}), "
+    print(f"{args.exp_name}: pass@1 {raw['pass_at_1']:.1%} ({metrics['num_pass']} of {len(rows)}), "
           f"stopped {stopped['pass_at_1']:.1%}{length}, {metrics['seconds']:.0f} s")  # fmt: skip
     if unjudged:
         print(f"note: {unjudged} completions could not be judged and count as not passed; the per-task file says why")

@@ -36,6 +36,8 @@ class Args:
     temperature: float = 1.0  # of sampling
     top_p: float = 1.0  # share of the probability that is sampled from
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
+    engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
+    vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     rejected: Literal["longest", "likeliest", "random"] = "longest"  # which failing completions are taken
     prefer_short: bool = False  # where all pass: the shortest over the longest
     pairs_per_task: int = 1  # the so many shortest passing ones, each against another failing one while there are any
@@ -102,12 +104,17 @@ def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
     from batches import Sample
     from policy import load_policy, load_tokenizer, pick_device
     from rollout import Rollout, encode_prompts, sample
+    from rollout_vllm import VllmSampler
     from training import item_order
 
     device = pick_device()
     tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
-    model = load_policy(args.sft_model, device, trust_remote_code=args.trust_remote_code).eval()
+    if args.engine == "vllm":
+        model, sampler = None, VllmSampler(args.sft_model, tokenizer, args).sample
+    else:
+        model = load_policy(args.sft_model, device, trust_remote_code=args.trust_remote_code).eval()
+        sampler = sample
     order = islice(item_order(len(tasks), args.seed), len(tasks))  # shuffled: a budget takes a random subset
     groups: dict[int, list[Sample]] = {}
     verdicts, tokens = {}, 0  # futures
@@ -123,10 +130,10 @@ def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
             if (index, r.text) not in verdicts:
                 verdicts[index, r.text] = sandbox.submit(tasks[index], r.text)
 
-        rollouts = sample(model, tokenizer, [prompts[index] for index in drawn], num_samples=args.num_samples,
-                          max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
-                          stop_at_strings=args.stop_at_strings, batch_size=args.batch_size,
-                          seeds=[(args.seed, index) for index in drawn], on_rollout=judge)  # fmt: skip
+        rollouts = sampler(model, tokenizer, [prompts[index] for index in drawn], num_samples=args.num_samples,
+                           max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
+                           stop_at_strings=args.stop_at_strings, batch_size=args.batch_size,
+                           seeds=[(args.seed, index) for index in drawn], on_rollout=judge)  # fmt: skip
         for r in rollouts:
             index = drawn[r.prompt_index]
             groups.setdefault(index, []).append(Sample(tasks[index], index, r))
@@ -195,8 +202,10 @@ def main(args: Args) -> None:
     writable.unlink()
     started = time.perf_counter()
 
+    from rollout_vllm import check_engine
     from training import open_sandbox
 
+    check_engine(args)
     with open_sandbox(args) as sandbox:
         groups = draw_samples(args, tasks, sandbox)
         layers = sandbox.layers

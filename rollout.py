@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from common import InputError
 from logprobs import pad
@@ -103,9 +105,10 @@ def _decode(model, tokenizer, prompts: list[list[int]], draws: torch.Tensor, tem
     draws = draws.to(device)
     ends = torch.tensor(sorted(eos_ids(model, tokenizer)), device=device)
     prompt_ids, mask = pad(prompts, 0, left=True, device=device)  # (N, P)
+    cache = roomy_cache(model.config, prompt_ids.shape[1] + max_new_tokens)
     output = model(input_ids=prompt_ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                   use_cache=True, logits_to_keep=1)  # fmt: skip
-    cache, logits = output.past_key_values, output.logits[:, -1]  # (N, V)
+                   past_key_values=cache, use_cache=True, logits_to_keep=1)  # fmt: skip
+    logits = output.logits[:, -1]  # (N, V)
     if num_samples > 1:
         cache.batch_repeat_interleave(num_samples)
         logits, mask = logits.repeat_interleave(num_samples, 0), mask.repeat_interleave(num_samples, 0)
@@ -117,8 +120,7 @@ def _decode(model, tokenizer, prompts: list[list[int]], draws: torch.Tensor, tem
 
     def outcome(row: int, length: int) -> tuple[int, list[int], list[float], bool, str]:
         ids = tokens[row, :length].tolist()
-        text = tokenizer.decode(ids[:-1] if ids[-1] in special else ids)
-        text = truncate_at_stop(text) if stop_at_strings else text
+        text = completion_text(tokenizer, ids, special, stop_at_strings)
         return row, ids, logprobs[row, :length].tolist(), bool(ended[row]), text
 
     special = set(ends.tolist())
@@ -148,20 +150,72 @@ def _decode(model, tokenizer, prompts: list[list[int]], draws: torch.Tensor, tem
         yield outcome(row, max_new_tokens)
 
 
+def completion_text(tokenizer, ids: list[int], ends: set[int], stop_at_strings: bool) -> str:
+    """What the ids say, without the EOS (one of `ends`), and if so asked without stop string and what follows it."""
+    text = tokenizer.decode(ids[:-1] if ids[-1] in ends else ids)
+    return truncate_at_stop(text) if stop_at_strings else text
+
+
 def _draw(
     logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Next tokens (B,) and their log-probabilities (B,) from logits (B, V) and uniform numbers (B,) in [0, 1)."""
-    logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
+    logits = logits.float() if temperature in (0, 1) else logits.float() / temperature
+    probs = logits.softmax(-1)  # (B, V)
     if temperature == 0:
-        token = logprobs.argmax(-1)
+        token = probs.argmax(-1)
     else:
-        probs = logprobs.double().exp()
+        inside = probs
         if top_p < 1:
             sorted_probs, order = probs.sort(descending=True)
-            outside = sorted_probs.cumsum(-1) - sorted_probs > top_p  # the first token to reach top_p stays
-            probs = probs.masked_fill(outside.scatter(-1, order, outside), 0.0)
-        until = probs.cumsum(-1)  # (B, V): the token is the first to pass the number; those of probability 0 never do
+            outside = sorted_probs.cumsum(-1, dtype=torch.float64) - sorted_probs > top_p  # the first to reach it stays
+            inside = probs.masked_fill(outside.scatter(-1, order, outside), 0.0)
+        until = inside.cumsum(-1, dtype=torch.float64)  # the token is the first to pass the number: none of 0 does
         token = torch.searchsorted(until, (uniform * until[:, -1])[:, None], right=True).squeeze(1)
         token = token.clamp(max=logits.shape[1] - 1)
-    return token, logprobs.gather(1, token[:, None]).squeeze(1)
+    return token, probs.gather(1, token[:, None]).squeeze(1).log()
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer's keys and values, (B, heads, length, head size), with room ahead.
+
+    A new token is written in place; transformers' own layer copies all that it holds for each one.
+    """
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.stores = room, None
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Add states, and return all."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if self.stores is None:
+            held = (self.keys, self.values) if start else (None, None)
+            self.stores = []
+            for states, before in zip((key_states, value_states), held, strict=True):
+                rows, heads, _, size = states.shape
+                self.stores.append(states.new_empty(rows, heads, max(self.room, end), size))
+                if before is not None:
+                    self.stores[-1][:, :, :start] = before
+        for store, states in zip(self.stores, (key_states, value_states), strict=True):
+            store[:, :, start:end] = states
+        self.keys, self.values = (store[:, :, :end] for store in self.stores)
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.stores = None
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.stores = None
+
+
+def roomy_cache(config, room: int) -> DynamicCache:
+    """A cache for `room` tokens. Layers with a sliding window, or with a state, stay as transformers makes them."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache

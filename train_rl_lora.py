@@ -39,6 +39,8 @@ class Args:
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass, likewise
     gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, a third slower
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
+    engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
+    vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down

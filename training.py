@@ -44,6 +44,7 @@ from policy import (
     trainable_parameters,
 )
 from rollout import Rollout, encode_prompts, sample
+from rollout_vllm import VllmSampler, check_engine
 from sandbox import Sandbox, Verdict, self_test
 from tasks import sha256
 
@@ -72,6 +73,8 @@ def training_run(
         Preempted: SIGTERM or SIGINT came; the state is saved.
     """
     Tracker.check(args.report_to)
+    if judged:
+        check_engine(args)
     require(
         base_and_adapter(args.sft_model)[1] is not None,
         f"--sft_model {args.sft_model}: is no adapter; run train_sft_lora.py first",
@@ -128,6 +131,9 @@ class Run:
         self.tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
         if sandbox:
             self.prompts = encode_prompts(self.tokenizer, items, args.max_length - args.max_new_tokens)
+            self.sampler = sample
+            if args.engine == "vllm":  # it starts while the GPU is empty, and before the seeds are set: it sets its own
+                self.sampler = VllmSampler(args.sft_model, self.tokenizer, args).sample
         set_seed(args.seed)
         self.device = pick_device()
         self.model = load_policy(args.sft_model, self.device, trainable=True, trust_remote_code=args.trust_remote_code)
@@ -221,7 +227,7 @@ class Run:
         def judge(rollout: Rollout) -> None:
             checks[id(rollout)] = self.sandbox.submit(self.items[chosen[rollout.prompt_index][1]], rollout.text)
 
-        rollouts = sample(
+        rollouts = self.sampler(
             self.model,
             self.tokenizer,
             [self.prompts[index] for _, index in chosen],
@@ -236,7 +242,7 @@ class Run:
         )
         self.spent["sample"] += time.perf_counter() - started
         return [
-            Sample(self.items[index], group, r, checks[id(r)])
+            Sample(self.items[index], group, r, check=checks[id(r)])
             for r in rollouts
             for group, index in [chosen[r.prompt_index]]
         ]
