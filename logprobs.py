@@ -10,7 +10,6 @@ import weakref
 from dataclasses import dataclass
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 
 def pad(sequences: list[list[int]], value: int, left: bool, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,28 +101,55 @@ def completion_outputs(
 
 
 def head_logprobs(
-    head, states: torch.Tensor, ids: torch.Tensor, temperature: float, entropy: bool, logits_at_once: int = 2**25
+    head, states: torch.Tensor, ids: torch.Tensor, temperature: float, entropy: bool, logits_at_once: int = 2**23
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities (M,) of tokens (M,) drawn from states (M, H), and on request entropies (M,).
 
-    The logits are what fills a card: there are never more than about `logits_at_once`, and the backward pass computes
-    them again.
+    The logits are what fills a card: there are never more than about `logits_at_once`. Where they are needed again for
+    a gradient, the gradient is taken at once instead (`HeadLogprobs`), unless the head itself is trained.
+    """
+    size = max(1, logits_at_once // head.out_features)
+    parts = zip(states.split(size), ids.split(size), strict=True)
+    if head.weight.requires_grad or not (torch.is_grad_enabled() and states.requires_grad):
+        results = [logits_logprobs(head(s), i, temperature, entropy)[:2] for s, i in parts]
+    else:
+        results = [HeadLogprobs.apply(head, s, i, temperature, entropy) for s, i in parts]
+    return torch.cat([r[0] for r in results]), torch.cat([r[1] for r in results]) if entropy else None
+
+
+def logits_logprobs(logits: torch.Tensor, ids: torch.Tensor, temperature: float, entropy: bool):
+    """Log-probabilities of tokens (m,), entropies (m,) or None, and all log-probabilities (m, V); logits are (m, V)."""
+    everything = (logits.float() / temperature).log_softmax(-1)
+    logprobs = everything.gather(1, ids[:, None]).squeeze(1)
+    return logprobs, -(everything.exp() * everything).sum(-1) if entropy else None, everything
+
+
+class HeadLogprobs(torch.autograd.Function):
+    """`logits_logprobs` of a head that is not trained, without keeping the logits.
+
+    With p = softmax(W h / T): d log p_i / dh = (W_i - p W) / T and d entropy / dh = -(p (log p + entropy)) W / T, both
+    (m, H). They are computed while the logits are there; backward scales them.
     """
 
-    def part(states: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        logits = head(states).float() / temperature  # (m, V)
-        normalizer = logits.logsumexp(-1)
-        logprobs = logits.gather(1, ids[:, None]).squeeze(1) - normalizer
-        return logprobs, normalizer - (logits * logits.softmax(-1)).sum(-1) if entropy else None
+    @staticmethod
+    def forward(ctx, head, states, ids, temperature, entropy):
+        logprobs, entropies, everything = logits_logprobs(head(states), ids, temperature, entropy)
+        probs = everything.exp()
+        if entropy:
+            by_entropy = -(probs * (everything + entropies[:, None])).to(states.dtype) @ head.weight / temperature
+        del everything
+        pull = probs.neg_().scatter_add_(1, ids[:, None], torch.ones_like(logprobs)[:, None])  # (m, V): one-hot - p
+        by_logprob = pull.to(states.dtype) @ head.weight / temperature  # (m, H)
+        ctx.save_for_backward(by_logprob, *([by_entropy] if entropy else []))
+        return logprobs, entropies
 
-    size = max(1, logits_at_once // head.out_features)
-    if len(ids) <= size:
-        return part(states, ids)
-    parts = [
-        checkpoint(part, states[at : at + size], ids[at : at + size], use_reentrant=False)
-        for at in range(0, len(ids), size)
-    ]
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]) if entropy else None
+    @staticmethod
+    def backward(ctx, logprob_gradient, entropy_gradient):
+        by_logprob, *by_entropy = ctx.saved_tensors
+        gradient = logprob_gradient[:, None] * by_logprob
+        if by_entropy and entropy_gradient is not None:
+            gradient = gradient + entropy_gradient[:, None] * by_entropy[0]
+        return None, gradient.to(by_logprob.dtype), None, None, None
 
 
 def base_of(model):

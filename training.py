@@ -37,6 +37,7 @@ from logprobs import TokenOutputs, completion_outputs, takes_shared_prompts
 from parity import as_reference, check_parity, largest, load_reference
 from policy import (
     base_and_adapter,
+    drop_merged_copy,
     load_policy,
     load_tokenizer,
     pick_device,
@@ -240,6 +241,7 @@ class Run:
             seeds=[(args.seed, group) for group, _ in chosen],
             on_rollout=judge,
         )
+        drop_merged_copy(self.model)
         self.spent["sample"] += time.perf_counter() - started
         return [
             Sample(self.items[index], group, r, check=checks[id(r)])

@@ -62,9 +62,11 @@ def test_each_sequence_alone_gives_the_same(model):
     assert out.logprobs[out.mask == 0].abs().max() == out.entropy[out.mask == 0].abs().max() == 0
 
 
+@pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("size", [1, 3, 16, 1000])
-def test_a_head_in_chunks_changes_nothing(model, size):
+def test_a_head_in_chunks_changes_nothing(model, size, frozen):
     head, states = model.get_output_embeddings(), torch.randn(16, 32, requires_grad=True)
+    head.weight.requires_grad_(not frozen)
     ids = torch.randint(0, 64, (16,))
     logprobs, entropy = logprobs_module.head_logprobs(head, states, ids, 0.7, True, logits_at_once=size * 64)
     (gradient,) = torch.autograd.grad(logprobs.sum() + entropy.sum(), states)
@@ -108,3 +110,11 @@ def test_a_model_that_sees_across_completions_gets_a_row_each(capsys, monkeypatc
     monkeypatch.undo()
     alone = completion_outputs(model, PROMPTS, COMPLETIONS, share_prompts=False).logprobs
     assert torch.equal(completion_outputs(model, PROMPTS, COMPLETIONS).logprobs, alone)
+
+
+def test_a_frozen_head_keeps_no_logits(model):
+    head, kept = model.get_output_embeddings().requires_grad_(False), []
+    states = torch.randn(16, 32, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+        logprobs_module.head_logprobs(head, states, torch.randint(0, 64, (16,)), 1.0, False, logits_at_once=8 * 64)
+    assert sum(kept) == 16 * 32  # a state for each token, not V logits

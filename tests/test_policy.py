@@ -11,6 +11,7 @@ from logprobs import completion_logprobs, pad
 from policy import (
     add_lora,
     base_and_adapter,
+    drop_merged_copy,
     load_policy,
     load_tokenizer,
     merged_copy,
@@ -151,3 +152,16 @@ def test_a_missing_gpu_is_said_in_a_line():
         pick_device("cuda")
     with pytest.raises(InputError, match="want auto, cpu"):
         pick_device("toaster")
+
+
+def test_the_copy_shares_what_is_not_in_4_bits_and_gives_the_rest_back(pocket_policy):
+    model, tokenizer = pocket_policy
+    copy = merged_copy(model)
+    assert copy.get_input_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    ids = torch.tensor([tokenizer("def f(x):").input_ids])
+    with torch.no_grad():
+        before = copy(ids).logits
+        drop_merged_copy(model)
+        quantised = sum(m.weight.numel() for m in copy.modules() if isinstance(m, torch.nn.Linear))
+        assert quantised == copy.get_output_embeddings().weight.numel()  # of the blocks' linear layers nothing is left
+        assert torch.equal(merged_copy(model)(ids).logits, before)
