@@ -3,10 +3,10 @@
     peak = always + the largest phase + allowance
 
 A phase is what sampling, log-probabilities without gradients, training or the optimizer step add to what stays. What an
-operation keeps for the backward pass is counted per layer and token (`memory_parts.saved_by_a_block`) and checked against measured
-bytes on a CPU (tests/test_memory.py); the allowance for CUDA itself is not measured. Prompts and completions are taken
-to be as long as the arguments let them be, so real runs need less. Attention is sdpa's memory-efficient kernel, which
-keeps no T x T scores; for a model that has only eager attention they are counted.
+operation keeps for the backward pass is counted per layer and token (`memory_parts.saved_by_a_block`) and checked
+against measured bytes on a CPU (tests/test_memory.py); the allowance for CUDA itself is not measured. Prompts and
+completions are taken to be as long as the arguments let them be, so real runs need less. Attention is sdpa's
+memory-efficient kernel, which keeps no T x T scores; for a model that has only eager attention they are counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 import policy
-from common import require, require_at_least
+from common import InputError, require, require_at_least
 from memory_parts import (
     Shape,
     nf4_bytes,
@@ -99,7 +99,7 @@ def predict(shape: Shape, args: Any, prompt: int | None = None, dtype: int = 2) 
         "adapter, float32": trained,
         "AdamW's two moments": 2 * trained,
     }
-    update = {"gradients": trained, "AdamW's roots": trained}
+    update = {"gradients": trained, "AdamW's roots": trained * (dtype == 2)}  # torch's loop over all at once, on GPUs
     training = {"gradients": trained} | training_bytes(shape, args, prompt, dtype)
     phases = {"training": training, "optimizer step": update}
     if args.method != "sft":
@@ -189,14 +189,17 @@ def rank_of(name: str) -> int | None:
 
 
 def of_run(run: Any) -> str:
-    """One line for a dry run, beside what it measured: the prediction with the tokens that its items have."""
+    """One line for a dry run, beside what it measured: the prediction for the longest prompts that its items have."""
     given = {name: value for name, value in vars(run.args).items() if name in Args.__dataclass_fields__}
     args = Args(**given | {"method": run.method, "lora_r": rank_of(run.args.sft_model)})
     if run.method == "dpo":
         prompt, args.max_new_tokens = max(len(p.prompt_ids) for p in run.items), max(p.length for p in run.items)
     else:
         prompt = max(map(len, run.prompts))
-    found = predict(read_shape(run.args.sft_model, run.args.trust_remote_code), args, prompt,
-                    2 if run.device.type == "cuda" else 4)  # fmt: skip
+    try:
+        shape = read_shape(run.args.sft_model, run.args.trust_remote_code)
+    except InputError as error:
+        return f"predicted: nothing ({error})"
+    found = predict(shape, args, prompt, dtype=2 if run.device.type == "cuda" else 4)
     size = f"{found.tensors / GIB:.2f} GiB of tensors at most, in {found.largest}"
     return f"predicted: {size}; the libraries' own memory is not counted"

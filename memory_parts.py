@@ -72,6 +72,9 @@ def read_shape(name: str, trust_remote_code: bool = False) -> Shape:
 def shape_of(model: nn.Module, name: str, targets: list[str]) -> Shape:
     """The shape of a transformers model, on the meta device or any other, before it is quantised."""
     config, head = model.config.get_text_config(), model.get_output_embeddings()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
     linears, block, norms, rms = [], [], [], False
     for path, module in model.named_modules():
         parts = path.split(".")
@@ -80,16 +83,13 @@ def shape_of(model: nn.Module, name: str, targets: list[str]) -> Shape:
             linears.append((parts[-1], module.in_features, module.out_features))
             block += linears[-1:] if first else []
         elif first and type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None:
-            heads = {"q_norm": config.num_attention_heads, "k_norm": config.num_key_value_heads}.get(parts[-1], 1)
-            norms.append(module.weight.numel() * (heads if module.weight.numel() < config.hidden_size else 1))
+            times = {"q_norm": heads, "k_norm": kv_heads}.get(parts[-1], 1)
+            norms.append(module.weight.numel() * (times if module.weight.numel() == head_dim else 1))
             rms = not isinstance(module, nn.LayerNorm)
     names = {n for n, *_ in block}
     require(bool(names & set(targets)), f"{name}: has none of the layers that are adapted ({', '.join(targets)})")
     routed = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
     require(not routed, f"{name}: a mixture of experts is not counted")
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
     quantised = sum(i * o for _, i, o in linears)
     return Shape(
         layers=config.num_hidden_layers,
@@ -244,10 +244,10 @@ def sampling_bytes(shape: Shape, args: Any, prompt: int, dtype: int) -> dict[str
     )  # float32, divided, log-softmax, probabilities
     tokens = rows // args.num_samples * prompt
     beside = 4 if dtype == 2 else 3  # in 16 bits the adapter's own result
-    prefill = tokens * (a_token + dtype * (beside * shape.inner + 4 * shape.hidden))
+    prefill = tokens * (a_token + dtype * (beside * shape.inner + 5 * shape.hidden))
     return {
         f"keys and values of {rows} rows": cache,
-        "logits of a step, or the prefill": max(one_layer, logits, prefill - cache),
+        "logits of a step, or the prefill": max(one_layer + rows * shape.vocab * dtype, logits, prefill - cache),
     }
 
 
