@@ -116,17 +116,17 @@ def largest_fitting(shape: Shape, args: Args, room: float, name: str) -> int:
     """The largest value of an argument for which its own phase fits in `room` bytes; 0: none."""
     phases = {"micro_batch_size": ("training", "log-probabilities"), "batch_size": ("sampling",)}[name]
     best, value = 0, 1
-    limit = args.batch_size * args.num_samples if name == "micro_batch_size" and args.method in RL else 1024
+    limit = args.batch_size * args.num_samples if name == "micro_batch_size" and args.method in RL else MOST
     while value <= limit:
         found = predict(shape, replace(args, **{name: value}), dtype=4 if args.float32 else 2)
         found.phases = {phase: parts for phase, parts in found.phases.items() if phase in phases}
         if found.peak > room:
             break
-        best, value = value, value + max(1, value // 8)
+        best, value = value, min(value + max(1, value // 8), max(limit, value + 1))
     return best
 
 
-RL = ("rl", "ppo", "grpo")
+RL, MOST = ("rl", "ppo", "grpo"), 1024
 
 
 def advice(shape: Shape, args: Args, name: str, room: float) -> str:
@@ -140,10 +140,13 @@ def advice(shape: Shape, args: Args, name: str, room: float) -> str:
     tasks = largest_fitting(shape, args, room, "batch_size") if args.method in RL else 1
     if not checkpointed or not tasks:
         return said + "; nor with any other batch: a smaller model, or fewer tokens"
-    said += f"; micro_batch_size up to {plain}" if plain else "; micro_batch_size none without checkpointing"
-    said += f", {checkpointed} with gradient checkpointing"
+    if args.method in RL and plain == args.batch_size * args.num_samples:
+        said += "; any micro_batch_size"
+    else:
+        said += f"; micro_batch_size up to {plain}" if plain else "; micro_batch_size none without checkpointing"
+        said += f", {checkpointed} with gradient checkpointing"
     if args.method in RL:
-        said += f"; batch_size up to {tasks}" if tasks < 1024 * 8 // 9 else "; any batch_size"
+        said += f"; batch_size up to {tasks}" if tasks < MOST else "; any batch_size"
     return said
 
 
@@ -152,7 +155,7 @@ def report(shape: Shape, args: Args) -> str:
     found = predict(shape, args, dtype=4 if args.float32 else 2)
     rows, length, _ = rows_and_tokens(args, args.max_length - args.max_new_tokens)
     lines = [
-        f"{args.model_name}, {args.method}: micro-batches of {rows} rows of {length} tokens"
+        f"{args.model_name}, {args.method}: micro-batches of {rows} x {length} tokens"
         f"{', gradient checkpointing' if args.gradient_checkpointing else ''}; GiB"
     ]
     for title, parts in [("always", found.always), *found.phases.items()]:

@@ -86,6 +86,8 @@ def shape_of(model: nn.Module, name: str, targets: list[str]) -> Shape:
             times = {"q_norm": heads, "k_norm": kv_heads}.get(parts[-1], 1)
             norms.append(module.weight.numel() * (times if module.weight.numel() == head_dim else 1))
             rms = not isinstance(module, nn.LayerNorm)
+    if getattr(config, "use_parallel_residual", False):
+        norms = norms[:1]  # both norms keep the same input
     names = {n for n, *_ in block}
     require(bool(names & set(targets)), f"{name}: has none of the layers that are adapted ({', '.join(targets)})")
     routed = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
@@ -179,7 +181,7 @@ def saved_by_a_block(shape: Shape, args: Any, dtype: int, repeated: bool) -> flo
         total += sum((8 if dtype == 4 else dtype + 1) * wide for _, wide in adapters)
     elif dtype == 4:
         sources = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "up", "up_proj": "up"}
-        inputs = {sources.get(name, name): wide for name, wide in adapters if name not in ("o_proj", "dense")}
+        inputs = {sources.get(name, name): wide for name, wide in adapters if name != "o_proj"}
         total += 4 * sum(inputs.values())
     else:
         total += sum((dtype if args.method == "sft" else 4) * wide for _, wide in adapters)

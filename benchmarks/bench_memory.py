@@ -184,7 +184,7 @@ def main(args: Args) -> None:
         found = compare(model, adapter, replace(settings), args.prompt)
     rows, length, _ = rows_and_tokens(settings, args.prompt)
     place = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    print(f"{args.shape}, {policy.compute_dtype(device)}, {place}; micro-batches of {rows} rows of {length} tokens")
+    print(f"{args.shape}, {policy.compute_dtype(device)}, {place}; micro-batches of {rows} x {length} tokens")
     print("| | predicted MiB | measured MiB | error |\n|---|---|---|---|")
     for name, (predicted, measured) in found.items():
         print(f"| {name} | {predicted / 2**20:.1f} | {measured / 2**20:.1f} | {predicted / measured - 1:+.1%} |")

@@ -53,23 +53,22 @@ def test_what_is_kept_for_the_backward_pass(kind, dtype, tmp_path, monkeypatch):
         args = memory.Args(batch_size=4 // samples, num_samples=samples, max_new_tokens=REPLY, micro_batch_size=4)
         prompts = [[7 + (row if samples == 1 else 0)] * length for row, length in enumerate(lengths)]
         measured = saved_bytes(model, prompts, [[9] * REPLY] * 4)
-        # one row each, padded: sdpa makes its own mask in every layer, as kept as if autograd had it
         kept = training_bytes(shape, args, PROMPT, dtype.itemsize)["activations kept for the backward pass"]
         predicted = kept + 4 * 4 * REPLY * shape.vocab  # the logits
-        aligning = 2 * (dtype == torch.bfloat16) * shape.layers * (PROMPT + 4 * REPLY) ** 2 * (samples > 1)
-        assert predicted - aligning == pytest.approx(measured, rel=0.05), (kind, samples)  # a GPU's copies of the mask
+        if dtype == torch.bfloat16 and samples > 1:  # the copies of the mask that a GPU's kernel makes
+            predicted -= 2 * shape.layers * (PROMPT + 4 * REPLY) ** 2
+        assert predicted == pytest.approx(measured, rel=0.05), (kind, samples)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "checkpointing"), [(torch.float32, False), (torch.bfloat16, True)])
 def test_the_peak_of_a_grpo_step(dtype, checkpointing, tmp_path, monkeypatch):
     monkeypatch.setattr(policy, "compute_dtype", lambda device: dtype)
     config = LlamaConfig(hidden_size=512, intermediate_size=1408, num_hidden_layers=4, vocab_size=8192,
                          num_attention_heads=8, num_key_value_heads=4)  # fmt: skip
     model, adapter = random_policy(config, tmp_path, torch.device("cpu"))
-    args = memory.Args(batch_size=2, num_samples=4, max_new_tokens=32, max_length=128, micro_batch_size=4,
+    args = memory.Args(batch_size=2, num_samples=4, max_new_tokens=32, max_length=224, micro_batch_size=4,
                        gradient_checkpointing=checkpointing)  # fmt: skip
-    found = compare(model, adapter, args, prompt=96)
+    found = compare(model, adapter, args, prompt=192)
     for name, (predicted, measured) in found.items():
         bound = {"always": 0.01, "optimizer step": 1.0}.get(name, 0.15)
         assert predicted == pytest.approx(measured, rel=bound), name
