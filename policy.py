@@ -257,3 +257,10 @@ def eos_ids(model, tokenizer) -> set[int]:
     named = model.generation_config.eos_token_id
     ids = set(named) if isinstance(named, list) else {named}
     return {i for i in ids | {tokenizer.eos_token_id} if i is not None}
+
+
+if __name__ == "__main__":
+    import memory
+    from common import run
+
+    run(memory.preflight, memory.Args, memory.__doc__)

@@ -30,6 +30,7 @@ from transformers import get_scheduler, set_seed
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import processes
+import memory
 from batches import BeforeUpdate, Sample, micro_batches, tied_groups
 from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
 from common import Preempted, RunLog, Tracker, machine, require
@@ -210,6 +211,7 @@ class Run:
         gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if torch.cuda.is_available() else ""
         print(f"dry run: peak memory {peak:.2f} GiB{gpu}; the whole run would take about "
               f"{seconds * steps / 60:.1f} minutes")  # fmt: skip
+        print(memory.of_run(self))
 
     def draw(self, count: int) -> list[int]:
         """Indices of the next items: every one once in each pass, each pass in a new order."""

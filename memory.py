@@ -1,0 +1,208 @@
+"""Will it fit my card? The peak memory of a run, from the model's config alone: no weights are loaded.
+
+    peak = always + the largest phase + allowance
+
+A phase is what sampling, log-probabilities without gradients, training or the optimizer step add to what stays. What an
+operation keeps for the backward pass is counted per layer and token (`memory_parts.saved_by_a_block`) and checked
+against measured bytes on a CPU (tests/test_memory.py); the allowance for CUDA itself is not measured. Prompts and
+completions are taken to be as long as the arguments let them be, so real runs need less. Attention is sdpa's
+memory-efficient kernel, which keeps no T x T scores; for a model that has only eager attention they are counted.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import policy
+from common import InputError, require, require_at_least
+from memory_parts import (
+    Shape,
+    nf4_bytes,
+    read_shape,
+    rows_and_tokens,
+    sampling_bytes,
+    scoring_bytes,
+    training_bytes,
+)
+
+GIB = 2**30
+CARDS = {"16 GB": 14.7, "24 GB": 22.0}  # GiB that the smallest cards of that name show (T4, A10G and L4)
+CONTEXT, SLACK = 0.75 * GIB, 0.10  # CUDA and its libraries; blocks the allocator cannot hand out, of a phase's bytes
+
+
+@dataclass
+class Args:
+    preflight: bool = False  # print the predicted peak memory; all that this script does
+    model_name: str = "deepseek-ai/deepseek-coder-1.3b-base"  # hub name or folder of a model, or of an adapter
+    method: Literal["sft", "rl", "ppo", "grpo", "dpo"] = "grpo"  # what it is trained with
+    batch_size: int = 8  # tasks a step
+    num_samples: int = 8  # completions a task
+    max_length: int = 1024  # tokens of prompt and completion together, at most
+    max_new_tokens: int = 256  # tokens of a completion, at most
+    micro_batch_size: int = 4  # completions (dpo: pairs, sft: examples) in one forward and backward pass
+    minibatch_size: int = 0  # completions an optimizer step; 0: the whole batch
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass
+    value_coef: float = 0.0  # above 0: with a critic
+    top_p: float = 1.0  # below 1, sampling sorts the vocabulary
+    lora_r: int = 8  # rank of the adapter; that of --model_name if it is one
+    lora_dropout: float = 0.05  # counts in SFT alone
+    float32: bool = False  # as on a CPU; otherwise in 16 bits, as on a GPU
+    trust_remote_code: bool = False  # run code that comes with the model
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+@dataclass
+class Prediction:
+    """Bytes by part: what stays throughout, and what each phase adds. allowance: CUDA's own, 0 without a GPU."""
+
+    always: dict[str, float]
+    phases: dict[str, dict[str, float]]
+    gpu: bool
+
+    @property
+    def largest(self) -> str:
+        return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
+
+    @property
+    def tensors(self) -> float:
+        """The peak without the allowance, as torch.cuda.max_memory_allocated counts."""
+        return sum(self.always.values()) + sum(self.phases[self.largest].values())
+
+    @property
+    def allowance(self) -> float:
+        return self.gpu * (CONTEXT + SLACK * sum(self.phases[self.largest].values()))
+
+    @property
+    def peak(self) -> float:
+        return self.tensors + self.allowance
+
+
+def predict(shape: Shape, args: Any, prompt: int | None = None, dtype: int = 2) -> Prediction:
+    """The peak of a run.
+
+    Args:
+        args: an `Args`. prompt: tokens of the longest prompt; None: as many as max_length leaves.
+        dtype: bytes of a number outside the adapters: 2 on a GPU, 4 on a CPU.
+    """
+    prompt = args.max_length - args.max_new_tokens if prompt is None else prompt
+    adapter = sum(i + o for i, o in shape.adapted) * args.lora_r
+    trained = 4 * (adapter + (shape.hidden + 1) * (args.value_coef > 0))  # float32: peft's default for 16-bit weights
+    quantised = [i * o for _, i, o in shape.linears]
+    always = {
+        "weights in 4 bits": sum(map(nf4_bytes, quantised)),
+        f"embeddings, norms, LM head in {8 * dtype} bits": shape.other * dtype,
+        "adapter, float32": trained,
+        "AdamW's two moments": 2 * trained,
+    }
+    update = {"gradients": trained, "AdamW's roots": trained * (dtype == 2)}  # torch's loop over all at once, on GPUs
+    training = {"gradients": trained} | training_bytes(shape, args, prompt, dtype)
+    phases = {"training": training, "optimizer step": update}
+    if args.method != "sft":
+        always["frozen reference, float32"] = 4 * adapter
+        phases["log-probabilities"] = {"activations and logits": scoring_bytes(shape, args, prompt, dtype)}
+    if args.method in ("rl", "ppo", "grpo"):
+        copy = (sum(quantised) + shape.other) * dtype + (dtype == 2) * adapter * dtype
+        always[f"merged copy to sample from, {8 * dtype} bits"] = copy
+        phases["sampling"] = sampling_bytes(shape, args, prompt, dtype)
+    return Prediction(always, phases, gpu=dtype == 2)
+
+
+def largest_fitting(shape: Shape, args: Args, room: float, name: str) -> int:
+    """The largest value of an argument for which its own phase fits in `room` bytes; 0: none."""
+    phases = {"micro_batch_size": ("training", "log-probabilities"), "batch_size": ("sampling",)}[name]
+    best, value = 0, 1
+    limit = args.batch_size * args.num_samples if name == "micro_batch_size" and args.method in RL else MOST
+    while value <= limit:
+        found = predict(shape, replace(args, **{name: value}), dtype=4 if args.float32 else 2)
+        found.phases = {phase: parts for phase, parts in found.phases.items() if phase in phases}
+        if found.peak > room:
+            break
+        best, value = value, min(value + max(1, value // 8), max(limit, value + 1))
+    return best
+
+
+RL, MOST = ("rl", "ppo", "grpo"), 1024
+
+
+def advice(shape: Shape, args: Args, name: str, room: float) -> str:
+    """One line: does it fit this card, and the largest settings that do."""
+    peak = predict(shape, args, dtype=4 if args.float32 else 2).peak
+    said = f"{name} ({room / GIB:.1f} GiB usable): {'fits' if peak <= room else 'does not fit'}"
+    plain, checkpointed = (
+        largest_fitting(shape, replace(args, gradient_checkpointing=on), room, "micro_batch_size")
+        for on in (False, True)
+    )
+    tasks = largest_fitting(shape, args, room, "batch_size") if args.method in RL else 1
+    if not checkpointed or not tasks:
+        return said + "; nor with any other batch: a smaller model, or fewer tokens"
+    if args.method in RL and plain == args.batch_size * args.num_samples:
+        said += "; any micro_batch_size"
+    else:
+        said += f"; micro_batch_size up to {plain}" if plain else "; micro_batch_size none without checkpointing"
+        said += f", {checkpointed} with gradient checkpointing"
+    if args.method in RL:
+        said += f"; batch_size up to {tasks}" if tasks < MOST else "; any batch_size"
+    return said
+
+
+def report(shape: Shape, args: Args) -> str:
+    """The prediction by part, and a line for each card."""
+    found = predict(shape, args, dtype=4 if args.float32 else 2)
+    rows, length, _ = rows_and_tokens(args, args.max_length - args.max_new_tokens)
+    lines = [
+        f"{args.model_name}, {args.method}: micro-batches of {rows} x {length} tokens"
+        f"{', gradient checkpointing' if args.gradient_checkpointing else ''}; GiB"
+    ]
+    for title, parts in [("always", found.always), *found.phases.items()]:
+        note = " (the largest phase)" if title == found.largest else ""
+        lines.append(f"  {title + note:<54}{sum(parts.values()) / GIB:7.2f}")
+        lines += [f"    {part:<52}{size / GIB:7.2f}" for part, size in parts.items()]
+    if found.gpu:
+        lines.append(f"  {'allowance: CUDA, and blocks that cannot be reused':<54}{found.allowance / GIB:7.2f}")
+    lines.append(f"  {'peak: always + ' + found.largest + ' + allowance' * found.gpu:<54}{found.peak / GIB:7.2f}")
+    cards = {name: size * GIB for name, size in CARDS.items()}
+    if torch.cuda.is_available():
+        cards[torch.cuda.get_device_name()] = torch.cuda.get_device_properties(0).total_memory
+    return "\n".join(lines + [advice(shape, args, name, room) for name, room in cards.items()])
+
+
+def preflight(args: Args) -> None:
+    """What `python policy.py --preflight` does.
+
+    Raises:
+        InputError: settings that make no sense, or a model that cannot be reached or counted.
+    """
+    require(args.preflight, "policy.py: --preflight predicts a run's peak memory; there is nothing else to run here")
+    require_at_least(1, args, "batch_size", "num_samples", "max_new_tokens", "micro_batch_size", "lora_r")
+    require_at_least(0, args, "minibatch_size", "value_coef")
+    require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
+    shape = read_shape(args.model_name, args.trust_remote_code)
+    print(report(shape, replace(args, lora_r=rank_of(args.model_name) or args.lora_r)))
+
+
+def rank_of(name: str) -> int | None:
+    """The rank of an adapter folder; None for a model."""
+    _, adapter = policy.base_and_adapter(name)
+    return json.loads((Path(adapter) / "adapter_config.json").read_text())["r"] if adapter else None
+
+
+def of_run(run: Any) -> str:
+    """One line for a dry run, beside what it measured: the prediction for the longest prompts that its items have."""
+    given = {name: value for name, value in vars(run.args).items() if name in Args.__dataclass_fields__}
+    args = Args(**given | {"method": run.method, "lora_r": rank_of(run.args.sft_model)})
+    if run.method == "dpo":
+        prompt, args.max_new_tokens = max(len(p.prompt_ids) for p in run.items), max(p.length for p in run.items)
+    else:
+        prompt = max(map(len, run.prompts))
+    try:
+        shape = read_shape(run.args.sft_model, run.args.trust_remote_code)
+    except InputError as error:
+        return f"predicted: nothing ({error})"
+    found = predict(shape, args, prompt, dtype=2 if run.device.type == "cuda" else 4)
+    size = f"{found.tensors / GIB:.2f} GiB of tensors at most, in {found.largest}"
+    return f"predicted: {size}; the libraries' own memory is not counted"

@@ -1,0 +1,124 @@
+"""Predicted memory against measured bytes, on a CPU in float32 and in bfloat16 (but for the kernels, as on a GPU)."""
+
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Qwen2Config, Starcoder2Config
+
+import memory
+import policy
+from benchmarks.bench_memory import compare, random_policy
+from logprobs import completion_outputs, takes_shared_prompts
+from memory_parts import shape_of, training_bytes
+
+SMALL = dict(vocab_size=256, hidden_size=128, intermediate_size=320, num_hidden_layers=3, num_attention_heads=4,
+             max_position_embeddings=512)  # fmt: skip
+CONFIGS = {
+    "llama": LlamaConfig(**SMALL, num_key_value_heads=4),
+    "qwen2": Qwen2Config(**SMALL, num_key_value_heads=2),
+    "starcoder2": Starcoder2Config(**SMALL, num_key_value_heads=2),
+    "gpt_neox": GPTNeoXConfig(**SMALL),
+}
+NEOX_TARGETS = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
+PROMPT, REPLY = 32, 16
+
+
+def saved_bytes(model, prompts, completions) -> int:
+    """Of distinct storages kept for the backward pass; weights and constants are not counted."""
+    weights = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage  # held: its address must not be given to another
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        completion_outputs(model, prompts, completions)
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_what_is_kept_for_the_backward_pass(kind, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(policy, "compute_dtype", lambda device: dtype)
+    monkeypatch.setattr(policy, "LORA_TARGETS", NEOX_TARGETS if kind == "gpt_neox" else policy.LORA_TARGETS)
+    model, _ = random_policy(CONFIGS[kind], tmp_path, torch.device("cpu"))
+    with torch.device("meta"):
+        shape = shape_of(AutoModelForCausalLM.from_config(CONFIGS[kind]), kind, policy.LORA_TARGETS)
+    assert takes_shared_prompts(model)
+    for samples, lengths in ((4, [PROMPT] * 4), (1, [PROMPT, PROMPT, PROMPT - 9, PROMPT])):
+        args = memory.Args(batch_size=4 // samples, num_samples=samples, max_new_tokens=REPLY, micro_batch_size=4)
+        prompts = [[7 + (row if samples == 1 else 0)] * length for row, length in enumerate(lengths)]
+        measured = saved_bytes(model, prompts, [[9] * REPLY] * 4)
+        kept = training_bytes(shape, args, PROMPT, dtype.itemsize)["activations kept for the backward pass"]
+        predicted = kept + 4 * 4 * REPLY * shape.vocab  # the logits
+        if dtype == torch.bfloat16 and samples > 1:  # the copies of the mask that a GPU's kernel makes
+            predicted -= 2 * shape.layers * (PROMPT + 4 * REPLY) ** 2
+        assert predicted == pytest.approx(measured, rel=0.05), (kind, samples)
+
+
+@pytest.mark.parametrize(("dtype", "checkpointing"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_the_peak_of_a_grpo_step(dtype, checkpointing, tmp_path, monkeypatch):
+    monkeypatch.setattr(policy, "compute_dtype", lambda device: dtype)
+    config = LlamaConfig(hidden_size=512, intermediate_size=1408, num_hidden_layers=4, vocab_size=8192,
+                         num_attention_heads=8, num_key_value_heads=4)  # fmt: skip
+    model, adapter = random_policy(config, tmp_path, torch.device("cpu"))
+    args = memory.Args(batch_size=2, num_samples=4, max_new_tokens=32, max_length=224, micro_batch_size=4,
+                       gradient_checkpointing=checkpointing)  # fmt: skip
+    found = compare(model, adapter, args, prompt=192)
+    for name, (predicted, measured) in found.items():
+        bound = {"always": 0.01, "optimizer step": 1.0}.get(name, 0.15)
+        assert predicted == pytest.approx(measured, rel=bound), name
+    assert memory.rank_of(adapter) == 8
+
+
+def test_what_fits_is_what_is_proposed(tmp_path):
+    config = LlamaConfig(hidden_size=2048, intermediate_size=5504, num_hidden_layers=24, num_attention_heads=16,
+                         vocab_size=32256)  # fmt: skip
+    config.save_pretrained(tmp_path)
+    shape, args, room = memory.read_shape(str(tmp_path)), memory.Args(), 14.7 * memory.GIB
+    parts = memory.predict(shape, args)
+    assert parts.always["weights in 4 bits"] * 8 / sum(i * o for _, i, o in shape.linears) == pytest.approx(4.13, 1e-3)
+    assert shape.other == 2 * 32256 * 2048 + 49 * 2048  # embeddings, LM head, norms
+    assert "does not fit; micro_batch_size up to 4," in memory.advice(shape, args, "16 GB", room)
+    for name, phase in (("micro_batch_size", "training"), ("batch_size", "sampling")):
+        best = memory.largest_fitting(shape, args, room, name)
+        sizes = [best, best + max(1, best // 8)]
+        peaks = []
+        for size in sizes:
+            found = memory.predict(shape, memory.replace(args, **{name: size}))
+            found.phases = {phase: found.phases[phase]}
+            peaks.append(found.peak)
+        assert peaks[0] <= room < peaks[1]
+    for method in ("sft", "rl", "ppo", "dpo"):
+        other = memory.predict(shape, memory.replace(args, method=method, value_coef=0.5 * (method == "ppo")))
+        assert math.isfinite(other.peak) and ("sampling" in other.phases) is (method in ("rl", "ppo"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("", "--preflight predicts"),
+        ("--preflight --model_name nobody/nothing", "the hub cannot be reached"),
+        ("--preflight --model_name data", "data: no model here"),
+        ("--preflight --batch_size 0", "--batch_size 0: must be at least 1"),
+        ("--preflight --max_length 10", "--max_length must be more"),
+        ("--preflight --micro_batchsize 3", "did you mean --micro_batch_size?"),
+    ],
+)
+def test_bad_input_is_one_line(flags, says, capsys, monkeypatch):
+    from common import run
+
+    monkeypatch.setattr("sys.argv", ["policy.py", *flags.split()])
+    with pytest.raises(SystemExit) as stop:
+        run(memory.preflight, memory.Args, None)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and says in error and error.count("\n") == 1
+
+
+def test_the_command_line(run_cli, pocket):
+    code, out, _ = run_cli("policy.py", "--preflight", "--model_name", pocket, "--num_samples", "4")
+    assert code == 0 and "16 GB" in out and "any batch_size" in out and "the largest phase" in out
