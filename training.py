@@ -29,8 +29,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import get_scheduler, set_seed
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-import processes
 import memory
+import processes
 from batches import BeforeUpdate, Sample, micro_batches, tied_groups
 from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
 from common import Preempted, RunLog, Tracker, machine, require
