@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from accelerate import DistributedType, PartialState
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
 
 from common import replace_folder, require
@@ -27,16 +27,15 @@ def processes() -> PartialState:
     """This process and its number among the others.
 
     Raises:
-        InputError: a launch that cuts the model up (FSDP, DeepSpeed): sampling needs it whole.
+        InputError: a launch that cuts the model up (FSDP, DeepSpeed, Megatron): sampling needs it whole.
     """
-    state = PartialState(cpu=not torch.cuda.is_available())
-    whole = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-    require(
-        state.distributed_type in whole,
-        f"launched with {state.distributed_type.value}, which cuts the model up; the 4-bit base is kept whole on each "
-        "GPU: accelerate launch --config_file docs/accelerate_ddp.yaml",
-    )
-    return state
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        require(
+            os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() != "true",
+            f"launched with {name}, which cuts the model up; the 4-bit base is kept whole on each GPU: "
+            "accelerate launch --config_file docs/accelerate_ddp.yaml",
+        )
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 @contextlib.contextmanager

@@ -4,10 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
-from accelerate import DistributedType
 from conftest import ROOT
 from safetensors.torch import load_file
 
@@ -88,7 +86,19 @@ def test_sft_in_two_processes(pocket, tmp_path):
 
 
 def test_a_launch_that_cuts_the_model_up_is_refused(monkeypatch):
-    state = SimpleNamespace(distributed_type=DistributedType.FSDP)
-    monkeypatch.setattr(processes, "PartialState", lambda cpu: state)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(InputError, match="launched with FSDP, .*docs/accelerate_ddp.yaml"):
         processes.processes.__wrapped__()
+
+
+def test_evaluation_in_two_processes(start, tmp_path):
+    found = []
+    for count in (1, 2):
+        launch(count, "eval_humaneval.py", "--model_path", start, "--data_path", "data/pocket_test.jsonl",
+               "--limit", "7", "--max_length", "384", "--max_new_tokens", "40", "--n_samples", "2", "--temperature", "0.8",
+               "--exp_name", "e", "--results_dir", str(tmp_path / str(count)))  # fmt: skip
+        rows = [json.loads(line) for line in (tmp_path / str(count) / "e_per_task.jsonl").open()]
+        metrics = json.loads((tmp_path / str(count) / "e_metrics.json").read_text())
+        names = ("num_tasks", "num_samples", "num_pass", "avg_gen_len", "cut_off", "pass_at_2", "statuses")
+        found.append(([(row["task_id"], row["completion"]) for row in rows], [metrics[name] for name in names]))
+    assert found[0] == found[1] and len(found[0][0]) == 14
