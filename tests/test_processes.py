@@ -95,8 +95,8 @@ def test_evaluation_in_two_processes(start, tmp_path):
     found = []
     for count in (1, 2):
         launch(count, "eval_humaneval.py", "--model_path", start, "--data_path", "data/pocket_test.jsonl",
-               "--limit", "7", "--max_length", "384", "--max_new_tokens", "40", "--n_samples", "2", "--temperature", "0.8",
-               "--exp_name", "e", "--results_dir", str(tmp_path / str(count)))  # fmt: skip
+               "--limit", "7", "--max_length", "384", "--max_new_tokens", "40", "--n_samples", "2",
+               "--temperature", "0.8", "--exp_name", "e", "--results_dir", str(tmp_path / str(count)))  # fmt: skip
         rows = [json.loads(line) for line in (tmp_path / str(count) / "e_per_task.jsonl").open()]
         metrics = json.loads((tmp_path / str(count) / "e_metrics.json").read_text())
         names = ("num_tasks", "num_samples", "num_pass", "avg_gen_len", "cut_off", "pass_at_2", "statuses")
