@@ -196,7 +196,7 @@ def of_run(run: Any) -> str:
     given = {name: value for name, value in vars(run.args).items() if name in Args.__dataclass_fields__}
     args = Args(**given | {"method": run.method, "lora_r": rank_of(run.args.sft_model)})
     if run.method == "dpo":
-        prompt, args.max_new_tokens = max(len(p.prompt_ids) for p in run.items), max(p.length for p in run.items)
+        prompt, args.max_new_tokens = max(len(p.prompt_ids) for p in run.items), max(max(p.lengths) for p in run.items)
     else:
         prompt = max(map(len, run.prompts))
     try:

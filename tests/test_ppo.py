@@ -73,7 +73,7 @@ def test_critic_entropy_and_kl_are_the_hand_computed_ones(start, tasks_path, tmp
     monkeypatch.setattr(train_ppo_lora, "minibatches", lambda count, size, epochs: iter(fixed * epochs))
     args = arguments(start, tasks_path, tmp_path, ppo_epochs=2, minibatch_size=3, micro_batch_tokens=300,
                      value_coef=0.5, entropy_coef=0.01, kl_coef=0.1, kl_in="loss", ratio_level="token",
-                     learning_rate=0.3, num_updates=2, max_grad_norm=0.2, gamma=0.97, gae_lambda=0.9,
+                     learning_rate=2.0, num_updates=2, max_grad_norm=0.2, gamma=0.97, gae_lambda=0.9,
                      length_penalty_alpha=0.02)  # fmt: skip
     train_ppo_lora.main(args)
     plain, reference = Plain(start), Plain(start)
@@ -106,7 +106,7 @@ def test_critic_entropy_and_kl_are_the_hand_computed_ones(start, tasks_path, tmp
                 for i in rows
                 for gap in [plain.tokens(rollouts[i])[0].detach() - old[i]]
             ) / tokens  # fmt: skip
-            plain.descend(loss, 0.3, max_norm=0.2)
+            plain.descend(loss, args.learning_rate, max_norm=0.2)
     plain.assert_equals(start, args.output_dir)
     critic = load_file(f"{args.output_dir}/critic.safetensors")
     assert plain.head.norm() > 0
