@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT
@@ -37,6 +38,12 @@ def launch(count: int, *command: str) -> str:
     return done.stdout
 
 
+def launch_both(*command: str) -> list[str]:
+    """In one process and in two, beside each other; the last word is a folder, and each has one of its own in it."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda count: launch(count, *command[:-1], f"{command[-1]}/{count}"), (1, 2)))
+
+
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> str:
     lines = [
@@ -55,10 +62,10 @@ def test_two_processes_make_the_update_of_one(start, pairs, tmp_path, method):
     for name, value in flags.items():
         value = value.format(start=start, pairs=pairs) if isinstance(value, str) else value
         words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    logs, ends, said = [], [], []
+    logs, ends = [], []
+    said = launch_both(*words, "--output_dir", str(tmp_path))
     for count in (1, 2):
         out = tmp_path / str(count)
-        said.append(launch(count, *words, "--output_dir", str(out)))
         logs.append([json.loads(line) for line in (out / f"{method}_train_log.jsonl").open()])
         ends.append(load_file(out / "adapter_model.safetensors"))
     for one, two in zip(*logs, strict=True):
@@ -93,10 +100,10 @@ def test_a_launch_that_cuts_the_model_up_is_refused(monkeypatch):
 
 def test_evaluation_in_two_processes(start, tmp_path):
     found = []
+    launch_both("eval_humaneval.py", "--model_path", start, "--data_path", "data/pocket_test.jsonl", "--limit", "7",
+                "--max_length", "384", "--max_new_tokens", "40", "--n_samples", "2", "--temperature", "0.8",
+                "--exp_name", "e", "--results_dir", str(tmp_path))  # fmt: skip
     for count in (1, 2):
-        launch(count, "eval_humaneval.py", "--model_path", start, "--data_path", "data/pocket_test.jsonl",
-               "--limit", "7", "--max_length", "384", "--max_new_tokens", "40", "--n_samples", "2",
-               "--temperature", "0.8", "--exp_name", "e", "--results_dir", str(tmp_path / str(count)))  # fmt: skip
         rows = [json.loads(line) for line in (tmp_path / str(count) / "e_per_task.jsonl").open()]
         metrics = json.loads((tmp_path / str(count) / "e_metrics.json").read_text())
         names = ("num_tasks", "num_samples", "num_pass", "avg_gen_len", "cut_off", "pass_at_2", "statuses")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,14 +52,13 @@ def outcome(method: str, out: Path) -> tuple[dict, list[dict]]:
     return weights, log
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_a_killed_run_ends_as_an_uninterrupted_one(start, tmp_path, method):
-    """SIGKILL at ten random moments, SIGTERM once, then to the end: weights and log are bit-identical."""
+def kill_and_go_on(method: str, start: str, folder: Path) -> tuple[list[int], list[int], str]:
+    """A whole run, and one that is killed eleven times; gives exit codes, steps reached, and the last run's output."""
 
     def run(out: str) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, *command(method, start, tmp_path / out)], cwd=ROOT, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+        return subprocess.Popen([sys.executable, *command(method, start, folder / out)], cwd=ROOT, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
 
     whole_run = run("whole")
     rng, codes, reached = random.Random(0), [], []
@@ -72,19 +72,28 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(start, tmp_path, method):
         process.send_signal(number)
         process.communicate()
         codes.append(process.returncode)
-    last = run("killed")
-    out = last.communicate()[0]
-    assert "going on after step" in out and "parity:" in out.partition("going on after step")[2]
+    last = run("killed").communicate()[0]
     whole_run.communicate()
-    assert codes == [-signal.SIGKILL] * 5 + [75] + [-signal.SIGKILL] * 5
-    assert len(set(reached)) < len(reached)  # steps were lost and made again
+    return codes, reached, last
 
-    whole, whole_log = outcome(method, tmp_path / "whole")
-    killed, killed_log = outcome(method, tmp_path / "killed")
-    assert killed_log == whole_log and len(whole_log) == 70
-    assert killed.keys() == whole.keys() and all(torch.equal(killed[name], whole[name]) for name in whole)
-    assert ("weight" in whole) is (method == "ppo")  # the critic's
-    assert not (tmp_path / "killed.partial").exists() and not (tmp_path / "killed" / "resume.pt").exists()
+
+@pytest.mark.slow
+def test_killed_runs_end_as_uninterrupted_ones(start, tmp_path):
+    """SIGKILL at ten random moments, SIGTERM once, then to the end: weights and log are bit-identical."""
+    with ThreadPoolExecutor() as pool:  # the methods beside each other: most of the time a single core starts Python
+        ran = list(pool.map(lambda method: kill_and_go_on(method, start, tmp_path / method), METHODS))
+    for method, (codes, reached, last) in zip(METHODS, ran, strict=True):
+        assert "going on after step" in last and "parity:" in last.partition("going on after step")[2]
+        assert codes == [-signal.SIGKILL] * 5 + [75] + [-signal.SIGKILL] * 5
+        assert len(set(reached)) < len(reached)  # steps were lost and made again
+
+        whole, whole_log = outcome(method, tmp_path / method / "whole")
+        killed, killed_log = outcome(method, tmp_path / method / "killed")
+        assert killed_log == whole_log and len(whole_log) == 70
+        assert killed.keys() == whole.keys() and all(torch.equal(killed[name], whole[name]) for name in whole)
+        assert ("weight" in whole) is (method == "ppo")  # the critic's
+        assert not (tmp_path / method / "killed.partial").exists()
+        assert not (tmp_path / method / "killed" / "resume.pt").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
