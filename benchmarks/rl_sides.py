@@ -50,7 +50,7 @@ class Meter:
     def clear(self) -> None:
         self.spent: dict[str, float] = {}
         self.steps, self.tasks, self.prompt_tokens, self.lengths = 0, [], 0, []
-        self.started = now()
+        self.started, self.cpu_started = now(), time.process_time()
 
     def begin(self) -> None:
         """Model and libraries are loaded: what memory is held from here on is the steps'."""
@@ -70,7 +70,7 @@ class Meter:
         """At the end of every step, the warm-up's too."""
         self.ended += 1
         self.steps += 1
-        self.seconds = now() - self.started
+        self.seconds, self.cpu_seconds = now() - self.started, time.process_time() - self.cpu_started
         if self.ended == WARM_UP:
             self.clear()
             if self.profiler:
@@ -108,6 +108,7 @@ class Meter:
         return {
             "steps": self.steps,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,  # of this process, all threads: what it took, whoever else is running
             "sample_seconds": self.spent.pop("sample"),
             "score_seconds": self.spent.pop("score"),
             "parts": self.spent,  # of training

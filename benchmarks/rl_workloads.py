@@ -46,34 +46,47 @@ def build(workload: str, folder: Path, tokenizer_folder: str = "", data: str = "
     write_tasks(data or str(ROOT / "data" / "pocket_train.jsonl"), folder / "tasks.jsonl")
 
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from policy import add_lora, load_policy, pick_device, save_adapter
 
     device = pick_device()
-    require(workload not in NEEDS_GPU or device.type == "cuda", f"--workload {workload}: needs a CUDA GPU, none is here")
+    require(
+        workload not in NEEDS_GPU or device.type == "cuda", f"--workload {workload}: needs a CUDA GPU, none is here"
+    )
     source = str(ROOT / "data" / "pocket_coder") if pocket else tokenizer_folder
     tokenizer = AutoTokenizer.from_pretrained(source)
     torch.manual_seed(0)
     if pocket:
         model = AutoModelForCausalLM.from_pretrained(source)
     else:
-        config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=16384, rms_norm_eps=1e-6,
-                             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-                             pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False,
-                             **SHAPES[workload])  # fmt: skip
         with device:
-            model = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16)
+            model = random_llama(tokenizer, torch.bfloat16, **SHAPES[workload])
     if not natural:
-        tokenizer.add_special_tokens({"eos_token": "<|never|>"})
-        never = tokenizer.eos_token_id
-        require(never >= model.config.vocab_size, f"{source}: has fewer tokens than the model has logits")
-        model.generation_config.eos_token_id = never
+        never_ends(model, tokenizer)
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     del model
     # without dropout: one side trains in train mode, the others do not
     save_adapter(add_lora(load_policy(str(folder / "base"), device), 8, 16, 0.0), tokenizer, folder / "adapter")
+
+
+def random_llama(tokenizer, dtype, **shape: int):
+    """A Llama of this shape over the tokenizer's vocabulary; weights as transformers draws them."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=16384, tie_word_embeddings=False,
+                         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                         pad_token_id=tokenizer.pad_token_id, **shape)  # fmt: skip
+    return LlamaForCausalLM._from_config(config, dtype=dtype)
+
+
+def never_ends(model, tokenizer) -> None:
+    """Make a token the end of sequences that the model has no logit for: every completion has all its tokens."""
+    tokenizer.add_special_tokens({"eos_token": "<|never|>"})
+    never = tokenizer.eos_token_id
+    require(never >= model.config.vocab_size, f"the tokenizer has {never} tokens, the model more logits")
+    model.generation_config.eos_token_id = never
 
 
 def write_tasks(data: str, path: Path) -> None:
