@@ -6,7 +6,8 @@
 The same model, adapter, tasks in the same order, group size, number of completion tokens, precision, optimizer, KL and
 loss for all three (`rl_sides.py` says how each works). Every round runs each side once, in a process of its own, in an
 order that moves on by one from round to round: one step to warm up, then `--steps` that count. A ratio is taken within
-a round; medians over the rounds, with the least and the largest, are printed.
+a round; medians over the rounds, with the least and the largest, are printed. Samples per CPU second (of the process
+that samples and trains) say what a side needs, whoever else uses the machine.
 
 Memory is the peak of the process that samples and trains, in all and above what it held when model and libraries were
 loaded (on a GPU what torch allocated there). What runs the completions is another process for every side.
@@ -41,7 +42,7 @@ class Args:
     tokenizer: str = ""  # folder with DeepSeek-Coder's tokenizer.json, for all but pocket
     data: str = ""  # task file, plain or .gz; pocket has its own
     lengths: Literal["fixed", "natural"] = "fixed"  # natural: completions end where the pocket model ends them
-    only: Literal["all", "ours", "loop", "trl"] = "all"  # one side alone
+    only: tuple[Literal["ours", "loop", "trl"], ...] = ("ours", "loop", "trl")  # sides that take part
     rounds: int = 3  # times that each side runs
     steps: int = 2  # that count in a round, after one that does not
     batch_size: int = 1  # tasks a step
@@ -50,7 +51,7 @@ class Args:
     learning_rate: float = 1e-4  # of AdamW
     kl_coef: float = 0.02  # weight of the KL to the adapter that the run starts from
     micro_batch_size: int = 8  # completions in one of our forward and backward passes
-    trl_batch_size: int = 0  # the same for TRL (per_device_train_batch_size); 0: as ours
+    trl_batch_size: int = 4  # the same for TRL (per_device_train_batch_size)
     ours_flags: str = ""  # more flags of train_grpo_lora.py, in one string
     trl_settings: str = ""  # more settings of GRPOConfig, as JSON
     profile: bool = False  # print where the time of our steps goes (torch.profiler)
@@ -60,13 +61,12 @@ class Args:
 
 
 def check(args: Args) -> None:
-    require_at_least(1, args, "rounds", "steps", "batch_size", "micro_batch_size", "new_tokens")
+    require_at_least(1, args, "rounds", "steps", "batch_size", "micro_batch_size", "trl_batch_size", "new_tokens")
     require_at_least(2, args, "num_samples")
-    if args.only in ("all", "trl"):
+    if "trl" in args.only:
         require(importlib.util.find_spec("trl") is not None, "TRL is not installed: .venv/bin/pip install -r "
-                "benchmarks/requirements.txt; or give --only ours, or loop")  # fmt: skip
-        size = args.trl_batch_size or args.micro_batch_size
-        batch = args.batch_size * args.num_samples
+                "benchmarks/requirements.txt; or give --only ours loop")  # fmt: skip
+        size, batch = args.trl_batch_size, args.batch_size * args.num_samples
         require(batch % min(size, batch) == 0, f"--trl_batch_size {size}: must divide the batch of {batch}")
     if args.trl_settings:
         try:
@@ -90,7 +90,7 @@ def call(command: list[str], show: bool = False) -> None:
 
 def measure(args: Args, folder: Path) -> list[dict[str, Any]]:
     """Every side once a round; the order moves on by one each time."""
-    names, results = list(SIDES) if args.only == "all" else [args.only], []
+    names, results = list(dict.fromkeys(args.only)), []
     for turn in range(args.rounds):
         at = turn % len(names)
         for side in names[at:] + names[:at]:
@@ -108,6 +108,7 @@ def rates(result: dict[str, Any]) -> dict[str, float]:
     return {
         "samples/s": result["samples"] / result["seconds"],
         "tokens/s": result["tokens"] / result["seconds"],
+        "samples per CPU second": result["samples"] / result["cpu_seconds"],
         "peak memory": result["peak_mib"],
         "above the baseline": result["above_mib"],
     }
@@ -122,13 +123,16 @@ def spread(values: list[float], digits: int = 2, unit: str = "") -> str:
 def table(results: list[dict[str, Any]]) -> str:
     """A line a side: speed, seconds a step by part, memory."""
     lines = [
-        "| side | samples/s | tokens/s | s a step: sampling | scoring | training | peak MiB | above baseline |",
-        "|---|---|---|---|---|---|---|---|",
+        "| side | samples/s | tokens/s | samples per CPU s | s a step: sampling | scoring | training | peak MiB | "
+        "above baseline |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for side in dict.fromkeys(r["side"] for r in results):
         mine = [r for r in results if r["side"] == side]
-        cells = [spread([rates(r)[name] for r in mine], 2 if name == "samples/s" else 0)
-                 for name in ("samples/s", "tokens/s")]  # fmt: skip
+        cells = [
+            spread([rates(r)[name] for r in mine], digits)
+            for name, digits in (("samples/s", 2), ("tokens/s", 0), ("samples per CPU second", 2))
+        ]
         for part in ("sample", "score", "train"):
             seconds = [part_seconds(r)[part] / r["steps"] for r in mine]
             share = median(part_seconds(r)[part] / r["seconds"] for r in mine)
