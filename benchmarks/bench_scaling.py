@@ -52,6 +52,7 @@ class Args:
     completion: tuple[int, ...] = (16, 32, 64, 128)  # R, tokens
     batch: tuple[int, ...] = (1, 2, 4)  # B, tasks
     middle: tuple[int, int, int, int] = (8, 256, 32, 1)  # G, P, R, B where another factor is varied
+    clock: Literal["wall", "cpu"] = "wall"  # cpu: for one thread on a machine that does other work too
     rounds: int = 3  # times that each point is measured, after one that does not count
     plot: str = ""  # PNG to write
     table: str = ""  # Markdown file to write the table to, too
@@ -136,36 +137,32 @@ def sampling(model, tokenizer, point: dict[str, int], shared: bool, rng: np.rand
 
 
 def measure(args: Args, model, tokenizer) -> list[dict[str, Any]]:
-    """Seconds at every point, shared and not in turn."""
-    import torch
-
-    results = []
-    kinds = [kind for kind in WORK if args.work in ("both", kind)]
+    """Seconds at every point, shared and not in turn; every round goes through all points, the first does not count."""
+    results, works = [], []
     for point in points(args):
-        for kind in kinds:
-            works = {}
+        for kind in (kind for kind in WORK if args.work in ("both", kind)):
             for shared in (True, False):
                 rng = np.random.default_rng(args.seed)
-                works[shared] = (training_pass(model, point, shared, rng) if kind == "train" else
-                                 sampling(model, tokenizer, point, shared, rng))  # fmt: skip
-            seconds: dict[bool, list[float]] = {True: [], False: []}
-            for turn in range(args.rounds + 1):
-                for shared in (True, False) if turn % 2 else (False, True):
-                    started = now(torch)
-                    works[shared]()
-                    if turn:
-                        seconds[shared].append(now(torch) - started)
-            for shared in (True, False):
-                results.append(point | {"work": kind, "shared": shared, "tokens": tokens(point, shared),
-                                        "seconds": seconds[shared]})  # fmt: skip
-        print(f"{point}", file=sys.stderr)
+                works.append(training_pass(model, point, shared, rng) if kind == "train" else
+                             sampling(model, tokenizer, point, shared, rng))  # fmt: skip
+                results.append(point | {"work": kind, "shared": shared, "tokens": tokens(point, shared), "seconds": []})
+    for turn in range(args.rounds + 1):
+        for result, work in list(zip(results, works, strict=True))[:: -1 if turn % 2 else 1]:
+            started = now(args.clock)
+            work()
+            if turn:
+                result["seconds"].append(now(args.clock) - started)
+        print(f"round {turn} of {args.rounds}", file=sys.stderr)
     return results
 
 
-def now(torch) -> float:
+def now(clock: str) -> float:
+    """Seconds: of the wall, a GPU's work included, or of CPU time."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return time.perf_counter() if clock == "wall" else time.process_time()
 
 
 def fit(results: list[dict[str, Any]], shared_tokens: bool) -> dict[str, float]:
@@ -248,7 +245,7 @@ def draw(results: list[dict[str, Any]], args: Args) -> None:
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)
             if column == 0:
-                axis.set_ylabel("tokens a step" if row == 0 else f"{WORK[kind]} [s]")
+                axis.set_ylabel("tokens a step" if row == 0 else f"{WORK[kind]} [{'CPU ' * (args.clock == 'cpu')}s]")
             if row == len(rows) - 1:
                 axis.set_xlabel(label)
     axes[0][0].legend(frameon=False, fontsize=8)
@@ -267,8 +264,8 @@ def main(args: Args) -> None:
     here = machine()
     versions = ", ".join(f"{name} {number}" for name, number in here["versions"].items())
     text = tables(results)
-    print(f"{here['gpu'] or here['cpu']}, {here['cores']} cores, {torch.get_num_threads()} threads, load "
-          f"{os.getloadavg()[0]:.1f}; {versions}; commit {here['commit']}\n\n{text}")  # fmt: skip
+    cores = f"{here['cores']} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+    print(f"{here['gpu'] or here['cpu']}, {cores}, {args.clock} time; {versions}; commit {here['commit']}\n\n{text}")
     if args.table:
         write_text(args.table, text + "\n")
     if args.plot:
