@@ -241,13 +241,20 @@ def draw(results: list[dict[str, Any]], args: Args) -> None:
                 y = [r["tokens"] if row == 0 else median(r["seconds"]) for r in line]
                 axis.plot(x, y, **styles[shared], label=names[shared], markersize=4)
             axis.set_xticks(x, [str(value) for value in x])
-            axis.set_ylim(bottom=0)
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)
             if column == 0:
                 axis.set_ylabel("tokens a step" if row == 0 else f"{WORK[kind]} [{'CPU ' * (args.clock == 'cpu')}s]")
             if row == len(rows) - 1:
                 axis.set_xlabel(label)
+        shown = [r["seconds"] if row else [r["tokens"]] for r in shown]
+        axes[row][0].set_ylim(0, 1.08 * max(map(median, shown)))  # shared by the row
+        if row:
+            r2 = {(f["shared"], f["line"]): f["r2"] for f in fits(results) if f["work"] == kind}
+            axes[row][0].set_title(
+                f"shared: R² {r2[True, 'P + G R']:.2f} against P + G R, {r2[True, 'G (P + R)']:.2f} against G (P + R)",
+                fontsize=8, loc="left",
+            )  # fmt: skip
     axes[0][0].legend(frameon=False, fontsize=8)
     figure.suptitle("one factor varied, the others at " + ", ".join(
         f"{letter} {value}" for letter, value in zip("GPRB", args.middle, strict=True)), fontsize=10)  # fmt: skip
