@@ -50,7 +50,7 @@ class Args:
     new_tokens: int = 128  # tokens of a completion; with natural lengths at most
     learning_rate: float = 1e-4  # of AdamW
     kl_coef: float = 0.02  # weight of the KL to the adapter that the run starts from
-    micro_batch_size: int = 8  # completions in one of our forward and backward passes
+    micro_batch_size: int = 4  # completions in one of our forward and backward passes
     trl_batch_size: int = 4  # the same for TRL (per_device_train_batch_size)
     ours_flags: str = ""  # more flags of train_grpo_lora.py, in one string
     trl_settings: str = ""  # more settings of GRPOConfig, as JSON
