@@ -1,0 +1,107 @@
+"""What the benchmarks of sampling and training work on: a model with a fresh adapter, and tasks, made on the spot.
+
+For speed no learned weights are needed. A random model never ends a completion by itself, the pocket model does; for
+completions of one length the end-of-sequence token becomes one that the model has no logit for.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from common import require  # noqa: E402
+from tasks import read_tasks  # noqa: E402
+
+# blocks: what the random models are named by is the size of their blocks (for 1.3b and 7b, as DeepSeek-Coder's are,
+# with the embeddings); "humaneval" has 4.7M in the blocks and 2 x 8.2M in the embeddings and the head
+SHAPES = {
+    "humaneval": dict(hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=4),
+    "1.3b": dict(hidden_size=2048, intermediate_size=5504, num_hidden_layers=24, num_attention_heads=16),
+    "7b": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
+}
+NEEDS_GPU = ("1.3b", "7b")
+
+
+def build(workload: str, folder: Path, tokenizer_folder: str = "", data: str = "", natural: bool = False) -> None:
+    """Write folder/base (model and tokenizer), folder/adapter (a fresh one: the identity) and folder/tasks.jsonl.
+
+    Args:
+        workload: "pocket", or a name in `SHAPES`: a random Llama with the tokenizer in `tokenizer_folder`.
+        data: task file, plain or .gz; "": the pocket tasks.
+        natural: leave the end-of-sequence token as it is; else no completion ends before its limit.
+
+    Raises:
+        InputError: a file or a GPU is missing.
+    """
+    pocket = workload == "pocket"
+    require(pocket or Path(tokenizer_folder, "tokenizer.json").is_file(), f"--workload {workload}: give --tokenizer, "
+            "a folder with a tokenizer.json such as DeepSeek-Coder's")  # fmt: skip
+    require(pocket or bool(data), f"--workload {workload}: give --data, a task file such as HumanEval.jsonl.gz")
+    require(pocket or not natural, f"--lengths natural: the random model of {workload} never ends; take pocket")
+    write_tasks(data or str(ROOT / "data" / "pocket_train.jsonl"), folder / "tasks.jsonl")
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from policy import add_lora, load_policy, pick_device, save_adapter
+
+    device = pick_device()
+    require(
+        workload not in NEEDS_GPU or device.type == "cuda", f"--workload {workload}: needs a CUDA GPU, none is here"
+    )
+    source = str(ROOT / "data" / "pocket_coder") if pocket else tokenizer_folder
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    torch.manual_seed(0)
+    if pocket:
+        model = AutoModelForCausalLM.from_pretrained(source)
+    else:
+        with device:
+            model = random_llama(tokenizer, torch.bfloat16, **SHAPES[workload])
+    if not natural:
+        never_ends(model, tokenizer)
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    del model
+    # without dropout: one side trains in train mode, the others do not
+    save_adapter(add_lora(load_policy(str(folder / "base"), device), 8, 16, 0.0), tokenizer, folder / "adapter")
+
+
+def random_llama(tokenizer, dtype, **shape: int):
+    """A Llama of this shape over the tokenizer's vocabulary; weights as transformers draws them."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=16384, tie_word_embeddings=False,
+                         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                         pad_token_id=tokenizer.pad_token_id, **shape)  # fmt: skip
+    return LlamaForCausalLM._from_config(config, dtype=dtype)
+
+
+def never_ends(model, tokenizer) -> None:
+    """Make a token the end of sequences that the model has no logit for: every completion has all its tokens."""
+    tokenizer.add_special_tokens({"eos_token": "<|never|>"})
+    never = tokenizer.eos_token_id
+    require(never >= model.config.vocab_size, f"the tokenizer has {never} tokens, the model more logits")
+    model.generation_config.eos_token_id = never
+
+
+def write_tasks(data: str, path: Path) -> None:
+    """The tasks of a file, plain or .gz, as plain JSONL."""
+    require(Path(data).is_file(), f"--data {data}: no such task file")
+    opener = gzip.open if data.endswith(".gz") else open
+    with opener(data, "rt", encoding="utf-8") as lines:
+        path.write_text(lines.read(), encoding="utf-8")
+    read_tasks(path)
+
+
+if __name__ == "__main__":
+    from common import InputError
+
+    try:
+        build(**json.loads(sys.argv[1]) | {"folder": Path(sys.argv[2])})
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,95 @@
+"""The benchmarks on work small enough to see that they count right; what they measure is not looked at."""
+
+import importlib.util
+import json
+from statistics import median
+
+import pytest
+
+STEP = "benchmarks/bench_rl_step.py --rounds 1 --steps 1 --batch_size 2 --num_samples 2 --new_tokens 6"
+
+
+def rounds(run_cli, tmp_path, flags: str) -> list[dict]:
+    code, out, err = run_cli(*STEP.split(), *flags.split(), "--json", str(tmp_path / "out.json"), OMP_NUM_THREADS="1")
+    assert code == 0, err
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert "samples/s" in out and record["machine"]["versions"]["torch"]
+    return record["rounds"]
+
+
+def test_a_side_does_what_was_asked(run_cli, tmp_path):
+    results = rounds(run_cli, tmp_path, "--only ours loop")
+    assert [r["side"] for r in results] == ["ours", "loop"]
+    for result in results:
+        assert (result["steps"], result["samples"], result["tokens"]) == (1, 4, 24)
+        assert len(set(result["tasks"])) == 2
+        assert 0 < result["sample_seconds"] + result["score_seconds"] < result["seconds"]
+        assert 0 < result["above_mib"] < result["peak_mib"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed")
+def test_all_sides_do_the_same_work(run_cli, tmp_path):
+    results = rounds(run_cli, tmp_path, "")
+    assert [r["side"] for r in results] == ["ours", "loop", "trl"]
+    for name in ("steps", "samples", "tokens", "prompt_tokens"):
+        assert len({r[name] for r in results}) == 1
+    assert len({tuple(sorted(r["tasks"])) for r in results}) == 1
+
+
+def test_unequal_work_is_no_comparison():
+    from benchmarks.bench_rl_step import check_equal_work
+
+    ours = dict(round=0, side="ours", steps=1, samples=4, prompt_tokens=9, tokens=24, tasks=["a", "b"])
+    check_equal_work([ours, ours | {"side": "trl", "tasks": ["b", "a"]}], "fixed")
+    check_equal_work([ours, ours | {"side": "trl", "tokens": 20}], "natural")
+    with pytest.raises(SystemExit, match="ours and trl did not do the same work: tokens"):
+        check_equal_work([ours, ours | {"side": "trl", "tokens": 20}], "fixed")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--only ours --workload 7b", "--workload 7b: give --tokenizer"),
+        ("--only ours --num_samples 1", "--num_samples 1: must be at least 2"),
+        ("--only trl --trl_batch_size 3", "--trl_batch_size 3: must divide the batch of 8"),
+        ("--only trl --trl_settings x", "--trl_settings: is not JSON"),
+    ],
+)
+def test_bad_input_is_one_line(run_cli, tmp_path, flags, says):
+    (tmp_path / "trl").mkdir()  # stands for the package where that is missing
+    (tmp_path / "trl" / "__init__.py").touch()
+    code, _, err = run_cli("benchmarks/bench_rl_step.py", *flags.split(), PYTHONPATH=str(tmp_path))
+    assert code == 2 and says in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is not None, reason="TRL is installed")
+def test_missing_trl_says_how_to_install_it(run_cli):
+    code, _, err = run_cli("benchmarks/bench_rl_step.py")
+    assert code == 2 and "pip install -r benchmarks/requirements.txt" in err and err.count("\n") == 1
+
+
+def test_scaling_writes_table_and_plot(run_cli, tmp_path):
+    code, out, err = run_cli(
+        *"benchmarks/bench_scaling.py --hidden_size 64 --layers 1 --group 2 4 --prompt 8 16 --completion 4".split(),
+        *"--batch 1 --middle 2 8 4 1 --rounds 2".split(), "--plot", str(tmp_path / "plot.png"),
+        "--table", str(tmp_path / "table.md"), "--json", str(tmp_path / "out.json"), OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert code == 0, err
+    table = (tmp_path / "table.md").read_text()
+    assert table in out and table.count("\n| 4 | 8 | 4 | 1 | 24 | 48 |") == 1  # P + G R = 24, G (P + R) = 48
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert len(record["results"]) == 3 * 2 * 2  # points, works, shared and not
+    assert all(len(r["seconds"]) == 2 and median(r["seconds"]) > 0 for r in record["results"])
+
+
+def test_the_fit_finds_what_the_times_grow_as():
+    from benchmarks.bench_scaling import fit, tokens
+
+    grid = [
+        dict(group=g, prompt=p, completion=r, batch=b) for g in (2, 8) for p in (9, 70) for r in (5, 40) for b in (1, 3)
+    ]
+    results = [point | {"seconds": [0.1 + 2e-3 * tokens(point, True)]} for point in grid]
+    right, wrong = fit(results, True), fit(results, False)
+    assert right["slope"] == pytest.approx(2e-3) and right["constant"] == pytest.approx(0.1)
+    assert right["r2"] == pytest.approx(1.0) and wrong["r2"] < 0.95 and right["relative"] < 1e-9 < wrong["relative"]
