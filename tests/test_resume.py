@@ -1,8 +1,11 @@
 """Runs that are killed go on exactly, and stop when they are asked to."""
 
+import itertools
 import json
+import multiprocessing
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -27,10 +30,10 @@ SPEEDS = ("sample_tokens_per_second", "score_seconds", "train_tokens_per_second"
 
 
 METHODS = {
-    "rl": dict(num_steps=70, num_samples=2, baseline="rloo", save_every=2),
-    "ppo": dict(num_updates=70, num_samples=2, ppo_epochs=2, minibatch_size=3, value_coef=0.5, ratio_level="token",
+    "rl": dict(num_steps=70, max_new_tokens=12, num_samples=2, baseline="rloo", save_every=2),
+    "ppo": dict(num_updates=70, max_new_tokens=12, num_samples=2, ppo_epochs=2, minibatch_size=3, value_coef=0.5, ratio_level="token",
                 lr_scheduler_type="linear", kl_coef=0.05, save_every=2),
-    "grpo": dict(num_steps=70, num_samples=4, num_iterations=2, minibatch_size=5, dynamic_sampling=True, save_every=2),
+    "grpo": dict(num_steps=70, max_new_tokens=12, num_samples=4, num_iterations=2, minibatch_size=5, dynamic_sampling=True, save_every=2),
 }  # fmt: skip
 
 
@@ -52,35 +55,53 @@ def outcome(method: str, out: Path) -> tuple[dict, list[dict]]:
     return weights, log
 
 
+def run_script(words: list[str], pipe: Path) -> None:
+    """In a child: what `python words` does, its output going into the pipe."""
+    os.dup2(os.open(pipe, os.O_WRONLY), 1)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.argv = words
+    runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+
+
+def start_script(words: list[str], pipe: Path):
+    """Gives the process and its output. It is forked from a server that has the libraries imported: seconds a start."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([f"train_{method}_lora" for method in METHODS] + ["training"])
+    os.mkfifo(pipe)
+    process = server.Process(target=run_script, args=(words, pipe))
+    process.start()
+    return process, pipe.open()
+
+
 def kill_and_go_on(method: str, start: str, folder: Path) -> tuple[list[int], list[int], str]:
     """A whole run, and one that is killed eleven times; gives exit codes, steps reached, and the last run's output."""
-
-    def run(out: str) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, *command(method, start, folder / out)], cwd=ROOT, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
-
-    whole_run = run("whole")
+    pipes = (folder.with_name(f"{method}{n}") for n in itertools.count())
+    whole, output = start_script(command(method, start, folder / "whole"), next(pipes))
+    output.read()
+    whole.join()
     rng, codes, reached = random.Random(0), [], []
     for number in [signal.SIGKILL] * 5 + [signal.SIGTERM] + [signal.SIGKILL] * 5:
-        process = run("killed")
-        steps = (line for line in process.stdout if line.startswith("step "))
+        process, output = start_script(command(method, start, folder / "killed"), next(pipes))
+        steps = (line for line in output if line.startswith("step "))
         for _ in range(rng.randint(1, 4)):  # 11 x 4 of 70 steps: however fast the machine, the run is not over
             started = time.perf_counter()
             reached.append(int(next(steps).split()[1]))
         time.sleep(rng.random() * min(0.5, time.perf_counter() - started))
-        process.send_signal(number)
-        process.communicate()
-        codes.append(process.returncode)
-    last = run("killed").communicate()[0]
-    whole_run.communicate()
+        os.kill(process.pid, number)
+        output.read()
+        process.join()
+        codes.append(process.exitcode)
+    process, output = start_script(command(method, start, folder / "killed"), next(pipes))
+    last = output.read()
+    process.join()
     return codes, reached, last
 
 
 @pytest.mark.slow
-def test_killed_runs_end_as_uninterrupted_ones(start, tmp_path):
+def test_killed_runs_end_as_uninterrupted_ones(start, tmp_path, monkeypatch):
     """SIGKILL at ten random moments, SIGTERM once, then to the end: weights and log are bit-identical."""
-    with ThreadPoolExecutor() as pool:  # the methods beside each other: most of the time a single core starts Python
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with ThreadPoolExecutor() as pool:  # the methods beside each other
         ran = list(pool.map(lambda method: kill_and_go_on(method, start, tmp_path / method), METHODS))
     for method, (codes, reached, last) in zip(METHODS, ran, strict=True):
         assert "going on after step" in last and "parity:" in last.partition("going on after step")[2]

@@ -84,7 +84,8 @@ def test_corpus_again(namespaces):
 @pytest.mark.parametrize("user", ["nobody", "root"])
 def test_corpus_as(everyones, user, arguments):
     """With an interpreter that everybody can read, root's candidates get a user id of their own."""
-    assert_held(run_as(everyones, everyones[0] if user == "nobody" else 0, *arguments))
+    report = run_as(everyones, everyones[0] if user == "nobody" else 0, *arguments)
+    assert_held(report)
     assert user == "nobody" or int(report["layers"]["uid"]) >= 60000
 
 
