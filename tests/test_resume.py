@@ -29,11 +29,12 @@ from train_rl_lora import Args
 SPEEDS = ("sample_tokens_per_second", "score_seconds", "train_tokens_per_second")
 
 
+SHORT = dict(max_new_tokens=12, save_every=2)
 METHODS = {
-    "rl": dict(num_steps=70, max_new_tokens=12, num_samples=2, baseline="rloo", save_every=2),
-    "ppo": dict(num_updates=70, max_new_tokens=12, num_samples=2, ppo_epochs=2, minibatch_size=3, value_coef=0.5, ratio_level="token",
-                lr_scheduler_type="linear", kl_coef=0.05, save_every=2),
-    "grpo": dict(num_steps=70, max_new_tokens=12, num_samples=4, num_iterations=2, minibatch_size=5, dynamic_sampling=True, save_every=2),
+    "rl": dict(num_steps=70, num_samples=2, baseline="rloo", **SHORT),
+    "ppo": dict(num_updates=70, num_samples=2, ppo_epochs=2, minibatch_size=3, value_coef=0.5, ratio_level="token",
+                lr_scheduler_type="linear", kl_coef=0.05, **SHORT),
+    "grpo": dict(num_steps=70, num_samples=4, num_iterations=2, minibatch_size=5, dynamic_sampling=True, **SHORT),
 }  # fmt: skip
 
 
