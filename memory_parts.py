@@ -59,13 +59,13 @@ def read_shape(name: str, trust_remote_code: bool = False) -> Shape:
         InputError: it cannot be found or reached, or is of a kind that this project cannot train or count.
     """
     base, _ = policy.base_and_adapter(name)
-    policy._check_reachable(base)
+    policy.check_reachable(base)
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{base}: no causal language model: {policy._first_line(error)}") from None
+        raise InputError(f"{base}: no causal language model: {policy.first_line(error)}") from None
     return shape_of(model, base, policy.LORA_TARGETS)
 
 
