@@ -153,8 +153,9 @@ def advice(shape: Shape, args: Args, name: str, room: float) -> str:
     )
     rows = largest_fitting(shape, args, room, "sample_batch_size") if args.method in RL else (1, True)
     if not checkpointed[0] or not rows[0]:
-        fewer = "smaller num_samples" if checkpointed[0] else "smaller model, or fewer tokens"
-        return f"{said}; nor with any {size if checkpointed[0] else 'setting'}: a {fewer}"
+        alone = replace(args, num_samples=1)
+        fewer = checkpointed[0] and largest_fitting(shape, alone, room, "sample_batch_size")[0]
+        return f"{said}, in no batch; " + ("fewer samples a task would" if fewer else "a smaller model might")
     if plain[1]:
         said += f"; any {size}"
     else:

@@ -28,7 +28,8 @@ class Shape:
     """What of a model counts. linears: (name, in, out, in 4 bits) of every linear layer; block: those of the first.
 
     query, kv: heads and key/value heads times their size. norms: widths of a block's norms, rms: whether they are
-    RMSNorms in Python, which keep a float32 copy of their input. other: weights that are not in 4 bits.
+    RMSNorms in Python, which keep a float32 copy of their input. rotary: what of a head's width is rotated. other:
+    weights that are not in 4 bits.
     """
 
     layers: int
@@ -38,7 +39,7 @@ class Shape:
     query: int
     kv: int
     vocab: int
-    head_dim: int
+    rotary: int
     gated: bool
     fused: bool
     rms: bool
@@ -103,7 +104,7 @@ def shape_of(model: nn.Module, name: str, targets: list[str]) -> Shape:
         query=heads * head_dim,
         kv=kv_heads * head_dim,
         vocab=config.vocab_size,
-        head_dim=head_dim,
+        rotary=int(head_dim * ((getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor") or 1)),
         gated=bool(names & {"gate_proj", "gate_up_proj"}),
         fused=bool(names & {"query_key_value", "qkv_proj"}),
         rms=rms,
@@ -275,7 +276,7 @@ def training_bytes(shape: Shape, args: Any, one: Pass, dtype: int, padded: bool 
     block += one.scores * dtype * (masked and (dtype == 2 or not one.shared))
     block += shape.eager * one.scores * shape.heads * (4 if dtype == 4 else 4 + dtype)
     first_norm = (4 * shape.hidden + 4) * tokens if shape.rms else (dtype * shape.hidden + 8) * tokens
-    ends = first_norm + 2 * tokens * shape.head_dim * dtype  # the last norm; cosines and sines
+    ends = first_norm + 2 * tokens * shape.rotary * dtype  # the last norm; cosines and sines
     ends += masked * one.scores * (dtype if one.shared else 1)
     if args.method != "sft":  # of each token the gradient with respect to its state, and places in the row
         ends += one.replies * (shape.hidden * dtype * (1 + (args.entropy_coef > 0)) + 40)

@@ -6,11 +6,15 @@ Base and adapters are always loaded in the same precision, 4-bit NF4 with double
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 import weakref
 from copy import deepcopy as copy_of
 from pathlib import Path
+
+if __name__ == "__main__":  # the preflight computes nothing: which fast kernels bitsandbytes lacks on a CPU is no news
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 import huggingface_hub
 import torch

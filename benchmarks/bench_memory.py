@@ -124,7 +124,7 @@ def measure(model, args: memory.Args, prompt: int) -> dict[str, int]:
     beside = [m.lora_down.nbytes + m.lora_up.nbytes for m in copy.modules() if hasattr(m, "lora_down")]
     found = {"always": weight_bytes(model) + moments + sum(beside)}
 
-    # of a strided input torch makes a product a row, on a CPU with a copy of the LM head for each; on a GPU there is none
+    # a CPU in bfloat16 would take the states of the last tokens, which are strided, with a copy of the head for each
     copy.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
     with peak_bytes(device) as sampling:
