@@ -336,7 +336,7 @@ def sampling_bytes(shape: Shape, args: Any, prompt: int, dtype: int) -> dict[str
     prefill = prompts * (prompt + args.max_new_tokens) * a_token
     prefill += prompts * prompt * dtype * (beside * shape.inner + 5 * shape.hidden)
     return {
-        f"copy without adapters, {8 * dtype} bits": sum(i * o for _, i, o in shape.linears) * dtype,
+        f"copy to sample from, {8 * dtype} bits": sum(i * o for _, i, o in shape.linears) * dtype,
         f"keys and values of {rows} rows": cache,
         "a step's logits, or a layer copied": max(
             cache / shape.layers + rows * shape.vocab * dtype, rows * shape.vocab * a_logit, prefill - cache
