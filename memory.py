@@ -20,15 +20,8 @@ import torch
 
 import policy
 from common import InputError, require, require_at_least
-from memory_parts import (
-    Shape,
-    nf4_bytes,
-    read_shape,
-    rows_and_tokens,
-    sampling_bytes,
-    scoring_bytes,
-    training_bytes,
-)
+from logprobs import takes_shared_prompts
+from memory_parts import Shape, nf4_bytes, passes, read_shape, sampling_bytes, scoring_bytes, training_bytes
 
 GIB = 2**30
 CARDS = {"16 GB": 14.7, "24 GB": 22.0}  # GiB that the smallest cards of that name show (T4, A10G and L4)
@@ -40,14 +33,17 @@ class Args:
     preflight: bool = False  # print the predicted peak memory; all that this script does
     model_name: str = "deepseek-ai/deepseek-coder-1.3b-base"  # hub name or folder of a model, or of an adapter
     method: Literal["sft", "rl", "ppo", "grpo", "dpo"] = "grpo"  # what it is trained with
-    batch_size: int = 8  # tasks a step
+    batch_size: int = 8  # tasks a step (dpo: pairs)
     num_samples: int = 8  # completions a task
     max_length: int = 1024  # tokens of prompt and completion together, at most
     max_new_tokens: int = 256  # tokens of a completion, at most
-    micro_batch_size: int = 4  # completions (dpo: pairs, sft: examples) in one forward and backward pass
+    sample_batch_size: int = 64  # completions sampled at a time
+    micro_batch_tokens: int = 4096  # tokens of one forward and backward pass
+    per_device_train_batch_size: int = 1  # sft: examples in one forward and backward pass
     minibatch_size: int = 0  # completions an optimizer step; 0: the whole batch
-    gradient_checkpointing: bool = False  # recompute activations in the backward pass
+    gradient_checkpointing: bool = False  # compute each layer again in the backward pass
     value_coef: float = 0.0  # above 0: with a critic
+    entropy_coef: float = 0.0  # above 0: entropies have gradients too
     top_p: float = 1.0  # below 1, sampling sorts the vocabulary
     lora_r: int = 8  # rank of the adapter; that of --model_name if it is one
     lora_dropout: float = 0.05  # counts in SFT alone
@@ -82,12 +78,15 @@ class Prediction:
         return self.tensors + self.allowance
 
 
-def predict(shape: Shape, args: Any, prompt: int | None = None, dtype: int = 2) -> Prediction:
+def predict(
+    shape: Shape, args: Any, prompt: int | None = None, dtype: int = 2, shared: bool = True, padded: bool = True
+) -> Prediction:
     """The peak of a run.
 
     Args:
         args: an `Args`. prompt: tokens of the longest prompt; None: as many as max_length leaves.
         dtype: bytes of a number outside the adapters: 2 on a GPU, 4 on a CPU.
+        shared: whether completions of a prompt share its row. padded: whether prompts differ in length.
     """
     prompt = args.max_length - args.max_new_tokens if prompt is None else prompt
     adapter = sum(i + o for i, o in shape.adapted) * args.lora_r
@@ -100,62 +99,79 @@ def predict(shape: Shape, args: Any, prompt: int | None = None, dtype: int = 2) 
         "AdamW's two moments": 2 * trained,
     }
     update = {"gradients": trained, "AdamW's roots": trained * (dtype == 2)}  # torch's loop over all at once, on GPUs
-    training = {"gradients": trained} | training_bytes(shape, args, prompt, dtype)
-    phases = {"training": training, "optimizer step": update}
+    trainings = [training_bytes(shape, args, one, dtype, padded) for one in passes(args, prompt, shared)]
+    training = max(trainings, key=lambda parts: sum(parts.values()))
+    phases = {"training": {"gradients": trained} | training, "optimizer step": update}
     if args.method != "sft":
         always["frozen reference, float32"] = 4 * adapter
-        phases["log-probabilities"] = {"activations and logits": scoring_bytes(shape, args, prompt, dtype)}
-    if args.method in ("rl", "ppo", "grpo"):
-        copy = (sum(quantised) + shape.other) * dtype + (dtype == 2) * adapter * dtype
-        always[f"merged copy to sample from, {8 * dtype} bits"] = copy
+        scorings = [scoring_bytes(shape, args, one, dtype) for one in passes(args, prompt, shared, training=False)]
+        phases["log-probabilities"] = {"activations and logits": max(scorings)}
+    if args.method in RL:
+        if dtype == 2:
+            always["adapter for sampling, 16 bits"] = adapter * dtype
         phases["sampling"] = sampling_bytes(shape, args, prompt, dtype)
     return Prediction(always, phases, gpu=dtype == 2)
 
 
-def largest_fitting(shape: Shape, args: Args, room: float, name: str) -> int:
-    """The largest value of an argument for which its own phase fits in `room` bytes; 0: none."""
-    phases = {"micro_batch_size": ("training", "log-probabilities"), "batch_size": ("sampling",)}[name]
-    best, value = 0, 1
-    limit = args.batch_size * args.num_samples if name == "micro_batch_size" and args.method in RL else MOST
-    while value <= limit:
+RL = ("rl", "ppo", "grpo")
+
+
+def largest_fitting(shape: Shape, args: Args, room: float, name: str) -> tuple[int, bool]:
+    """The largest value of an argument with which its own phases fit in `room` bytes, and whether any value would.
+
+    0 if none does. Values beyond what a step has change nothing: they are not tried.
+    """
+    prompt, reply = args.max_length - args.max_new_tokens, args.max_new_tokens
+    count = 2 if args.method == "dpo" else args.num_samples
+    value, last, step, phases = {
+        "micro_batch_tokens": (
+            prompt + reply * (2 if args.method == "dpo" else 1),
+            args.batch_size * (prompt + count * reply),
+            256,
+            ("training", "log-probabilities"),
+        ),
+        "sample_batch_size": (count, args.batch_size * count, count, ("sampling",)),
+        "per_device_train_batch_size": (1, 64, 1, ("training",)),
+    }[name]
+    best = 0
+    while best < last:
         found = predict(shape, replace(args, **{name: value}), dtype=4 if args.float32 else 2)
         found.phases = {phase: parts for phase, parts in found.phases.items() if phase in phases}
         if found.peak > room:
-            break
-        best, value = value, min(value + max(1, value // 8), max(limit, value + 1))
-    return best
-
-
-RL, MOST = ("rl", "ppo", "grpo"), 1024
+            return best, False
+        best, value = value, min(last, (value // step + max(1, value // step // 8)) * step)
+    return best, True
 
 
 def advice(shape: Shape, args: Args, name: str, room: float) -> str:
     """One line: does it fit this card, and the largest settings that do."""
     peak = predict(shape, args, dtype=4 if args.float32 else 2).peak
     said = f"{name} ({room / GIB:.1f} GiB usable): {'fits' if peak <= room else 'does not fit'}"
+    size = "per_device_train_batch_size" if args.method == "sft" else "micro_batch_tokens"
     plain, checkpointed = (
-        largest_fitting(shape, replace(args, gradient_checkpointing=on), room, "micro_batch_size")
-        for on in (False, True)
+        largest_fitting(shape, replace(args, gradient_checkpointing=on), room, size) for on in (False, True)
     )
-    tasks = largest_fitting(shape, args, room, "batch_size") if args.method in RL else 1
-    if not checkpointed or not tasks:
-        return said + "; nor with any other batch: a smaller model, or fewer tokens"
-    if args.method in RL and plain == args.batch_size * args.num_samples:
-        said += "; any micro_batch_size"
+    rows = largest_fitting(shape, args, room, "sample_batch_size") if args.method in RL else (1, True)
+    if not checkpointed[0] or not rows[0]:
+        alone = replace(args, num_samples=1)
+        fewer = checkpointed[0] and largest_fitting(shape, alone, room, "sample_batch_size")[0]
+        return f"{said}, in no batch; " + ("fewer samples a task would" if fewer else "a smaller model might")
+    if plain[1]:
+        said += f"; any {size}"
     else:
-        said += f"; micro_batch_size up to {plain}" if plain else "; micro_batch_size none without checkpointing"
-        said += f", {checkpointed} with gradient checkpointing"
+        said += f"; {size} up to {plain[0]}" if plain[0] else f"; {size} none without gradient checkpointing"
+        said += f", {'any' if checkpointed[1] else checkpointed[0]} with{' gradient checkpointing' if plain[0] else ''}"
     if args.method in RL:
-        said += f"; batch_size up to {tasks}" if tasks < MOST else "; any batch_size"
+        said += "; any sample_batch_size" if rows[1] else f"; sample_batch_size up to {rows[0]}"
     return said
 
 
 def report(shape: Shape, args: Args) -> str:
     """The prediction by part, and a line for each card."""
     found = predict(shape, args, dtype=4 if args.float32 else 2)
-    rows, length, _ = rows_and_tokens(args, args.max_length - args.max_new_tokens)
+    one = max(passes(args, args.max_length - args.max_new_tokens), key=lambda one: one.tokens)
     lines = [
-        f"{args.model_name}, {args.method}: micro-batches of {rows} x {length} tokens"
+        f"{args.model_name}, {args.method}: passes of up to {one.rows} x {one.length} tokens"
         f"{', gradient checkpointing' if args.gradient_checkpointing else ''}; GiB"
     ]
     for title, parts in [("always", found.always), *found.phases.items()]:
@@ -178,8 +194,9 @@ def preflight(args: Args) -> None:
         InputError: settings that make no sense, or a model that cannot be reached or counted.
     """
     require(args.preflight, "policy.py: --preflight predicts a run's peak memory; there is nothing else to run here")
-    require_at_least(1, args, "batch_size", "num_samples", "max_new_tokens", "micro_batch_size", "lora_r")
-    require_at_least(0, args, "minibatch_size", "value_coef")
+    require_at_least(1, args, "batch_size", "num_samples", "max_new_tokens", "lora_r")
+    require_at_least(1, args, "sample_batch_size", "micro_batch_tokens", "per_device_train_batch_size")
+    require_at_least(0, args, "minibatch_size", "value_coef", "entropy_coef")
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
     shape = read_shape(args.model_name, args.trust_remote_code)
     print(report(shape, replace(args, lora_r=rank_of(args.model_name) or args.lora_r)))
@@ -203,6 +220,9 @@ def of_run(run: Any) -> str:
         shape = read_shape(run.args.sft_model, run.args.trust_remote_code)
     except InputError as error:
         return f"predicted: nothing ({error})"
-    found = predict(shape, args, prompt, dtype=2 if run.device.type == "cuda" else 4)
+    shared = takes_shared_prompts(run.model)
+    found = predict(shape, args, prompt, dtype=2 if run.device.type == "cuda" else 4, shared=shared)
+    if getattr(run.args, "engine", "local") != "local":
+        del found.phases["sampling"]  # what it takes is --vllm_memory
     size = f"{found.tensors / GIB:.2f} GiB of tensors at most, in {found.largest}"
     return f"predicted: {size}; the libraries' own memory is not counted"

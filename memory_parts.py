@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,9 +18,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import policy
+from batches import micro_batches, padded_tokens
 from common import InputError, require
 from logprobs import head_logprobs
-from rollout import sample
 
 
 @dataclass
@@ -26,7 +28,8 @@ class Shape:
     """What of a model counts. linears: (name, in, out, in 4 bits) of every linear layer; block: those of the first.
 
     query, kv: heads and key/value heads times their size. norms: widths of a block's norms, rms: whether they are
-    RMSNorms in Python, which keep a float32 copy of their input. other: weights that are not in 4 bits.
+    RMSNorms in Python, which keep a float32 copy of their input. rotary: what of a head's width is rotated. other:
+    weights that are not in 4 bits.
     """
 
     layers: int
@@ -36,7 +39,7 @@ class Shape:
     query: int
     kv: int
     vocab: int
-    head_dim: int
+    rotary: int
     gated: bool
     fused: bool
     rms: bool
@@ -59,13 +62,13 @@ def read_shape(name: str, trust_remote_code: bool = False) -> Shape:
         InputError: it cannot be found or reached, or is of a kind that this project cannot train or count.
     """
     base, _ = policy.base_and_adapter(name)
-    policy._check_reachable(base)
+    policy.check_reachable(base)
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{base}: no causal language model: {policy._first_line(error)}") from None
+        raise InputError(f"{base}: no causal language model: {policy.first_line(error)}") from None
     return shape_of(model, base, policy.LORA_TARGETS)
 
 
@@ -101,7 +104,7 @@ def shape_of(model: nn.Module, name: str, targets: list[str]) -> Shape:
         query=heads * head_dim,
         kv=kv_heads * head_dim,
         vocab=config.vocab_size,
-        head_dim=head_dim,
+        rotary=int(head_dim * ((getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor") or 1)),
         gated=bool(names & {"gate_proj", "gate_up_proj"}),
         fused=bool(names & {"query_key_value", "qkv_proj"}),
         rms=rms,
@@ -125,37 +128,106 @@ def nf4_bytes(weights: int) -> int:
     return math.ceil(weights / 2) + scales + 4 * math.ceil(scales / 256) + 4 * (16 + 256 + 1)
 
 
-def rows_and_tokens(args: Any, prompt: int) -> tuple[int, int, int]:
-    """(N, T, M) of the largest micro-batch: rows, their tokens, and completion tokens, which go through the LM head.
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass, and perhaps a backward pass: rows of `length` tokens, of which `replies` in all are completions'.
 
-    Completions of one prompt share a row of P + G R tokens. A minibatch mixes tasks as chance has it.
+    shared: completions of one prompt share a row, under a mask of (rows, 1, length, length).
+    """
+
+    rows: int
+    length: int
+    replies: int
+    shared: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+    @property
+    def scores(self) -> int:
+        """Of one attention head."""
+        return self.tokens * self.length
+
+
+def passes(args: Any, prompt: int, shared: bool = True, training: bool = True) -> set[Pass]:
+    """The passes of a step as `batches.micro_batches` cuts them, all prompts and completions being the longest.
+
+    Args:
+        shared: whether the model takes completions of a prompt in one row.
+        training: those of the update, whose minibatches mix tasks as chance has it; else those of the whole batch.
 
     >>> from memory import Args
-    >>> rows_and_tokens(Args(batch_size=8, num_samples=8, micro_batch_size=4), 768)
-    (1, 1792, 1024)
-    >>> rows_and_tokens(Args(batch_size=8, num_samples=3, micro_batch_size=4), 768)
-    (2, 1536, 1024)
-    >>> rows_and_tokens(Args(batch_size=8, num_samples=8, micro_batch_size=4, minibatch_size=8), 768)
-    (4, 1024, 1024)
-    >>> rows_and_tokens(Args(method="sft", micro_batch_size=1), 768)
-    (1, 1024, 1024)
+    >>> grpo = Args(batch_size=2, num_samples=8)
+    >>> passes(grpo, 768)  # 2 x 2816 tokens would be too many
+    {Pass(rows=1, length=2816, replies=2048, shared=True)}
+    >>> grpo.micro_batch_tokens = 1792
+    >>> passes(grpo, 768)
+    {Pass(rows=1, length=1792, replies=1024, shared=True)}
+    >>> passes(Args(method="sft", per_device_train_batch_size=2), 768)
+    {Pass(rows=2, length=1024, replies=2048, shared=False)}
     """
-    reply, size = args.max_new_tokens, args.micro_batch_size
     if args.method == "sft":
-        return size, args.max_length, size * args.max_length
-    if args.method == "dpo":
-        return size, prompt + 2 * reply, 2 * size * reply
-    count = args.batch_size * args.num_samples
-    size = min(size, args.minibatch_size or count, count)
-    if args.minibatch_size and args.batch_size > 1:
-        most = min(size, args.batch_size)
-        mixes = {(n, min(args.num_samples, size - n + 1)) for n in range(math.ceil(size / args.num_samples), most + 1)}
-    else:
-        task = [i // args.num_samples for i in range(count)]
-        cuts = [task[at : at + size] for at in range(0, count, size)]
-        mixes = {(len(set(cut)), max(map(cut.count, cut))) for cut in cuts}
-    rows, largest = max(mixes, key=lambda mix: mix[0] * (prompt + mix[1] * reply))
-    return rows, prompt + largest * reply, size * reply
+        rows = args.per_device_train_batch_size
+        return {Pass(rows, args.max_length, rows * args.max_length)}
+    each, replies = (1, 2) if args.method == "dpo" else (args.num_samples, 1)
+    size = args.minibatch_size if training and args.method in ("ppo", "grpo") else 0
+    found = _passes(args.batch_size, each, replies, prompt, args.max_new_tokens, size, args.micro_batch_tokens, shared)
+    if training:
+        return found
+    # the check before the first update: completions of 4 samples, or of 16 pairs
+    beside = [args.max_new_tokens] * (16 if args.method == "dpo" else min(4, args.batch_size * each))
+    return found | {_pass([_Item(i // each, prompt, [reply]) for i, reply in enumerate(beside)], shared)}
+
+
+@dataclass
+class _Item:
+    """What `micro_batches` wants to know of a sample or a pair."""
+
+    group: int
+    prompt_length: int
+    lengths: list[int]
+
+
+def _pass(items: list[_Item], shared: bool) -> Pass:
+    replies = sum(sum(item.lengths) for item in items)
+    completions = sum(len(item.lengths) for item in items)
+    sharing = shared and completions > len({item.group for item in items})
+    rows = len({item.group for item in items}) if sharing else completions
+    return Pass(rows, padded_tokens(items, sharing) // rows, replies, sharing)
+
+
+@cache
+def _passes(tasks: int, each: int, replies: int, prompt: int, reply: int, size: int, num_tokens: int, shared: bool):
+    items = [_Item(i // each, prompt, [reply] * replies) for i in range(tasks * each)]
+    chosen = [list(range(len(items)))]
+    if 0 < size < len(items):
+        chosen = [
+            [task * each + i for task, count in enumerate(counts) for i in range(count)]
+            for counts in mixes(size, tasks, each)
+        ]
+    return {
+        _pass([items[i] for i in part], shared)
+        for rows in chosen
+        for part in micro_batches(items, num_tokens, rows, shared)
+    }
+
+
+def mixes(size: int, tasks: int, each: int) -> Iterator[list[int]]:
+    """Of how many tasks a minibatch may be, and how many samples of each: as evenly as can be, and as unevenly.
+
+    >>> list(mixes(3, 2, 8))
+    [[3], [3], [2, 1], [2, 1]]
+    >>> list(mixes(6, 3, 4))
+    [[3, 3], [4, 2], [2, 2, 2], [4, 1, 1]]
+    """
+    for count in range(math.ceil(size / each), min(size, tasks) + 1):
+        yield [size // count + (task < size % count) for task in range(count)]
+        uneven, left = [1] * count, size - count
+        for task in range(count):
+            uneven[task] += min(left, each - 1)
+            left -= uneven[task] - 1
+        yield uneven
 
 
 def saved_by_a_block(shape: Shape, args: Any, dtype: int, repeated: bool) -> float:
@@ -191,69 +263,87 @@ def saved_by_a_block(shape: Shape, args: Any, dtype: int, repeated: bool) -> flo
     return total + dtype * shape.inner * (3 if shape.gated else 1)
 
 
-def training_bytes(shape: Shape, args: Any, prompt: int, dtype: int, padded: bool = True) -> dict[str, float]:
-    """What a micro-batch's forward and backward pass needs beyond weights, gradients and optimizer, by part."""
-    rows, length, replies = rows_and_tokens(args, prompt)
-    tokens, checkpointed = rows * length, args.gradient_checkpointing
-    shared = args.method == "dpo" or (args.method != "sft" and length > prompt + args.max_new_tokens)
-    masked = shared or (padded and rows > 1)
-    scores = rows * length * length  # of one head
+def training_bytes(shape: Shape, args: Any, one: Pass, dtype: int, padded: bool = True) -> dict[str, float]:
+    """What a forward and backward pass needs beyond weights, gradients and optimizer, by part.
+
+    Args:
+        padded: whether prompts differ in length; a mask is needed then.
+    """
+    tokens, checkpointed = one.tokens, args.gradient_checkpointing
+    masked = one.shared or (padded and one.rows > 1)
     block = tokens * saved_by_a_block(shape, args, dtype, repeated=masked)
-    copies = scores * dtype * (masked and (dtype == 2 or not shared))  # sdpa's own: of a bool mask, or to align a row
-    block += copies + shape.eager * scores * shape.heads * (4 if dtype == 4 else 4 + dtype)
+    # sdpa's own copies of a mask: from bool, or to align a row
+    block += one.scores * dtype * (masked and (dtype == 2 or not one.shared))
+    block += shape.eager * one.scores * shape.heads * (4 if dtype == 4 else 4 + dtype)
     first_norm = (4 * shape.hidden + 4) * tokens if shape.rms else (dtype * shape.hidden + 8) * tokens
-    ends = first_norm + 2 * tokens * shape.head_dim * dtype  # the last norm; cosines and sines
-    ends += masked * scores * (dtype if shared else 1)
-    ends += (
-        2 * 4 * replies * shape.hidden * (args.value_coef > 0)
-    )  # what the critic sees, this micro-batch and the last
+    ends = first_norm + 2 * tokens * shape.rotary * dtype  # the last norm; cosines and sines
+    ends += masked * one.scores * (dtype if one.shared else 1)
+    if args.method != "sft":  # of each token the gradient with respect to its state, and places in the row
+        ends += one.replies * (shape.hidden * dtype * (1 + (args.entropy_coef > 0)) + 40)
+    ends += critic_bytes(shape, args, one)
     kept = shape.layers * (tokens * shape.hidden * dtype if checkpointed else block) + ends
     kept -= 0 if checkpointed else first_norm  # the embeddings need no gradient, and so the first norm keeps nothing
     widest = max(i * o for _, i, o in shape.linears)
     at_a_layer = tokens * shape.inner * (4 + dtype) + widest * dtype  # gradients, one weight in full
-    at_the_head = head_bytes(shape, replies, 5) if args.method != "sft" else 4 * replies * shape.vocab * 4
+    if args.method == "sft":
+        at_the_head = 4 * one.replies * shape.vocab * 4
+    else:
+        at_the_head = head_bytes(shape, one, dtype, entropy=args.entropy_coef > 0)
     return {
         "activations kept for the backward pass": kept,
-        "backward pass: " + ("a block recomputed" if checkpointed else "gradients, or logits"): max(
+        "beside: " + ("a block recomputed, or logits" if checkpointed else "gradients, or logits"): max(
             at_the_head, checkpointed * block + at_a_layer
         ),
     }
 
 
-def head_bytes(shape: Shape, replies: int, copies: int) -> float:
-    """Float32 logits: `copies` times as many as `head_logprobs` holds at once (2 going forward, 5 coming back)."""
+def critic_bytes(shape: Shape, args: Any, one: Pass) -> float:
+    """The states that the critic sees, in float32: of this pass and of the last one."""
+    return 2 * 4 * one.replies * shape.hidden * (args.value_coef > 0)
+
+
+def head_bytes(shape: Shape, one: Pass, dtype: int, entropy: bool = False) -> float:
+    """Beside what is kept, when log-probabilities are taken: the states of all tokens, those of completions twice, and
+    the work on as many logits as `head_logprobs` has at once: as the head gives them, divided, their log-softmax."""
     at_once = inspect.signature(head_logprobs).parameters["logits_at_once"].default
-    return 4 * copies * min(replies * shape.vocab, max(at_once, shape.vocab))
+    logits = min(one.replies, max(1, at_once // shape.vocab)) * shape.vocab
+    states = (one.tokens + 2 * one.replies) * shape.hidden * dtype
+    return states + logits * max(dtype + 8, 16 * entropy)
 
 
-def scoring_bytes(shape: Shape, args: Any, prompt: int, dtype: int) -> float:
+def scoring_bytes(shape: Shape, args: Any, one: Pass, dtype: int) -> float:
     """The forward pass without gradients, of the policy or the reference: its widest moment, or the LM head's."""
-    rows, length, replies = rows_and_tokens(args, prompt)
-    tokens, shared = rows * length, length > prompt + args.max_new_tokens
-    mask = rows * length**2 * (dtype + 1 if shared else 1 + dtype) * (shared or rows > 1)
-    wide = tokens * (shape.inner * (2 * dtype + 8) + shape.hidden * (3 * dtype + 4))  # the adapter works in float32
-    return mask + max(wide, 2 * tokens * shape.hidden * dtype + head_bytes(shape, replies, 2))
+    mask = one.scores * (dtype + 1) * (one.shared or one.rows > 1)
+    wide = one.tokens * (shape.inner * (2 * dtype + 8) + shape.hidden * (3 * dtype + 4))  # adapters are in float32
+    return mask + critic_bytes(shape, args, one) + max(wide, head_bytes(shape, one, dtype))
 
 
 def sampling_bytes(shape: Shape, args: Any, prompt: int, dtype: int) -> dict[str, float]:
-    """Keys and values of all rows when the longest is done, and what a step needs beside them, or the prefill."""
+    """The copy that samples, keys and values of all rows as `RoomyLayer` reserves them, and what a step has beside.
+
+    Beside them stand the keys and values of the layer that is copied when rows are repeated or dropped, or the work
+    on a step's logits (`rollout._draw`: float32, the cumulative sum and its operand float64), or the prefill's
+    activations.
+    """
     rows = sampling_rows(args)
     a_token = 2 * shape.layers * shape.kv * dtype
     cache = rows * (prompt + args.max_new_tokens) * a_token
-    one_layer = cache / shape.layers / 2  # torch.cat: the longer keys beside the old ones
-    logits = (
-        rows * shape.vocab * (dtype + (28 if args.top_p < 1 else 12))
-    )  # float32, divided, log-softmax, probabilities
-    tokens = rows // args.num_samples * prompt
+    # as the model gives them and in float32, probabilities, cumulative sum and operand; with top_p the sorted ones (4),
+    # where they were (8), which are left out (1), the rest (4)
+    a_logit = dtype * (dtype == 2) + 24 + (17 if args.top_p < 1 else 0)
+    prompts = rows // args.num_samples
     beside = 4 if dtype == 2 else 3  # in 16 bits the adapter's own result
-    prefill = tokens * (a_token + dtype * (beside * shape.inner + 5 * shape.hidden))
+    prefill = prompts * (prompt + args.max_new_tokens) * a_token
+    prefill += prompts * prompt * dtype * (beside * shape.inner + 5 * shape.hidden)
     return {
+        f"copy to sample from, {8 * dtype} bits": sum(i * o for _, i, o in shape.linears) * dtype,
         f"keys and values of {rows} rows": cache,
-        "logits of a step, or the prefill": max(one_layer + rows * shape.vocab * dtype, logits, prefill - cache),
+        "a step's logits, or a layer copied": max(
+            cache / shape.layers + rows * shape.vocab * dtype, rows * shape.vocab * a_logit, prefill - cache
+        ),
     }
 
 
 def sampling_rows(args: Any) -> int:
     """Completions that `rollout.sample` decodes at a time."""
-    at_once = inspect.signature(sample).parameters["batch_size"].default
-    return min(args.batch_size, max(1, at_once // args.num_samples)) * args.num_samples
+    return min(args.batch_size, max(1, args.sample_batch_size // args.num_samples)) * args.num_samples

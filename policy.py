@@ -6,11 +6,15 @@ Base and adapters are always loaded in the same precision, 4-bit NF4 with double
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 import weakref
 from copy import deepcopy as copy_of
 from pathlib import Path
+
+if __name__ == "__main__":  # the preflight computes nothing: which fast kernels bitsandbytes lacks on a CPU is no news
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 import huggingface_hub
 import torch
@@ -81,17 +85,17 @@ def load_tokenizer(name: str, trust_remote_code: bool = False):
         InputError: the name cannot be resolved, or the hub cannot be reached.
     """
     base, _ = base_and_adapter(name)
-    _check_reachable(base)
+    check_reachable(base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise InputError(f"{base}: its tokenizer cannot be loaded: {_first_line(error)}") from None
+        raise InputError(f"{base}: its tokenizer cannot be loaded: {first_line(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def _check_reachable(base: str) -> None:
+def check_reachable(base: str) -> None:
     """Ask the hub once for a model that is neither a folder nor in the cache; loading would retry for a minute."""
     if Path(base).is_dir() or isinstance(huggingface_hub.try_to_load_from_cache(base, "config.json"), str):
         return
@@ -105,7 +109,7 @@ def _check_reachable(base: str) -> None:
         ) from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
@@ -116,7 +120,7 @@ def load_policy(name: str, device: torch.device, trainable: bool = False, trust_
         InputError: the model cannot be found or downloaded.
     """
     base, adapter = base_and_adapter(name)
-    _check_reachable(base)
+    check_reachable(base)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -133,7 +137,7 @@ def load_policy(name: str, device: torch.device, trainable: bool = False, trust_
             trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError) as error:
-        raise InputError(f"{base}: cannot be loaded: {_first_line(error)}") from None
+        raise InputError(f"{base}: cannot be loaded: {first_line(error)}") from None
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # on a CPU with AVX512-BF16 the first forward without gradients repacks the weight for good: bfloat16

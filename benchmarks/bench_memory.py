@@ -27,12 +27,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import memory
 import policy
+from batches import micro_batches, padded_tokens
 from common import run
 from logprobs import completion_outputs, takes_shared_prompts
-from memory_parts import read_shape, rows_and_tokens
+from memory_parts import passes, read_shape
 from parity import as_reference, kl_estimate, load_reference
 from rollout import sample
 from train_grpo_lora import policy_objective
+from training import recompute_layers
 
 SHAPES = {  # hidden, inner, layers, heads, key/value heads, vocabulary
     "small": (512, 1408, 4, 8, 8, 8192),
@@ -50,8 +52,9 @@ class Args:
     max_new_tokens: int = 64  # tokens of a completion
     batch_size: int = 2  # tasks
     num_samples: int = 4  # completions a task
-    micro_batch_size: int = 4  # completions in one forward and backward pass
-    gradient_checkpointing: bool = False  # recompute activations in the backward pass
+    top_p: float = 1.0  # below 1, sampling sorts the vocabulary
+    micro_batch_tokens: int = 4096  # tokens of one forward and backward pass
+    gradient_checkpointing: bool = False  # compute each layer again in the backward pass
     config: str = ""  # YAML file with any of these; flags win over it
 
 
@@ -91,16 +94,6 @@ def random_policy(config, folder: Path, device: torch.device, rank: int = 8):
     return model.eval(), adapter
 
 
-def checkpoint_blocks(model) -> None:
-    """Gradient checkpointing without dropout; transformers wants the training mode for it."""
-    model.enable_input_require_grads()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.eval()
-
-
 def weight_bytes(model) -> int:
     """Of all weights, buffers and quantisation constants."""
     tensors = [*model.parameters(), *model.buffers()]
@@ -121,32 +114,39 @@ def measure(model, args: memory.Args, prompt: int) -> dict[str, int]:
     tokenizer = SimpleNamespace(eos_token_id=10**9, decode=lambda ids: "")
     trained = policy.trainable_parameters(model)
     optimizer = torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.0)
-    copy = policy.merged_copy(model)
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()  # its moments are there from the second step on
     optimizer.zero_grad()
     moments = sum(p.numel() * p.element_size() for p in trained) * 2
-    found = {"always": weight_bytes(model) + moments + weight_bytes(copy)}
+    copy = policy.merged_copy(model)
+    policy.drop_merged_copy(model)  # what it keeps is there from the second step on
     beside = [m.lora_down.nbytes + m.lora_up.nbytes for m in copy.modules() if hasattr(m, "lora_down")]
-    found["always"] += sum(beside)
+    found = {"always": weight_bytes(model) + moments + sum(beside)}
+
+    # a CPU in bfloat16 would take the states of the last tokens, which are strided, with a copy of the head for each
+    copy.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
     with peak_bytes(device) as sampling:
         sample(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=1.0,
-               num_samples=args.num_samples, top_p=args.top_p)  # fmt: skip
-    size = args.micro_batch_size
-    chosen = [p for p in prompts for _ in range(args.num_samples)][:size]
-    replies = torch.randint(3, vocab, (size, args.max_new_tokens)).tolist()
-    takes_shared_prompts(model)
-    with peak_bytes(device) as scoring, torch.no_grad():
-        old = completion_outputs(model, chosen, replies).logprobs
-        with as_reference(model):
-            reference = completion_outputs(model, chosen, replies).logprobs
+               num_samples=args.num_samples, top_p=args.top_p, batch_size=args.sample_batch_size)  # fmt: skip
+        policy.drop_merged_copy(model)
+    every = [p for p in prompts for _ in range(args.num_samples)]
+    items = [SimpleNamespace(group=i // args.num_samples, prompt_length=len(p), lengths=[args.max_new_tokens])
+             for i, p in enumerate(every)]  # fmt: skip
+    shared = takes_shared_prompts(model)
+    cut = micro_batches(items, args.micro_batch_tokens, shared=shared)
+    largest = max(cut, key=lambda part: padded_tokens([items[i] for i in part], shared))
+    chosen = [every[i] for i in largest]
+    replies = torch.randint(3, vocab, (len(chosen), args.max_new_tokens)).tolist()
+    with peak_bytes(device) as scoring, torch.no_grad(), as_reference(model):
+        reference = completion_outputs(model, chosen, replies).logprobs
     if args.gradient_checkpointing:
-        checkpoint_blocks(model)
-    advantage = torch.randn(size, 1, device=device)
+        recompute_layers(model)
+    advantage = torch.randn(len(chosen), 1, device=device)
     with peak_bytes(device) as training:
         out = completion_outputs(model, chosen, replies)
+        old = out.logprobs.detach()
         objective, _ = policy_objective(out.logprobs, old, advantage, out.mask, "grpo", 0.2, 0.2)
         loss = -(out.mask * objective).sum() + 0.02 * (out.mask * kl_estimate(out.logprobs, reference, "k3")).sum()
         loss.backward()
@@ -177,14 +177,15 @@ def main(args: Args) -> None:
     config = LlamaConfig(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, vocab_size=vocab,
                          num_attention_heads=heads, num_key_value_heads=kv, max_position_embeddings=4096)  # fmt: skip
     settings = memory.Args(batch_size=args.batch_size, num_samples=args.num_samples, max_new_tokens=args.max_new_tokens,
-                           max_length=args.prompt + args.max_new_tokens, micro_batch_size=args.micro_batch_size,
+                           max_length=args.prompt + args.max_new_tokens, top_p=args.top_p,
+                           micro_batch_tokens=args.micro_batch_tokens,
                            gradient_checkpointing=args.gradient_checkpointing)  # fmt: skip
     with TemporaryDirectory() as folder:
         model, adapter = random_policy(config, Path(folder), device)
         found = compare(model, adapter, replace(settings), args.prompt)
-    rows, length, _ = rows_and_tokens(settings, args.prompt)
+    one = max(passes(settings, args.prompt), key=lambda one: one.tokens)
     place = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    print(f"{args.shape}, {policy.compute_dtype(device)}, {place}; micro-batches of {rows} x {length} tokens")
+    print(f"{args.shape}, {policy.compute_dtype(device)}, {place}; passes of up to {one.rows} x {one.length} tokens")
     print("| | predicted MiB | measured MiB | error |\n|---|---|---|---|")
     for name, (predicted, measured) in found.items():
         print(f"| {name} | {predicted / 2**20:.1f} | {measured / 2**20:.1f} | {predicted / measured - 1:+.1%} |")
