@@ -82,14 +82,17 @@ def micro_batches(
     for i in chosen:
         total[items[i].group] += sum(items[i].lengths)
     chosen.sort(key=lambda i: (items[i].prompt_length + total[items[i].group], items[i].group, items[i].lengths, i))
-    most = -(-len(chosen) // parts)  # items
     batches: list[list[int]] = []
     for i in chosen:
-        fits = batches and len(batches[-1]) < most
-        if fits and padded_tokens([items[j] for j in [*batches[-1], i]], shared) <= num_tokens:
+        if batches and padded_tokens([items[j] for j in [*batches[-1], i]], shared) <= num_tokens:
             batches[-1].append(i)
         else:
             batches.append([i])
+    while len(batches) < min(parts, len(chosen)):
+        largest = max(batches, key=len)
+        half = (len(largest) + 1) // 2
+        at = batches.index(largest)
+        batches[at : at + 1] = [largest[:half], largest[half:]]
     return batches
 
 

@@ -38,6 +38,7 @@ class Args:
     max_length: int = 1024  # tokens of prompt and completion together, at most
     max_new_tokens: int = 256  # tokens of a completion, at most
     sample_batch_size: int = 64  # completions sampled at a time
+    unpack_to_sample: bool = True  # sample from an unpacked copy, not from the 4-bit policy
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass
     per_device_train_batch_size: int = 1  # sft: examples in one forward and backward pass
     minibatch_size: int = 0  # completions an optimizer step; 0: the whole batch
@@ -107,8 +108,6 @@ def predict(
         scorings = [scoring_bytes(shape, args, one, dtype) for one in passes(args, prompt, shared, training=False)]
         phases["log-probabilities"] = {"activations and logits": max(scorings)}
     if args.method in RL:
-        if dtype == 2:
-            always["adapter for sampling, 16 bits"] = adapter * dtype
         phases["sampling"] = sampling_bytes(shape, args, prompt, dtype)
     return Prediction(always, phases, gpu=dtype == 2)
 

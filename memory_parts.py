@@ -331,12 +331,15 @@ def sampling_bytes(shape: Shape, args: Any, prompt: int, dtype: int) -> dict[str
     # as the model gives them and in float32, probabilities, cumulative sum and operand; with top_p the sorted ones (4),
     # where they were (8), which are left out (1), the rest (4)
     a_logit = dtype * (dtype == 2) + 24 + (17 if args.top_p < 1 else 0)
+    weights = [i * o for _, i, o in shape.linears]
+    adapter = sum(i + o for i, o in shape.adapted) * args.lora_r * (dtype == 2)  # in float32 it is merged
+    copy = sum(weights) + adapter if args.unpack_to_sample else max(weights)  # else one weight at a time
     prompts = rows // args.num_samples
     beside = 4 if dtype == 2 else 3  # in 16 bits the adapter's own result
     prefill = prompts * (prompt + args.max_new_tokens) * a_token
     prefill += prompts * prompt * dtype * (beside * shape.inner + 5 * shape.hidden)
     return {
-        f"copy to sample from, {8 * dtype} bits": sum(i * o for _, i, o in shape.linears) * dtype,
+        f"weights unpacked to sample, {8 * dtype} bits": copy * dtype,
         f"keys and values of {rows} rows": cache,
         "a step's logits, or a layer copied": max(
             cache / shape.layers + rows * shape.vocab * dtype, rows * shape.vocab * a_logit, prefill - cache

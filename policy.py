@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from common import InputError
 
 transformers_logging.disable_progress_bar()
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks, transformers warns
+warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing(_enable)?` is deprecated")  # new in 5.23
 
 CPU = torch.device("cpu")
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -199,7 +199,8 @@ def drop_merged_copy(model) -> None:
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     for name, module in base.named_modules() if base in _copies else ():
         if isinstance(module, Linear4bit):
-            _copies[base].get_submodule(name.removesuffix(".base_layer")).weight = frozen(torch.empty(0))
+            linear = _copies[base].get_submodule(name.removesuffix(".base_layer"))
+            linear.weight, linear.lora_down, linear.lora_up = frozen(torch.empty(0)), None, None
 
 
 def frozen(weight: torch.Tensor) -> torch.nn.Parameter:

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from common import InputError
-from logprobs import pad
+from logprobs import base_of, pad
 from policy import eos_ids, merged_copy
 from tasks import STOP_STRINGS, Task, truncate_at_stop
 
@@ -60,6 +60,7 @@ def sample(
     num_samples: int = 1,
     batch_size: int = 64,
     stop_at_strings: bool = False,
+    unpack: bool = True,
     seeds: list[tuple[int, ...]] | None = None,
     on_rollout: Callable[[Rollout], None] = lambda rollout: None,
 ) -> list[Rollout]:
@@ -69,14 +70,15 @@ def sample(
     depends on its seed alone: not on the batch, nor on what else is sampled.
 
     Args:
-        model: the policy; what decodes is a merged copy of it (`policy.merged_copy`).
+        model: the policy, in evaluation mode.
         prompts: token ids of each prompt.
         batch_size: completions at a time (at least one prompt's samples).
         stop_at_strings: also end at HumanEval's stop strings, which the text then does not contain.
+        unpack: decode with a merged copy of the policy (`policy.merged_copy`): faster, and 2 bytes a weight.
         seeds: of each prompt; None: new ones.
         on_rollout: called with each completion as it ends, while others are still being sampled.
     """
-    model = merged_copy(model)
+    model = merged_copy(model) if unpack else base_of(model)
     done: list[list[Rollout]] = [[None] * num_samples for _ in prompts]
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     chunk = max(1, batch_size // num_samples)

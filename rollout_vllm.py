@@ -120,6 +120,7 @@ class VllmSampler:
         num_samples: int = 1,
         batch_size: int = 64,
         stop_at_strings: bool = False,
+        unpack: bool = True,
         seeds: list[tuple[int, ...]] | None = None,
         on_rollout: Callable[[Rollout], None] = lambda rollout: None,
     ) -> list[Rollout]:
@@ -127,6 +128,7 @@ class VllmSampler:
 
         Args:
             model: the policy, whose adapter is handed over if it has changed; None: the adapter as it is on disk.
+            unpack: means nothing here.
         """
         request = self.hand_over(model, tokenizer)
         numbers = [int(np.random.default_rng(seeds and seeds[i]).integers(2**48)) for i in range(len(prompts))]

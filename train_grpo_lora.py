@@ -60,6 +60,7 @@ class Args:
     length_penalty_alpha: float = 0.01  # reward lost per 100 tokens
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
     sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
+    unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass, likewise
     gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, a third slower
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too

@@ -141,8 +141,7 @@ class Run:
         self.model = load_policy(args.sft_model, self.device, trainable=True, trust_remote_code=args.trust_remote_code)
         load_reference(self.model, args.sft_model)
         self.model.eval()  # no dropout: what was sampled is what is trained on
-        if args.gradient_checkpointing:
-            recompute_layers(self.model)
+        set_recomputing(self.model, args.gradient_checkpointing)
         self.critic = zero_head(self.model).to(self.device) if critic else None
         self.weights = trainable_parameters(self.model) + (list(self.critic.parameters()) if critic else [])
         self.optimizer = torch.optim.AdamW(self.weights, lr=args.learning_rate, weight_decay=0.0)
@@ -230,6 +229,7 @@ class Run:
         def judge(rollout: Rollout) -> None:
             checks[id(rollout)] = self.sandbox.submit(self.items[chosen[rollout.prompt_index][1]], rollout.text)
 
+        set_recomputing(self.model, False)
         rollouts = self.sampler(
             self.model,
             self.tokenizer,
@@ -240,10 +240,12 @@ class Run:
             top_p=args.top_p,
             stop_at_strings=args.stop_at_strings,
             batch_size=args.sample_batch_size,
+            unpack=args.unpack_to_sample,
             seeds=[(args.seed, group) for group, _ in chosen],
             on_rollout=judge,
         )
         drop_merged_copy(self.model)
+        set_recomputing(self.model, args.gradient_checkpointing)
         self.spent["sample"] += time.perf_counter() - started
         return [
             Sample(self.items[index], group, r, check=checks[id(r)])
@@ -398,16 +400,17 @@ def zero_head(model) -> torch.nn.Linear:
     return head
 
 
-def recompute_layers(model) -> None:
-    """Keep of each layer its input alone, and compute the rest again in the backward pass.
+def set_recomputing(model, on: bool) -> None:
+    """Whether to keep of each layer its input alone, and compute the rest again in the backward pass.
 
-    transformers does so in training mode only; of all modules just the layers themselves are put into it, which have
-    no dropout of their own.
+    transformers does so in training mode only (and then has no cache to sample with); of all modules just the layers
+    themselves are put into it, which have no dropout of their own.
     """
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    if on and not model.is_gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
+            module.training = on
 
 
 def item_order(count: int, seed: int) -> Iterator[int]:

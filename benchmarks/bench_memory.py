@@ -34,7 +34,7 @@ from memory_parts import passes, read_shape
 from parity import as_reference, kl_estimate, load_reference
 from rollout import sample
 from train_grpo_lora import policy_objective
-from training import recompute_layers
+from training import set_recomputing
 
 SHAPES = {  # hidden, inner, layers, heads, key/value heads, vocabulary
     "small": (512, 1408, 4, 8, 8, 8192),
@@ -120,9 +120,8 @@ def measure(model, args: memory.Args, prompt: int) -> dict[str, int]:
     optimizer.zero_grad()
     moments = sum(p.numel() * p.element_size() for p in trained) * 2
     copy = policy.merged_copy(model)
-    policy.drop_merged_copy(model)  # what it keeps is there from the second step on
-    beside = [m.lora_down.nbytes + m.lora_up.nbytes for m in copy.modules() if hasattr(m, "lora_down")]
-    found = {"always": weight_bytes(model) + moments + sum(beside)}
+    policy.drop_merged_copy(model)
+    found = {"always": weight_bytes(model) + moments}
 
     # a CPU in bfloat16 would take the states of the last tokens, which are strided, with a copy of the head for each
     copy.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
@@ -142,7 +141,7 @@ def measure(model, args: memory.Args, prompt: int) -> dict[str, int]:
     with peak_bytes(device) as scoring, torch.no_grad(), as_reference(model):
         reference = completion_outputs(model, chosen, replies).logprobs
     if args.gradient_checkpointing:
-        recompute_layers(model)
+        set_recomputing(model, True)
     advantage = torch.randn(len(chosen), 1, device=device)
     with peak_bytes(device) as training:
         out = completion_outputs(model, chosen, replies)

@@ -12,7 +12,7 @@ import policy
 from benchmarks.bench_memory import compare, random_policy
 from logprobs import completion_outputs, takes_shared_prompts
 from memory_parts import passes, shape_of, training_bytes
-from training import recompute_layers
+from training import set_recomputing
 
 SMALL = dict(vocab_size=256, hidden_size=128, intermediate_size=320, num_hidden_layers=2, num_attention_heads=4,
              max_position_embeddings=512)  # fmt: skip
@@ -69,7 +69,7 @@ def test_what_is_kept_for_the_backward_pass(kind, dtype, tmp_path, monkeypatch):
     assert takes_shared_prompts(model)
     for checkpointing in (False, True):
         if checkpointing:
-            recompute_layers(model)
+            set_recomputing(model, True)
         for samples, lengths in ((4, [PROMPT] * 4), (1, [PROMPT, PROMPT, PROMPT - 9, PROMPT])):
             args = memory.Args(batch_size=4 // samples, num_samples=samples, max_new_tokens=REPLY,
                                gradient_checkpointing=checkpointing)  # fmt: skip

@@ -147,8 +147,10 @@ def policy(request, pocket, tmp_path_factory):
 def test_merged_compacted_packed_and_chunked_are_the_policy_itself(policy, prompts, monkeypatch):
     """Against `generate` of the unmerged policy, a prompt at a time; log-probs against its logits."""
     model, tokenizer = policy
-    for batch_size in (1, 4, 64):
-        ours = sample(model, tokenizer, prompts, max_new_tokens=24, temperature=0.0, batch_size=batch_size)
+    for batch_size, unpack in ((1, True), (4, True), (64, True), (4, False)):
+        ours = sample(
+            model, tokenizer, prompts, max_new_tokens=24, temperature=0.0, batch_size=batch_size, unpack=unpack
+        )
         for rollout, prompt in zip(ours, prompts, strict=True):
             theirs = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=2)
             assert rollout.token_ids == theirs[0, len(prompt) :].tolist()
