@@ -17,6 +17,7 @@ def rounds(run_cli, tmp_path, flags: str) -> list[dict]:
     return record["rounds"]
 
 
+@pytest.mark.slow
 def test_a_side_does_what_was_asked(run_cli, tmp_path):
     results = rounds(run_cli, tmp_path, "--only ours loop")
     assert [r["side"] for r in results] == ["ours", "loop"]

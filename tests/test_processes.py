@@ -55,7 +55,9 @@ def pairs(tmp_path_factory) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("method", RUNS)
+@pytest.mark.parametrize(
+    "method", [name if name == "grpo" else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+)
 def test_two_processes_make_the_update_of_one(start, pairs, tmp_path, method):
     flags = {name: value for name, value in (COMMON | RUNS[method]).items() if value is not None}
     words = [f"train_{method}_lora.py"]
@@ -79,6 +81,7 @@ def test_two_processes_make_the_update_of_one(start, pairs, tmp_path, method):
     assert said[1].count("step 1 ") == said[1].count("saved ") == 1  # the second says nothing
 
 
+@pytest.mark.slow
 def test_sft_in_two_processes(pocket, tmp_path):
     ends = []
     for count in (1, 2):
@@ -98,6 +101,7 @@ def test_a_launch_that_cuts_the_model_up_is_refused(monkeypatch):
         processes.processes.__wrapped__()
 
 
+@pytest.mark.slow
 def test_evaluation_in_two_processes(start, tmp_path):
     found = []
     launch_both("eval_humaneval.py", "--model_path", start, "--data_path", "data/pocket_test.jsonl", "--limit", "7",
