@@ -151,6 +151,9 @@ def advice(shape: Shape, args: Args, name: str, room: float) -> str:
         largest_fitting(shape, replace(args, gradient_checkpointing=on), room, size) for on in (False, True)
     )
     rows = largest_fitting(shape, args, room, "sample_batch_size") if args.method in RL else (1, True)
+    if args.method in RL and not rows[0] and args.unpack_to_sample:
+        other = advice(shape, replace(args, unpack_to_sample=False), name, room).partition("usable): ")[2]
+        return f"{said} unpacked; with --no_unpack_to_sample: {other}"
     if not checkpointed[0] or not rows[0]:
         alone = replace(args, num_samples=1)
         fewer = checkpointed[0] and largest_fitting(shape, alone, room, "sample_batch_size")[0]
