@@ -34,7 +34,7 @@ class Args:
     label_smoothing: float = 0.0  # share of pairs taken to be the wrong way round
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass; changes memory and speed alone
-    gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, a third slower
+    gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, slower
     save_every: int = 10  # steps between states that a killed run goes on from; 0: only when it is asked to stop
     resume: bool = True  # go on from the state that an interrupted run of this command left
     dry_run: bool = False  # one step, nothing kept: peak memory, and the time that the run would take

@@ -56,7 +56,7 @@ class Args:
     sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
     unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass, likewise
-    gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, a third slower
+    gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, slower
     stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
     engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
     vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
