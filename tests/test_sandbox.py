@@ -396,7 +396,8 @@ def test_restarts_leak_nothing():
 
 
 CALLER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it, and that is inherited
 sys.path.insert(0, {root!r})
 from sandbox import Sandbox
 task = {task!r}
