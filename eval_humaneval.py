@@ -226,7 +226,6 @@ def main(args: Args) -> None:
         import processes
     with Sandbox(
         args.time_limit,
-        num_workers=processes.cores_of_each() if samples_here else None,
         allow_weak_tests=args.allow_weak_tests,
         allow_missing_layers=args.allow_missing_layers,
     ) as sandbox:

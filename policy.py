@@ -1,4 +1,4 @@
-"""The QLoRA policy: load it, save it, and the log-probabilities of its tokens.
+"""The QLoRA policy: load it, save it, and copy it to sample from.
 
 Base and adapters are always loaded in the same precision, 4-bit NF4 with double quantisation (arXiv 2305.14314).
 """
@@ -24,6 +24,7 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from common import InputError
@@ -249,6 +250,27 @@ def _plain_copy(base):
 
 def trainable_parameters(model) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def zero_head(model) -> torch.nn.Linear:
+    """A value of 0 for every state, whatever the state."""
+    head = torch.nn.Linear(model.get_output_embeddings().in_features, 1)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    return head
+
+
+def set_recomputing(model, on: bool) -> None:
+    """Whether to keep of each layer its input alone, and compute the rest again in the backward pass.
+
+    transformers does so in training mode only (and then has no cache to sample with); of all modules just the layers
+    themselves are put into it, which have no dropout of their own.
+    """
+    if on and not model.is_gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = on
 
 
 def save_adapter(model: PeftModel, tokenizer, folder: Path) -> None:

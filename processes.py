@@ -87,8 +87,3 @@ def add_up_gradients(weights: list[torch.nn.Parameter]) -> None:
     together = reduce(torch.cat([weight.grad.flatten() for weight in weights]), reduction="sum")
     for weight, part in zip(weights, together.split([weight.numel() for weight in weights]), strict=True):
         weight.grad.copy_(part.view_as(weight))
-
-
-def cores_of_each() -> int:
-    """Cores that this process may use beside the others of its machine."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

@@ -114,7 +114,8 @@ class Sandbox:
             raise InputError("the sandbox needs a time limit above 0 s and 64 MiB of memory or more")
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0] * (os.cpu_count() or 1)
         self.time_limit = time_limit
-        self.num_workers = num_workers or len(cores)
+        # the processes of a launcher share their machine's cores
+        self.num_workers = num_workers or max(1, len(cores) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         # A worker's judge and child take turns, so they share a core where there is a worker for every one: handing
         # over on one core costs less than waking another (a third more checks per second on a busy machine).
         pins = [cores[n % len(cores)] if self.num_workers >= len(cores) else None for n in range(self.num_workers)]

@@ -27,7 +27,6 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers import get_scheduler, set_seed
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 import memory
 import processes
@@ -43,7 +42,9 @@ from policy import (
     load_tokenizer,
     pick_device,
     save_adapter,
+    set_recomputing,
     trainable_parameters,
+    zero_head,
 )
 from rollout import Rollout, encode_prompts, sample
 from rollout_vllm import VllmSampler, check_engine
@@ -105,7 +106,6 @@ def open_sandbox(args: Any) -> Iterator[Sandbox]:
     """A sandbox that has just passed its self-test: a reward that can be forged is no reward."""
     with Sandbox(
         args.time_limit,
-        num_workers=processes.cores_of_each(),
         allow_weak_tests=args.allow_weak_tests,
         allow_missing_layers=args.allow_missing_layers,
     ) as sandbox:
@@ -390,27 +390,6 @@ class Run:
 def verdicts(drawn: list[Sample]) -> list[Verdict]:
     """As soon as the sandbox has them."""
     return [s.check.result() for s in drawn]
-
-
-def zero_head(model) -> torch.nn.Linear:
-    """A value of 0 for every state, whatever the state."""
-    head = torch.nn.Linear(model.get_output_embeddings().in_features, 1)
-    torch.nn.init.zeros_(head.weight)
-    torch.nn.init.zeros_(head.bias)
-    return head
-
-
-def set_recomputing(model, on: bool) -> None:
-    """Whether to keep of each layer its input alone, and compute the rest again in the backward pass.
-
-    transformers does so in training mode only (and then has no cache to sample with); of all modules just the layers
-    themselves are put into it, which have no dropout of their own.
-    """
-    if on and not model.is_gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = on
 
 
 def item_order(count: int, seed: int) -> Iterator[int]:

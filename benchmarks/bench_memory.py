@@ -32,9 +32,9 @@ from common import run
 from logprobs import completion_outputs, takes_shared_prompts
 from memory_parts import passes, read_shape
 from parity import as_reference, kl_estimate, load_reference
+from policy import set_recomputing
 from rollout import sample
 from train_grpo_lora import policy_objective
-from training import set_recomputing
 
 SHAPES = {  # hidden, inner, layers, heads, key/value heads, vocabulary
     "small": (512, 1408, 4, 8, 8, 8192),

@@ -12,7 +12,7 @@ import policy
 from benchmarks.bench_memory import compare, random_policy
 from logprobs import completion_outputs, takes_shared_prompts
 from memory_parts import passes, shape_of, training_bytes
-from training import set_recomputing
+from policy import set_recomputing
 
 SMALL = dict(vocab_size=256, hidden_size=128, intermediate_size=320, num_hidden_layers=2, num_attention_heads=4,
              max_position_embeddings=512)  # fmt: skip

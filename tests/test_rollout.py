@@ -2,15 +2,7 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import (
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Starcoder2Config,
-    Starcoder2ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from common import InputError
 from logprobs import completion_logprobs, completion_outputs, head_logprobs
@@ -118,20 +110,15 @@ def test_a_long_prompt_is_named(pocket_policy):
         encode_prompts(pocket_policy[1], [task], 64)
 
 
-ARCHITECTURES = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, num_key_value_heads=2)),
-    "starcoder2": lambda: Starcoder2ForCausalLM(Starcoder2Config(**SMALL, num_key_value_heads=2, use_bias=True)),
-}
 SMALL = dict(vocab_size=2048, hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
-             max_position_embeddings=512, bos_token_id=0, eos_token_id=1)  # fmt: skip
+             num_key_value_heads=2, max_position_embeddings=512, bos_token_id=0, eos_token_id=1)  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=["llama", "qwen2", "starcoder2"])
 def policy(request, pocket, tmp_path_factory):
     """A random 4-bit policy of each architecture with an adapter that does something, and the pocket tokenizer."""
     torch.manual_seed(0)
-    model = ARCHITECTURES[request.param]()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(request.param, **SMALL))
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.1)  # greedy choices are then far from ties
