@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any, Literal
 
 from common import machine, require, require_at_least, run, write_jsonl, write_text
-from tasks import Task, read_tasks, sha256
+from tasks import Task, read_tasks, sha256, stop_strings
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Args:
     num_samples: int = 16  # completions a task
     temperature: float = 1.0  # of sampling
     top_p: float = 1.0  # share of the probability that is sampled from
-    stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
+    stop_at_strings: bool = False  # end completions at their task's stop strings too
     engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
     vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     rejected: Literal["longest", "likeliest", "random"] = "longest"  # which failing completions are taken
@@ -132,7 +132,8 @@ def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
 
         rollouts = sampler(model, tokenizer, [prompts[index] for index in drawn], num_samples=args.num_samples,
                            max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
-                           stop_at_strings=args.stop_at_strings, batch_size=args.batch_size,
+                           stops=[stop_strings(tasks[i]) for i in drawn] if args.stop_at_strings else None,
+                           batch_size=args.batch_size,
                            seeds=[(args.seed, index) for index in drawn], on_rollout=judge)  # fmt: skip
         for r in rollouts:
             index = drawn[r.prompt_index]

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 from common import InputError
 from logprobs import base_of, pad
 from policy import eos_ids, merged_copy
-from tasks import STOP_STRINGS, Task, truncate_at_stop
+from tasks import Task, truncate_at_stop
 
 
 @dataclass
@@ -59,7 +59,7 @@ def sample(
     top_p: float = 1.0,
     num_samples: int = 1,
     batch_size: int = 64,
-    stop_at_strings: bool = False,
+    stops: list[tuple[str, ...]] | None = None,
     unpack: bool = True,
     seeds: list[tuple[int, ...]] | None = None,
     on_rollout: Callable[[Rollout], None] = lambda rollout: None,
@@ -73,7 +73,8 @@ def sample(
         model: the policy, in evaluation mode.
         prompts: token ids of each prompt.
         batch_size: completions at a time (at least one prompt's samples).
-        stop_at_strings: also end at HumanEval's stop strings, which the text then does not contain.
+        stops: of each prompt the strings (ASCII) that end its completions too, and that the text then does not
+            contain; None: only an EOS ends them.
         unpack: decode with a merged copy of the policy (`policy.merged_copy`): faster, and 2 bytes a weight.
         seeds: of each prompt; None: new ones.
         on_rollout: called with each completion as it ends, while others are still being sampled.
@@ -86,7 +87,7 @@ def sample(
         chosen = longest_first[start : start + chunk]
         draws = [np.random.default_rng(seeds and seeds[i]).random((num_samples, max_new_tokens)) for i in chosen]
         rows = _decode(model, tokenizer, [prompts[i] for i in chosen], torch.from_numpy(np.concatenate(draws)),
-                       temperature, top_p, stop_at_strings)  # fmt: skip
+                       temperature, top_p, [stops[i] if stops else () for i in chosen])  # fmt: skip
         for row, *outcome in rows:
             index = chosen[row // num_samples]
             rollout = done[index][row % num_samples] = Rollout(index, prompts[index], *outcome)
@@ -96,11 +97,12 @@ def sample(
 
 @torch.no_grad()
 def _decode(model, tokenizer, prompts: list[list[int]], draws: torch.Tensor, temperature: float, top_p: float,
-            stop_at_strings: bool) -> Iterator[tuple[int, list[int], list[float], bool, str]]:  # fmt: skip
+            stops: list[tuple[str, ...]]) -> Iterator[tuple[int, list[int], list[float], bool, str]]:  # fmt: skip
     """Yield (row, token ids, log-probs, ended, text) of each row as it ends.
 
     Args:
         draws: (B, R) uniform numbers, one a token; B is a multiple of the prompts, R the most tokens.
+        stops: (N,) stop strings of each prompt, none for a prompt that only an EOS ends.
     """
     device = model.get_input_embeddings().weight.device
     (num_rows, max_new_tokens), num_samples = draws.shape, len(draws) // len(prompts)
@@ -122,17 +124,20 @@ def _decode(model, tokenizer, prompts: list[list[int]], draws: torch.Tensor, tem
 
     def outcome(row: int, length: int) -> tuple[int, list[int], list[float], bool, str]:
         ids = tokens[row, :length].tolist()
-        text = completion_text(tokenizer, ids, special, stop_at_strings)
+        text = completion_text(tokenizer, ids, special, stops[row // num_samples])
         return row, ids, logprobs[row, :length].tolist(), bool(ended[row]), text
 
     special = set(ends.tolist())
+    tail = max((len(stop) for strings in stops for stop in strings), default=0)  # a token is one character or more
     for step in range(max_new_tokens):
         token, logprob = _draw(logits, temperature, top_p, draws[alive, step])  # (B,), (B,)
         tokens[alive, step], logprobs[alive, step] = token, logprob
         stopped = torch.isin(token, ends)
-        if stop_at_strings:
-            tails = tokenizer.batch_decode(tokens[alive, max(0, step - 15) : step + 1].tolist())
-            stopped |= torch.tensor([any(stop in tail for stop in STOP_STRINGS) for tail in tails], device=device)
+        if tail:
+            texts = tokenizer.batch_decode(tokens[alive, max(0, step + 1 - tail) : step + 1].tolist())
+            found = [any(stop in text for stop in stops[row // num_samples])
+                     for row, text in zip(alive.tolist(), texts, strict=True)]  # fmt: skip
+            stopped |= torch.tensor(found, device=device)
         newly = alive[stopped & ~ended[alive]].tolist()
         ended[newly] = True
         for row in newly:
@@ -152,10 +157,10 @@ def _decode(model, tokenizer, prompts: list[list[int]], draws: torch.Tensor, tem
         yield outcome(row, max_new_tokens)
 
 
-def completion_text(tokenizer, ids: list[int], ends: set[int], stop_at_strings: bool) -> str:
-    """What the ids say, without the EOS (one of `ends`), and if so asked without stop string and what follows it."""
+def completion_text(tokenizer, ids: list[int], ends: set[int], stops: tuple[str, ...]) -> str:
+    """What the ids say, without the EOS (one of `ends`), and without stop string and what follows it."""
     text = tokenizer.decode(ids[:-1] if ids[-1] in ends else ids)
-    return truncate_at_stop(text) if stop_at_strings else text
+    return truncate_at_stop(text, stops)
 
 
 def _draw(

@@ -29,7 +29,6 @@ from common import InputError, require
 from parity import adapter_weights
 from policy import base_and_adapter, compute_dtype, eos_ids, pick_device, save_adapter
 from rollout import Rollout, completion_text
-from tasks import STOP_STRINGS
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for (vllm.config.lora.MaxLoRARanks)
 
@@ -119,7 +118,7 @@ class VllmSampler:
         top_p: float = 1.0,
         num_samples: int = 1,
         batch_size: int = 64,
-        stop_at_strings: bool = False,
+        stops: list[tuple[str, ...]] | None = None,
         unpack: bool = True,
         seeds: list[tuple[int, ...]] | None = None,
         on_rollout: Callable[[Rollout], None] = lambda rollout: None,
@@ -140,18 +139,18 @@ class VllmSampler:
                 max_tokens=max_new_tokens,
                 seed=seed,  # sample i of the prompt gets seed + i
                 stop_token_ids=self.ends,
-                stop=list(STOP_STRINGS) if stop_at_strings else None,
-                detokenize=stop_at_strings,  # the text is decoded below, as for the local engine
+                stop=list(stops[index]) if stops else None,
+                detokenize=stops is not None,  # the text is decoded below, as for the local engine
                 logprobs=0,  # of the token drawn alone
             )
-            for seed in numbers
+            for index, seed in enumerate(numbers)
         ]
         done, chunk = [], max(1, batch_size // num_samples)
         for start in range(0, len(prompts), chunk):
             inputs = [self.vllm.TokensPrompt(prompt_token_ids=ids) for ids in prompts[start : start + chunk]]
             outputs = self.llm.generate(inputs, params[start : start + chunk], use_tqdm=False, lora_request=request)
             rollouts = [
-                self._rollout(tokenizer, start + at, prompts[start + at], one, stop_at_strings)
+                self._rollout(tokenizer, start + at, prompts[start + at], one, stops[start + at] if stops else ())
                 for at, output in enumerate(outputs)
                 for one in output.outputs
             ]
@@ -160,10 +159,10 @@ class VllmSampler:
             done += rollouts
         return done
 
-    def _rollout(self, tokenizer, index: int, prompt: list[int], output, stop_at_strings: bool) -> Rollout:
+    def _rollout(self, tokenizer, index: int, prompt: list[int], output, stops: tuple[str, ...]) -> Rollout:
         ids = list(output.token_ids)  # up to and with the EOS, or the token that completed a stop string
         logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)]
-        text = completion_text(tokenizer, ids, set(self.ends), stop_at_strings)
+        text = completion_text(tokenizer, ids, set(self.ends), stops)
         return Rollout(index, prompt, ids, logprobs, output.finish_reason == "stop", text)
 
     def hand_over(self, model, tokenizer) -> Any:

@@ -17,9 +17,10 @@ from common import InputError, read_jsonl
 FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 MBPP_FIELDS = ("task_id", "prompt", "canonical_solution", "test_setup_code")
 
-# Where HumanEval's harnesses stop reading: anything that starts a new top-level statement (arXiv 2107.03374, and
-# the bigcode evaluation harness's additions).
-STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\n@", "\nif", "\nprint", "\n```")
+# Where the bigcode evaluation harness stops reading: what starts a new top-level statement (arXiv 2107.03374) and what
+# some models end with. For MBPP the model writes whole functions, so `def` ends nothing there.
+STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
+MBPP_STOP_STRINGS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
 
 Task = dict[str, Any]
 
@@ -83,13 +84,18 @@ def test_source(task: Task) -> str:
 test_source.__test__ = False  # pytest takes the name for a test
 
 
-def truncate_at_stop(completion: str) -> str:
-    r"""Cut a completion at the first of `STOP_STRINGS`, as HumanEval's harnesses do.
+def stop_strings(task: Task) -> tuple[str, ...]:
+    """What ends a completion of this task: HumanEval's stop strings or MBPP's."""
+    return MBPP_STOP_STRINGS if task.get("test_list") else STOP_STRINGS
 
-    >>> truncate_at_stop("    return 1\n\nprint(one())")
+
+def truncate_at_stop(completion: str, stops: tuple[str, ...]) -> str:
+    r"""Cut a completion at the first of the stop strings, as the harnesses do.
+
+    >>> truncate_at_stop("    return 1\n\nprint(one())", STOP_STRINGS)
     '    return 1\n'
-    >>> truncate_at_stop("    return 1")
-    '    return 1'
+    >>> truncate_at_stop("def one():\n    return 1\n\ndef two():", MBPP_STOP_STRINGS)
+    'def one():\n    return 1\n\ndef two():'
     """
-    cuts = [at for stop in STOP_STRINGS if (at := completion.find(stop)) >= 0]
+    cuts = [at for stop in stops if (at := completion.find(stop)) >= 0]
     return completion[: min(cuts)] if cuts else completion

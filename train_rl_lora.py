@@ -39,7 +39,7 @@ class Args:
     unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass, likewise
     gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, slower
-    stop_at_strings: bool = False  # end completions at HumanEval's stop strings too
+    stop_at_strings: bool = False  # end completions at their task's stop strings too
     engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
     vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     time_limit: float = 5.0  # seconds a check may take

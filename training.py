@@ -49,7 +49,7 @@ from policy import (
 from rollout import Rollout, encode_prompts, sample
 from rollout_vllm import VllmSampler, check_engine
 from sandbox import Sandbox, Verdict, self_test
-from tasks import sha256
+from tasks import sha256, stop_strings
 
 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")  # the first update was skipped
 
@@ -238,7 +238,7 @@ class Run:
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
             top_p=args.top_p,
-            stop_at_strings=args.stop_at_strings,
+            stops=[stop_strings(self.items[index]) for _, index in chosen] if args.stop_at_strings else None,
             batch_size=args.sample_batch_size,
             unpack=args.unpack_to_sample,
             seeds=[(args.seed, group) for group, _ in chosen],

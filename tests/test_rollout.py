@@ -8,7 +8,7 @@ from common import InputError
 from logprobs import completion_logprobs, completion_outputs, head_logprobs
 from policy import add_lora, load_policy, load_tokenizer, trainable_parameters
 from rollout import encode_prompts, sample
-from tasks import STOP_STRINGS, read_tasks
+from tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +83,31 @@ def test_draws_follow_the_distribution_and_top_p_cuts_its_tail():
 def test_stop_strings_end_generation_and_are_trained_on(pocket_policy, prompts):
     model, tokenizer = pocket_policy
     free = sample(model, tokenizer, prompts, max_new_tokens=100, temperature=0.0)
-    held = sample(model, tokenizer, prompts, max_new_tokens=100, temperature=0.0, stop_at_strings=True)
-    stopped = [(f, h) for f, h in zip(free, held, strict=True) if any(stop in f.text for stop in STOP_STRINGS)]
-    assert stopped  # the base model rambles
-    for whole, rollout in stopped:
-        assert rollout.ended and whole.token_ids[: len(rollout.token_ids)] == rollout.token_ids
-        assert any(stop in tokenizer.decode(rollout.token_ids) for stop in STOP_STRINGS)
-        assert not any(stop in tokenizer.decode(rollout.token_ids[:-1]) for stop in STOP_STRINGS)
-        assert not any(stop in rollout.text for stop in STOP_STRINGS)
+    kinds = [STOP_STRINGS, MBPP_STOP_STRINGS, ()] * 2  # one batch, each prompt with its own
+    held = sample(model, tokenizer, prompts, max_new_tokens=100, temperature=0.0, stops=kinds)
+    ends = []
+    for whole, rollout, stops in zip(free, held, kinds, strict=True):
+        ends.append(any(stop in whole.text for stop in stops))
+        assert whole.token_ids[: len(rollout.token_ids)] == rollout.token_ids
+        if not ends[-1]:
+            assert (rollout.token_ids, rollout.text, rollout.ended) == (whole.token_ids, whole.text, whole.ended)
+            continue
+        assert rollout.ended
+        assert any(stop in tokenizer.decode(rollout.token_ids) for stop in stops)
+        assert not any(stop in tokenizer.decode(rollout.token_ids[:-1]) for stop in stops)
+        assert not any(stop in rollout.text for stop in stops)
+    assert any(ends)  # the base model rambles
+    assert any("\ndef" in r.text for r, stops in zip(held, kinds, strict=True) if "\ndef" not in stops)
+
+
+def test_a_stop_string_of_many_tokens_is_seen(pocket_policy, prompts):
+    """A token is a character at least, so that a stop string of n characters lies in the last n tokens."""
+    model, tokenizer = pocket_policy
+    free = sample(model, tokenizer, prompts[:1], max_new_tokens=40, temperature=0.0)[0]
+    stop = free.text[5:65]
+    assert stop.isascii() and len(tokenizer(stop).input_ids) > 16
+    held = sample(model, tokenizer, prompts[:1], max_new_tokens=40, temperature=0.0, stops=[(stop,)])[0]
+    assert held.ended and held.text == free.text[:5] and len(held.token_ids) < len(free.token_ids)
 
 
 def test_every_eos_of_the_generation_config_counts(pocket_policy, prompts):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import InputError
-from tasks import STOP_STRINGS, read_tasks, truncate_at_stop
+from tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings, truncate_at_stop
 
 TASK = {"task_id": "a", "prompt": "def f():\n", "canonical_solution": "    return 1\n",
         "test": "def check(c):\n    assert c() == 1\n", "entry_point": "f"}  # fmt: skip
@@ -53,9 +53,21 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
         read_tasks(tmp_path / "t.jsonl")
 
 
-@given(st.lists(st.sampled_from([*STOP_STRINGS, "    x = 1", "\n", "    return 'def'", " "])).map("".join))
-def test_cutting_leaves_a_prefix_without_stop_strings(completion):
-    cut = truncate_at_stop(completion)
+PIECES = [*{*STOP_STRINGS, *MBPP_STOP_STRINGS}, "    x = 1", "\n", "    return 'def'", " "]
+
+
+@given(st.lists(st.sampled_from(PIECES)).map("".join), st.sampled_from([STOP_STRINGS, MBPP_STOP_STRINGS]))
+def test_cutting_leaves_a_prefix_without_stop_strings(completion, stops):
+    cut = truncate_at_stop(completion, stops)
     assert completion.startswith(cut)
-    assert not any(stop in cut for stop in STOP_STRINGS)
-    assert cut == completion or any(completion[len(cut) :].startswith(stop) for stop in STOP_STRINGS)
+    assert not any(stop in cut for stop in stops)
+    assert cut == completion or any(completion[len(cut) :].startswith(stop) for stop in stops)
+
+
+def test_a_task_has_the_stop_strings_of_its_kind():
+    """A model writes the body for HumanEval, after which a `def` is too much; for MBPP the functions themselves."""
+    listed = {"test_list": ["assert f() == 1"]}
+    assert (stop_strings(TASK), stop_strings(listed)) == (STOP_STRINGS, MBPP_STOP_STRINGS)
+    assert stop_strings(TASK | {"test_list": []}) == STOP_STRINGS  # as the sandbox tells them apart
+    whole = "import math\n\ndef f():\n    return g()\n\ndef g():\n    return 1\n"
+    assert truncate_at_stop(whole + "\nassert f() == 1\n", stop_strings(listed)) == whole

@@ -20,7 +20,7 @@ from logprobs import completion_logprobs
 from policy import load_policy, load_tokenizer, trainable_parameters
 from rollout import encode_prompts
 from rollout_vllm import VllmSampler, check_engine
-from tasks import STOP_STRINGS, read_tasks
+from tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks
 
 SETTINGS = dict(max_length=384, vllm_memory=0.3, seed=1, trust_remote_code=False, temperature=0.8)
 
@@ -104,14 +104,17 @@ def test_stop_strings_are_trained_on_and_not_in_the_text(engines, pocket, prompt
     sampler = VllmSampler(pocket, tokenizer, SimpleNamespace(**SETTINGS | {"temperature": 0.0}))
     settings = dict(max_new_tokens=100, temperature=0.0, num_samples=1)
     free = draw(sampler, (None, tokenizer), prompts, **settings)
-    held = draw(sampler, (None, tokenizer), prompts, stop_at_strings=True, **settings)
-    assert engines[0].calls == [None, None] and not engines[0].enable_lora
-    stopped = [(f, h) for f, h in zip(free, held, strict=True) if any(stop in f.text for stop in STOP_STRINGS)]
-    assert stopped  # the base model rambles
-    for whole, r in stopped:
-        assert r.ended and whole.token_ids[: len(r.token_ids)] == r.token_ids
-        assert any(stop in tokenizer.decode(r.token_ids) for stop in STOP_STRINGS)
-        assert not any(stop in r.text for stop in STOP_STRINGS)
+    kinds = [STOP_STRINGS, MBPP_STOP_STRINGS, STOP_STRINGS]
+    held = draw(sampler, (None, tokenizer), prompts, stops=kinds, batch_size=2, **settings)
+    assert engines[0].calls == [None] * 3 and not engines[0].enable_lora
+    assert [params.stop for params in engines[0].params] == [None] * 3 + [list(stops) for stops in kinds]
+    ends = []
+    for whole, r, stops in zip(free, held, kinds, strict=True):
+        ends.append(any(stop in whole.text for stop in stops))
+        assert whole.token_ids[: len(r.token_ids)] == r.token_ids and not any(stop in r.text for stop in stops)
+        assert r.ended == (ends[-1] or whole.ended)
+        assert any(stop in tokenizer.decode(r.token_ids) for stop in stops) == ends[-1]
+    assert any(ends)  # the base model rambles
 
 
 def test_every_eos_of_the_generation_config_counts(engines, pocket, prompts, tmp_path):

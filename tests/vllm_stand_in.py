@@ -16,7 +16,7 @@ import torch
 from logprobs import completion_logprobs
 from policy import load_policy, load_tokenizer
 from rollout import sample
-from tasks import STOP_STRINGS
+from tasks import MBPP_STOP_STRINGS, STOP_STRINGS
 
 engines: list[LLM] = []
 
@@ -147,14 +147,14 @@ class LLM:
 
     def _answer(self, model, prompt: list[int], params: SamplingParams) -> RequestOutput:
         assert len(prompt) + params.max_tokens <= self.max_model_len
-        assert params.stop in (None, list(STOP_STRINGS))
+        assert params.stop in (None, list(STOP_STRINGS), list(MBPP_STOP_STRINGS))
         model.generation_config.eos_token_id = params.stop_token_ids
         rollouts = []
         for index in range(params.n):
             seeds = [(params.seed + index,)]
             rollouts += sample(model, self.tokenizer, [prompt], max_new_tokens=params.max_tokens,
                                temperature=params.temperature, top_p=params.top_p, seeds=seeds,
-                               stop_at_strings=bool(params.stop))  # fmt: skip
+                               stops=[tuple(params.stop)] if params.stop else None)  # fmt: skip
         outputs = []
         for index, rollout in enumerate(rollouts):
             values = rollout.logprobs
