@@ -24,6 +24,7 @@ TASKS = "data/pocket_test.jsonl"
         ("train_sft_lora.py --config pyproject.toml", "--config pyproject.toml"),
         ("results_table.py --results_dir none", "none: no *_metrics.json here"),
         ("data/prepare_humaneval.py --source none.gz", "--source none.gz: No such file"),
+        ("data/prepare_mbpp.py --source data/pocket_mbpp.jsonl", "has 47 of MBPP's 974 tasks"),
     ],
 )
 def test_bad_input_is_one_line(run_cli, command, says):

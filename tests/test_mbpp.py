@@ -201,20 +201,19 @@ class Seen(Exception):
     pass
 
 
-@pytest.mark.parametrize("flag", [True, False])
 @pytest.mark.parametrize("script", ["train_rl_lora", "generate_dpo_data"])
 def test_a_mixed_file_is_sampled_with_each_task_s_stop_strings(
-    prepared, tasks_path, start, tmp_path, monkeypatch, script, flag
+    prepared, tasks_path, start, tmp_path, monkeypatch, script
 ):
     with open(tasks_path, "a") as file:
         file.writelines((prepared / "pocket_mbpp_validation.jsonl").read_text())
 
     def sampler(model, tokenizer, prompts, *, stops, **settings):
-        raise Seen([('"""\nWrite a ' in tokenizer.decode(ids), stops and stops[i]) for i, ids in enumerate(prompts)])
+        raise Seen([('"""\nWrite a ' in tokenizer.decode(ids), stops[i]) for i, ids in enumerate(prompts)])
 
     monkeypatch.setattr("rollout.sample", sampler)
     monkeypatch.setattr("training.sample", sampler)
-    common = dict(train_path=tasks_path, sft_model=start, max_length=384, max_new_tokens=64, stop_at_strings=flag)
+    common = dict(train_path=tasks_path, sft_model=start, max_length=384, max_new_tokens=64, stop_at_strings=True)
     with pytest.raises(Seen) as seen:
         if script == "train_rl_lora":
             train_rl_lora.main(train_rl_lora.Args(output_dir=str(tmp_path / "out"), batch_size=10, **common))
@@ -223,4 +222,4 @@ def test_a_mixed_file_is_sampled_with_each_task_s_stop_strings(
                                                           num_samples=4, **common))  # fmt: skip
     (pairs,) = seen.value.args
     assert sorted(listed for listed, _ in pairs) == [False] * 6 + [True] * 4
-    assert all(stops == ((MBPP_STOP_STRINGS if listed else STOP_STRINGS) if flag else None) for listed, stops in pairs)
+    assert all(stops == (MBPP_STOP_STRINGS if listed else STOP_STRINGS) for listed, stops in pairs)

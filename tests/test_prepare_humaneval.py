@@ -19,6 +19,7 @@ def test_the_split_is_the_documented_one(tmp_path, humaneval):
     names = [{task["task_id"] for task in part} for part in (train, test)]
     assert (len(train), len(test)) == (131, 33) and not names[0] & names[1]
     assert names[0] | names[1] == {task["task_id"] for task in humaneval}
+    assert read_tasks(tmp_path / "humaneval_all.jsonl") == humaneval  # in their own order
 
 
 @pytest.mark.parametrize(
