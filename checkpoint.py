@@ -17,6 +17,7 @@ from peft import set_peft_model_state_dict
 
 from common import InputError, require, write_jsonl
 from parity import adapter_weights
+from rewards import reward_file
 from tasks import sha256
 
 STATE = "resume.pt"
@@ -96,6 +97,8 @@ def _fixed(args: Any) -> dict[str, Any]:
     files += sorted(Path(__file__).parent.glob("*.py"))
     settings = {name: value for name, value in dataclasses.asdict(args).items() if name not in FREE}
     hashes = {f"sha256 of {path.name}": sha256(path) for path in files if path.is_file()}
+    if (own := reward_file(getattr(args, "reward", ""))).is_file():
+        hashes["sha256 of --reward"] = sha256(own)
     return settings | hashes | {"number of GPUs": torch.cuda.device_count()}
 
 

@@ -1,8 +1,30 @@
-"""From a verdict and a length to the scalar that the policy is trained on."""
+"""From verdicts to what the policy is trained on: one of three presets, or a function of the user's own (--reward).
+
+    unit_test  r - alpha * length / 100: r is 1 if every test passes, else 0; length in tokens, EOS included
+    shaped     1 + bonus * quality if every test passes; -penalty if the code does not compile; else 0
+    partial    1 if every test passes, else (1 - bonus) * share of the tests passed
+
+With each, wrong code always earns less than right code. `docs/rewards.md` says more.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import math
+import numbers
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import InputError, require, require_at_least
+from quality import quality_measure
 from sandbox import Verdict
+
+if TYPE_CHECKING:
+    from batches import Sample
+
+Reward = Callable[["list[Sample]"], list[float]]  # of all samples of a step at once
 
 
 def base_reward(verdict: Verdict) -> float:
@@ -19,3 +41,111 @@ def unit_test_reward(verdict: Verdict, length: int, alpha: float) -> float:
     -0.04
     """
     return base_reward(verdict) - alpha * length / 100
+
+
+def shaped_reward(verdict: Verdict, quality: float, syntax_penalty: float, quality_bonus: float) -> float:
+    """R = 1 + bonus * quality of what passes, -penalty of what does not compile, else 0; quality in [0, 1].
+
+    >>> [shaped_reward(Verdict(status, ""), 0.5, 0.2, 0.1) for status in ("pass", "fail", "syntax")]
+    [1.05, 0.0, -0.2]
+    """
+    if verdict.passed:
+        return 1.0 + quality_bonus * quality
+    return -syntax_penalty if verdict.status == "syntax" else 0.0
+
+
+def partial_reward(verdict: Verdict, full_bonus: float) -> float:
+    """R = (1 - bonus) * share of the tests passed + bonus if all are; a share of 0 where they cannot be counted.
+
+    What passed before a crash or a time limit counts; nothing does of a program that wrote to the judge unasked.
+
+    >>> [partial_reward(Verdict(status, "", tests_passed=2, tests_total=4), 0.5) for status in ("fail", "protocol")]
+    [0.25, 0.0]
+    """
+    if verdict.passed:
+        return 1.0
+    if verdict.status == "protocol" or not verdict.tests_total:
+        return 0.0
+    return (1 - full_bonus) * verdict.tests_passed / verdict.tests_total
+
+
+def chosen_reward(args: Any) -> Reward:
+    """What `--reward` names: gives what each sample of a step earns. With several processes, each computes a share.
+
+    Raises:
+        InputError: there is no such reward, its numbers would let wrong code earn as much as right code, or ruff, which
+            shaped needs, is missing. When called: the user's function raised, or gave no number.
+    """
+    if args.reward == "unit_test":
+        alpha, most = args.length_penalty_alpha, args.max_new_tokens
+        require(
+            0 <= alpha * most / 100 < 1,
+            f"--length_penalty_alpha {alpha}: with --max_new_tokens {most}, long right code would earn less than short "
+            f"wrong code; must be below {100 / most:.3g}",
+        )
+        reward = _of_each(lambda s: unit_test_reward(s.verdict, s.length, alpha))
+    elif args.reward == "shaped":
+        penalty, bonus = args.syntax_penalty, args.quality_bonus
+        require_at_least(0, args, "syntax_penalty", "quality_bonus")
+        require(penalty + bonus < math.inf, "--syntax_penalty and --quality_bonus must be finite")
+        measure = quality_measure()
+
+        def reward(samples: list[Sample]) -> list[float]:
+            clean = iter(measure([(s.task, s.rollout.text) for s in samples if s.verdict.passed]))
+            quality = [next(clean) if s.verdict.passed else 0.0 for s in samples]
+            return [shaped_reward(s.verdict, q, penalty, bonus) for s, q in zip(samples, quality, strict=True)]
+
+    elif args.reward == "partial":
+        full = args.full_bonus
+        require(0 <= 1 - full < 1, f"--full_bonus {full}: must be above 0, and at most 1")
+        reward = _of_each(lambda s: partial_reward(s.verdict, full))
+    else:
+        reward = _of_each(_users_own(args.reward))
+    return _shared_out(reward)
+
+
+def reward_file(reward: str) -> Path:
+    """The file of FILE.py:FUNCTION; of a preset, the folder "."."""
+    return Path(reward.rpartition(":")[0])
+
+
+def _of_each(reward: Callable[[Sample], float]) -> Reward:
+    return lambda samples: [reward(s) for s in samples]
+
+
+def _shared_out(reward: Reward) -> Reward:
+    def of_all(samples: list[Sample]) -> list[float]:
+        import processes  # not at the top: nothing here needs torch
+
+        mine = processes.share(list(enumerate(samples)))
+        earned = reward([s for _, s in mine])
+        everyones = processes.gather([(i, r) for (i, _), r in zip(mine, earned, strict=True)])
+        return [r for _, r in sorted(everyones)]
+
+    return of_all
+
+
+def _users_own(name: str) -> Callable[[Sample], float]:
+    """`function(task, completion, verdict, length) -> float` of FILE.py:FUNCTION."""
+    path, _, function_name = name.rpartition(":")
+    require(path.endswith(".py"), f"--reward {name}: want unit_test, shaped, partial, or FILE.py:FUNCTION")
+    require(Path(path).is_file(), f"--reward {name}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location("reward_of_the_user", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"--reward {name}: {path} does not load: {error!r}") from error
+    function = getattr(module, function_name, None)
+    require(callable(function), f"--reward {name}: {path} has no function {function_name!r}")
+
+    def earned(s: Sample) -> float:
+        try:
+            reward = function(s.task, s.rollout.text, s.verdict, s.length)
+        except Exception as error:
+            raise InputError(f"--reward {name}: raised {error!r} on task {s.task['task_id']!r}") from error
+        if not isinstance(reward, numbers.Real) or not math.isfinite(reward):
+            raise InputError(f"--reward {name}: gave {reward!r} on task {s.task['task_id']!r}; want a finite number")
+        return float(reward)
+
+    return earned

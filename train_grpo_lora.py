@@ -2,7 +2,7 @@
 
     L = -sum_i w_i sum_t [min(rho A_i, clip(rho, 1 - c, 1 + c_high) A_i) - beta k3(pi || SFT)]
     A_i = (R_i - mean R) / std R over the G completions of a task, 0 where all R are the same
-    R = r - alpha * length / 100
+    R = r - alpha * length / 100, or what else `--reward` gives
 
 rho is pi / pi_old of token t, w_i = 1 / (N |o_i|) for N completions of |o_i| tokens. `--loss_type` changes:
     dr_grpo  A without the std, w = 1 / (N max_new_tokens): no bias to short or even tasks (arXiv 2503.20783)
@@ -25,7 +25,7 @@ from statistics import fmean, mean, pstdev
 from typing import TYPE_CHECKING, Any, Literal
 
 from common import check_sampling_args, require, require_at_least, run
-from rewards import unit_test_reward
+from rewards import chosen_reward
 from tasks import read_tasks
 
 if TYPE_CHECKING:
@@ -57,7 +57,11 @@ class Args:
     max_resamples: int = 3  # how often that is tried for a batch
     overlong_buffer: int = 0  # tokens before the limit in which up to 1 of the reward is lost; 0: none is
     mask_truncated: bool = False  # completions that were cut off count in their group, but are not trained on
-    length_penalty_alpha: float = 0.01  # reward lost per 100 tokens
+    length_penalty_alpha: float = 0.01  # unit_test: reward lost per 100 tokens
+    reward: str = "unit_test"  # unit_test, shaped, partial (see docs/rewards.md), or FILE.py:FUNCTION
+    syntax_penalty: float = 0.2  # shaped: lost by code that does not compile
+    quality_bonus: float = 0.1  # shaped: most that clean code earns on top, if it passes
+    full_bonus: float = 0.5  # partial: earned by passing all tests; the rest is the share of them that pass
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
     sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
     unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
@@ -220,6 +224,7 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
 
 def main(args: Args) -> None:
     check(args)
+    earned = chosen_reward(args)
     tasks = read_tasks(args.train_path)
 
     import torch
@@ -231,8 +236,9 @@ def main(args: Args) -> None:
         for _ in run.steps():
             # sample and score
             samples, scored, counts = sample_groups(args, run)  # B of them are trained on
-            for s in scored:
-                s.reward = unit_test_reward(s.verdict, s.length, args.length_penalty_alpha)
+            for s, reward in zip(scored, earned(scored), strict=True):
+                s.reward = reward
+                # as in DAPO, which leaves long right code less than short wrong code
                 s.reward -= overlong_penalty(s.length, s.rollout.ended, args.max_new_tokens, args.overlong_buffer)
             if not samples:
                 run.log((run.figures(scored, []) if scored else {}) | counts)

@@ -3,9 +3,10 @@
     L = -E[min(rho A, clip(rho, 1 - c, 1 + c) A)],    rho = pi(completion | prompt) / pi_old(completion | prompt)
 
 A is R = r - alpha * length / 100, z-scored over the batch; rho is the ratio of the whole completion, and there is no
-critic, as the original has it. By flag: rho for each token, a critic with GAE (arXiv 1506.02438), an entropy bonus, the
-KL to the SFT adapter in the reward (k1) or in the loss (k3), and epochs that end early. Left out: a learning rate that
-decays by default; a critic of its own weights, learning rate and clip range (ours is a linear head on the policy).
+critic, as the original has it. By flag: another R (`--reward`), rho for each token, a critic with GAE (arXiv
+1506.02438), an entropy bonus, the KL to the SFT adapter in the reward (k1) or in the loss (k3), and epochs that end
+early. Left out: a learning rate that decays by default; a critic of its own weights, learning rate and clip range (ours
+is a linear head on the policy).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal
 
 from common import check_sampling_args, require, require_at_least, run
-from rewards import unit_test_reward
+from rewards import chosen_reward
 from tasks import read_tasks
 
 if TYPE_CHECKING:
@@ -51,7 +52,11 @@ class Args:
     kl_coef: float = 0.0  # weight of the KL to the SFT adapter
     kl_in: Literal["reward", "loss"] = "reward"  # k1, summed over a completion; or k3, a mean over tokens
     target_kl: float = 0.0  # end a batch's epochs once a token's KL to the policy that sampled is above; 0: do not
-    length_penalty_alpha: float = 0.01  # reward lost per 100 tokens
+    length_penalty_alpha: float = 0.01  # unit_test: reward lost per 100 tokens
+    reward: str = "unit_test"  # unit_test, shaped, partial (see docs/rewards.md), or FILE.py:FUNCTION
+    syntax_penalty: float = 0.2  # shaped: lost by code that does not compile
+    quality_bonus: float = 0.1  # shaped: most that clean code earns on top, if it passes
+    full_bonus: float = 0.5  # partial: earned by passing all tests; the rest is the share of them that pass
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
     sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
     unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
@@ -194,6 +199,7 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
 
 def main(args: Args) -> None:
     check(args)
+    earned = chosen_reward(args)
     tasks = read_tasks(args.train_path)
 
     import torch
@@ -213,8 +219,8 @@ def main(args: Args) -> None:
             if not samples:
                 run.log({})
                 continue
-            for s in samples:
-                s.reward = unit_test_reward(s.verdict, s.length, args.length_penalty_alpha)
+            for s, reward in zip(samples, earned(samples), strict=True):
+                s.reward = reward
 
             # advantage
             fixed = run.before_update(samples)  # log-probs of the policy that sampled, (B, R)

@@ -2,9 +2,9 @@
 
     L = -(R - b) * log p(completion | prompt),    R = r - alpha * length / 100
 
-log p is summed over the completion's tokens, the EOS included; r is 1 if every test passes, else 0. The baseline b is
-0 by default (Williams 1992, as the original has it), the batch's mean, or the mean of the task's other samples (RLOO,
-arXiv 2402.14740). Left out of RLOO: the KL penalty in the reward.
+log p is summed over the completion's tokens, the EOS included; r is 1 if every test passes, else 0; `--reward` gives
+another R. The baseline b is 0 by default (Williams 1992, as the original has it), the batch's mean, or the mean of the
+task's other samples (RLOO, arXiv 2402.14740). Left out of RLOO: the KL penalty in the reward.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common import check_sampling_args, require, require_at_least, run
-from rewards import unit_test_reward
+from rewards import chosen_reward
 from tasks import read_tasks
 
 
@@ -33,7 +33,11 @@ class Args:
     batch_size: int = 1  # tasks a step
     num_samples: int = 1  # completions a task
     baseline: Literal["none", "mean", "rloo"] = "none"  # what is taken from the reward
-    length_penalty_alpha: float = 0.01  # reward lost per 100 tokens
+    length_penalty_alpha: float = 0.01  # unit_test: reward lost per 100 tokens
+    reward: str = "unit_test"  # unit_test, shaped, partial (see docs/rewards.md), or FILE.py:FUNCTION
+    syntax_penalty: float = 0.2  # shaped: lost by code that does not compile
+    quality_bonus: float = 0.1  # shaped: most that clean code earns on top, if it passes
+    full_bonus: float = 0.5  # partial: earned by passing all tests; the rest is the share of them that pass
     max_grad_norm: float = 0.0  # clip the gradient's norm to this; 0: do not
     sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
     unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
@@ -85,6 +89,7 @@ def advantages(rewards: list[float], group: list[int], baseline: str) -> list[fl
 
 def main(args: Args) -> None:
     check(args)
+    earned = chosen_reward(args)
     tasks = read_tasks(args.train_path)
 
     import torch
@@ -103,8 +108,8 @@ def main(args: Args) -> None:
             if not samples:
                 run.log({})
                 continue
-            for s in samples:
-                s.reward = unit_test_reward(s.verdict, s.length, args.length_penalty_alpha)
+            for s, reward in zip(samples, earned(samples), strict=True):
+                s.reward = reward
 
             # advantage
             advantage = advantages([s.reward for s in samples], [s.group for s in samples], args.baseline)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -149,11 +150,12 @@ def run_all(pattern: str = "", workers: int = 2, namespaces: bool = True) -> dic
 
     Returns:
         "rows": how many ran; "wrong": lines for verdicts that are not the expected ones; "traces": lines for what was
-        left behind; "late": lines for checks that outlived their limit by more than a second; "layers".
+        left behind; "late": lines for checks that outlived their limit by more than a second; "layers"; "verdicts":
+        each row's, as a dict.
     """
     rows = [row for row in corpus() if re.search(pattern, row.name) and available(row)]
     traces = Traces()
-    wrong, late = [], []
+    wrong, late, verdicts = [], [], {}
     try:
         with Sandbox(num_workers=workers, namespaces=namespaces) as sandbox:
             judges = judges_of(sandbox)
@@ -167,6 +169,7 @@ def run_all(pattern: str = "", workers: int = 2, namespaces: bool = True) -> dic
                     wrong.append(f"{row.name}: {verdict.status} ({verdict.reason}), not {' or '.join(row.expected)}")
                 if verdict.wall_seconds > row.limit + 1:
                     late.append(f"{row.name}: {verdict.wall_seconds:.1f} s, limit {row.limit} s")
+                verdicts[row.name] = asdict(verdict)
                 judges |= judges_of(sandbox)
             layers = sandbox.layers
         time.sleep(0.05)
@@ -175,7 +178,8 @@ def run_all(pattern: str = "", workers: int = 2, namespaces: bool = True) -> dic
         found += [f"thread {thread.name}" for thread in threading.enumerate() if thread.name.startswith("sandbox")]
     finally:
         traces.close()
-    return {"rows": len(rows), "wrong": wrong, "late": late, "traces": found, "layers": layers, "uid": os.getuid()}
+    return {"rows": len(rows), "wrong": wrong, "late": late, "traces": found, "layers": layers, "uid": os.getuid(),
+            "verdicts": verdicts}  # fmt: skip
 
 
 if __name__ == "__main__":

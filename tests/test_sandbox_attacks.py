@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from attack_runner import Traces, pair, run_all  # noqa: E402
-from attacks import corpus  # noqa: E402
+from attacks import TASKS, corpus  # noqa: E402
+
+import train_rl_lora  # noqa: E402
+from rewards import chosen_reward  # noqa: E402
+from sandbox import Verdict  # noqa: E402
 
 
 def assert_held(report):
@@ -61,9 +66,44 @@ def run_as(everyones, user, *arguments):
     return report
 
 
-def test_corpus():
-    """As whoever runs the tests, with everything that this machine allows."""
-    assert_held(run_all())
+@pytest.fixture(scope="module")
+def report():
+    """The corpus, as whoever runs the tests, with everything that this machine allows."""
+    return run_all()
+
+
+def test_corpus(report):
+    assert_held(report)
+
+
+@pytest.mark.parametrize(
+    "numbers", [{}, dict(length_penalty_alpha=0.39, syntax_penalty=0.0, quality_bonus=2.0, full_bonus=0.01)]
+)
+@pytest.mark.parametrize("name", ["unit_test", "shaped", "partial"])
+def test_wrong_code_never_earns_what_right_code_does(report, name, numbers):
+    """By each preset, the wrong rows at one token and the right ones at the most that are allowed."""
+    args = train_rl_lora.Args(reward=name, **numbers)
+    samples = []
+    for row in corpus():
+        if row.name in report["verdicts"]:
+            verdict = Verdict(**report["verdicts"][row.name])
+            length = args.max_new_tokens if verdict.passed else 1
+            rollout = SimpleNamespace(text=row.completion)
+            samples.append(SimpleNamespace(task=TASKS[row.task], rollout=rollout, verdict=verdict, length=length))
+    earned = chosen_reward(args)(samples)
+    right = [reward for reward, s in zip(earned, samples, strict=True) if s.verdict.passed]
+    wrong = [reward for reward, s in zip(earned, samples, strict=True) if not s.verdict.passed]
+    assert len(right) >= 50 and len(wrong) >= 350
+    assert max(wrong) < min(right)
+
+
+def test_wrong_code_passes_all_counted_tests_only_where_they_ask_for_nothing(report):
+    whole = {
+        name
+        for name, verdict in report["verdicts"].items()
+        if verdict["status"] != "pass" and 0 < (verdict["tests_total"] or 0) == verdict["tests_passed"]
+    }
+    assert whole == {"never called"}
 
 
 def test_corpus_as_nobody_without_namespaces(everyones):
