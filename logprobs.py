@@ -127,7 +127,7 @@ def logits_logprobs(logits: torch.Tensor, ids: torch.Tensor, temperature: float,
 class HeadLogprobs(torch.autograd.Function):
     """`logits_logprobs` of a head that is not trained, without keeping the logits.
 
-    With p = softmax(W h / T): d log p_i / dh = (W_i - p W) / T and d entropy / dh = -(p (log p + entropy)) W / T, both
+    With p = softmax((W h + b) / T): d log p_i / dh = (W_i - p W) / T and d entropy / dh = -(p (log p + entropy)) W / T, both
     (m, H). They are computed while the logits are there; backward scales them.
     """
 

@@ -2,16 +2,8 @@
 
 import pytest
 import torch
-from transformers import (
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Starcoder2Config,
-    Starcoder2ForCausalLM,
-)
+from families import FAMILIES
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import logprobs as logprobs_module
 from logprobs import completion_outputs, sharing_mask, takes_shared_prompts
@@ -19,19 +11,17 @@ from logprobs import completion_outputs, sharing_mask, takes_shared_prompts
 PROMPTS = [[5, 6, 7, 8], [9, 3], [5, 6, 7, 8], [11, 12, 13], [9, 3], [5, 6, 7, 8]]
 COMPLETIONS = [[20, 21, 1], [22, 23, 24, 25, 1], [30], [31, 32], [33, 1], [34, 35, 36, 1]]
 SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-             max_position_embeddings=128)  # fmt: skip
-MODELS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, num_key_value_heads=2)),
-    "starcoder2": lambda: Starcoder2ForCausalLM(Starcoder2Config(**SMALL, num_key_value_heads=2)),
-    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL)),
-}
+             num_key_value_heads=2, max_position_embeddings=128, pad_token_id=2)  # fmt: skip
 
 
-@pytest.fixture(params=MODELS)
-def model(request):
+def small(family: str):
     torch.manual_seed(0)
-    model = MODELS[request.param]().eval()
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SMALL | FAMILIES[family])).eval()
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    model = small(request.param)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # far from uniform: a wrong position shows
     return model
@@ -100,8 +90,7 @@ def test_completions_do_not_see_one_another():
 
 
 def test_a_model_that_sees_across_completions_gets_a_row_each(capsys, monkeypatch):
-    torch.manual_seed(0)
-    model = MODELS["llama"]().eval()
+    model = small("llama")
     monkeypatch.setattr(
         logprobs_module, "sharing_mask", lambda owner, mask, dtype: sharing_mask(owner * 0, mask, dtype)
     )

@@ -4,7 +4,17 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Qwen2Config, Starcoder2Config
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Phi3Config,
+    PhiConfig,
+    Qwen2Config,
+    Starcoder2Config,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import memory
@@ -21,8 +31,11 @@ CONFIGS = {
     "qwen2": Qwen2Config(**SMALL, num_key_value_heads=2),
     "starcoder2": Starcoder2Config(**SMALL, num_key_value_heads=2),
     "gpt_neox": GPTNeoXConfig(**SMALL),
+    "gemma": GemmaConfig(**SMALL, num_key_value_heads=1, head_dim=64),
+    "phi": PhiConfig(**SMALL),
+    "phi3": Phi3Config(**SMALL, num_key_value_heads=2, pad_token_id=2),
+    "gpt2": GPT2Config(**SMALL, n_inner=320),
 }
-NEOX_TARGETS = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
 PROMPT, REPLY = 32, 16
 
 
@@ -62,10 +75,9 @@ def largest_pass(args):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_what_is_kept_for_the_backward_pass(kind, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(policy, "compute_dtype", lambda device: dtype)
-    monkeypatch.setattr(policy, "LORA_TARGETS", NEOX_TARGETS if kind == "gpt_neox" else policy.LORA_TARGETS)
     model, _ = random_policy(CONFIGS[kind], tmp_path, torch.device("cpu"))
     with torch.device("meta"):
-        shape = shape_of(AutoModelForCausalLM.from_config(CONFIGS[kind]), kind, policy.LORA_TARGETS)
+        shape = shape_of(AutoModelForCausalLM.from_config(CONFIGS[kind]), kind)
     assert takes_shared_prompts(model)
     for checkpointing in (False, True):
         if checkpointing:
