@@ -230,9 +230,10 @@ def add_lora(model, rank: int, alpha: int, dropout: float) -> PeftModel:
     """A fresh adapter on every linear layer of the blocks; it starts as the identity.
 
     Raises:
-        InputError: the model has none, or not such as peft can adapt.
+        InputError: the model has none, or not such as peft can adapt, or an adapter already.
     """
     targets, name = lora_targets(model), type(model).__name__
+    require(not isinstance(model, PeftModel), f"{name}: has an adapter already; start from its base model")
     require(bool(targets), f"{name}: has no linear layers that are loaded in 4 bits, and so none to adapt")
     for parameter in model.parameters():
         parameter.requires_grad = False

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 import torch
-from families import FAMILIES, save_family
+from families import save_family
+from peft import LoraConfig, get_peft_model
 
 import eval_humaneval
 import train_grpo_lora
@@ -28,7 +29,10 @@ TARGETS = {
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("llama", "qwen2", "phi3", "gpt2")]
+
+
+@pytest.mark.parametrize("family", ["starcoder2", "gpt_neox", "gemma", "phi", *SLOW])
 def test_from_sft_over_grpo_to_the_evaluation(family, tmp_path, tasks_path, known_run, capsys):
     name = save_family(family, tmp_path / family)
     sft, grpo, sizes = str(tmp_path / "sft"), str(tmp_path / "grpo"), dict(max_length=384, max_new_tokens=8)
@@ -54,3 +58,102 @@ def test_from_sft_over_grpo_to_the_evaluation(family, tmp_path, tasks_path, know
     assert json.loads((tmp_path / "grpo" / "adapter_config.json").read_text())["target_modules"] == TARGETS[family]
     metrics = json.loads((tmp_path / f"{family}_metrics.json").read_text())
     assert metrics["num_samples"] == 2 and metrics["is_lora"] and 1 <= metrics["avg_gen_len"] <= 8
+
+
+def refusal(load, name: str) -> str:
+    with pytest.raises(InputError) as refused:
+        load(name)
+    assert "\n" not in str(refused.value) and name in str(refused.value)
+    return str(refused.value)
+
+
+LOADERS = [load_tokenizer, load_config, num_parameters, lambda name: load_policy(name, CPU)]
+
+
+@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"model_type": "t5"}, "is an encoder-decoder model (t5); these scripts train decoder-only models"),
+        ({"model_type": "codet5p", "is_encoder_decoder": True}, "is an encoder-decoder model (codet5p)"),
+        ({"model_type": "bert"}, "is no causal language model (bert)"),
+        ({"model_type": "vit"}, "is no causal language model (vit)"),
+        ({"model_type": "no-such-model"}, "its config cannot be read: The checkpoint you are trying to load has"),
+        ({}, "its config cannot be read: Unrecognized model"),
+        ({"model_type": "llama", "hidden_size": "wide"}, "its config cannot be read: "),
+    ],
+)
+def test_other_than_decoders_are_refused_by_their_config_alone(config, says, load, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert says in refusal(load, str(tmp_path))
+
+
+def test_code_of_the_model_is_run_only_if_asked_for(tmp_path):
+    code = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": code}))
+    (tmp_path / "code.py").write_text("raise SystemExit('it was run')\n")
+    assert "--trust_remote_code runs it" in refusal(load_config, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("family", "setting"),
+    [("gemma2", {}), ("granite", {"logits_scaling": 8.0}), ("cohere", {"logit_scale": 0.0625})],
+)
+def test_logits_that_the_head_alone_does_not_give_are_not_trained(family, setting, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **setting}))
+    load_config(str(tmp_path))  # to be evaluated
+    says = refusal(lambda name: load_policy(name, CPU, trainable=True), str(tmp_path))
+    assert "its logits are more than its LM head gives" in says
+
+
+def test_a_scale_of_one_is_trained(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "granite", "logits_scaling": 1.0}))
+    assert load_config(str(tmp_path), trainable=True).model_type == "granite"
+
+
+def test_weights_that_are_missing_or_no_safetensors_are_refused(tmp_path, capsys):
+    name = save_family("llama", tmp_path / "model")
+    model = without_weights(name)
+    shutil.copytree(name, tmp_path / "bin")
+    (tmp_path / "bin" / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "bin" / "pytorch_model.bin")
+    says = refusal(lambda name: load_policy(name, CPU), str(tmp_path / "bin"))
+    assert "its weights are no *.safetensors" in says and "save_pretrained(FOLDER) converts them" in says
+    model.to_empty(device="cpu").model.save_pretrained(tmp_path / "headless")
+    says = refusal(lambda name: load_policy(name, CPU), str(tmp_path / "headless"))
+    assert "its files lack 1 weights, such as ['lm_head.weight']" in says
+
+
+def test_the_adapted_layers_are_known_before_the_weights(tmp_path):
+    """And their number of parameters, tied ones counted once."""
+    for family in ("gemma", "gpt2", "phi"):
+        name = save_family(family, tmp_path / family)
+        loaded = load_policy(name, CPU)
+        assert lora_targets(loaded) == lora_targets(without_weights(name)) == TARGETS[family]
+        assert linear_layers(loaded).keys() == linear_layers(without_weights(name)).keys()
+        quantised = sum(layer.in_features * layer.out_features for layer in linear_layers(loaded).values())
+        others = sum(p.numel() for p in loaded.parameters() if p.dtype != torch.uint8)
+        assert num_parameters(name) == quantised + others
+
+
+def test_what_cannot_be_adapted_is_said_in_a_line(tmp_path, pocket_policy):
+    model = without_weights(save_family("llama", tmp_path / "model")).model
+    model.layers, model.get_output_embeddings = torch.nn.ModuleList(), lambda: None  # norms and embeddings are left
+    with pytest.raises(InputError, match="has no linear layers"):
+        add_lora(model, 8, 16, 0.0)
+    with pytest.raises(InputError, match="has an adapter already"):
+        add_lora(pocket_policy[0], 8, 16, 0.0)
+
+
+def test_llama_gets_the_adapter_that_it_always_had(tmp_path):
+    """The same seed, the same weights as when the layers were a list; and they are written in one order."""
+    name, listed = save_family("llama", tmp_path / "model"), ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj"]
+    config = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=[*listed, "up_proj", "down_proj"])
+    torch.manual_seed(42)
+    model = add_lora(load_policy(name, CPU), 8, 16, 0.05)
+    torch.manual_seed(42)
+    before = dict(get_peft_model(load_policy(name, CPU), config).named_parameters())
+    now = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(now) == 2 * 2 * 7 and all(torch.equal(weight, before[name]) for name, weight in now.items())
+    save_adapter(model, load_tokenizer(name), tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"] == LLAMA
