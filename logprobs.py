@@ -56,7 +56,10 @@ def completion_outputs(
     """
     device = model.get_input_embeddings().weight.device
     if share_prompts is None:
-        share_prompts = len({tuple(prompt) for prompt in prompts}) < len(prompts) and takes_shared_prompts(model)
+        repeated = len({tuple(prompt) for prompt in prompts}) < len(prompts)
+        window = getattr(base_of(model).config.get_text_config(), "sliding_window", None)  # a 4-D mask overrides it
+        longest = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True))
+        share_prompts = repeated and longest <= (window or longest) and takes_shared_prompts(model)
     groups: dict[tuple, list[int]] = {}
     for index, prompt in enumerate(prompts):
         groups.setdefault(tuple(prompt) if share_prompts else (index,), []).append(index)
@@ -127,8 +130,8 @@ def logits_logprobs(logits: torch.Tensor, ids: torch.Tensor, temperature: float,
 class HeadLogprobs(torch.autograd.Function):
     """`logits_logprobs` of a head that is not trained, without keeping the logits.
 
-    With p = softmax(W h / T): d log p_i / dh = (W_i - p W) / T and d entropy / dh = -(p (log p + entropy)) W / T, both
-    (m, H). They are computed while the logits are there; backward scales them.
+    With p = softmax((W h + b) / T): d log p_i / dh = (W_i - p W) / T and d entropy / dh = -(p (log p + entropy)) W / T,
+    both (m, H). They are computed while the logits are there; backward scales them.
     """
 
     @staticmethod

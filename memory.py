@@ -210,10 +210,55 @@ def rank_of(name: str) -> int | None:
     return json.loads((Path(adapter) / "adapter_config.json").read_text())["r"] if adapter else None
 
 
+def args_of(args: Any, method: str, name: str) -> Args:
+    """The arguments of a training script as this one's, for a run that starts from the model or adapter `name`."""
+    given = {field: value for field, value in vars(args).items() if field in Args.__dataclass_fields__}
+    given |= {"method": method, "model_name": name}
+    return Args(**given | ({"lora_r": rank} if (rank := rank_of(name)) else {}))
+
+
+def check_fits(args: Any, method: str, name: str, prompt: int | None = None) -> None:
+    """Before a run: does this machine have the memory that it is predicted to take?
+
+    Nothing is said of what cannot be predicted, a mixture of experts or a run that samples with vLLM.
+
+    Args:
+        args: of the run's training script, or with fields of the same names. name: of the model or adapter that it
+            starts from. prompt: tokens of the longest prompt; None: as many as max_length leaves.
+
+    Raises:
+        InputError: it does not; says with which settings it would. Or `policy.load_config` refuses the model.
+    """
+    policy.load_config(name, args.trust_remote_code)
+    if getattr(args, "engine", "local") != "local":
+        return
+    args, gpu = args_of(args, method, name), torch.cuda.is_available()
+    args.float32 = not gpu
+    if prompt is not None:
+        args.max_length = prompt + args.max_new_tokens
+    try:
+        shape = read_shape(name, args.trust_remote_code)
+    except InputError as error:
+        return print(f"note: its memory is not predicted ({error})")
+    found, room = predict(shape, args, dtype=2 if gpu else 4), memory_here()
+    require(
+        found.peak <= room,
+        f"{name}: {method} is predicted to take {found.peak / GIB:.1f} GiB at its peak, in {found.largest}; "
+        + advice(shape, args, torch.cuda.get_device_name() if gpu else "this machine's memory", room),
+    )
+
+
+def memory_here() -> float:
+    """Bytes: all of the GPU's, or what is available of the machine's where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info(policy.pick_device())[1]
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
 def of_run(run: Any) -> str:
     """One line for a dry run, beside what it measured: the prediction for the longest prompts that its items have."""
-    given = {name: value for name, value in vars(run.args).items() if name in Args.__dataclass_fields__}
-    args = Args(**given | {"method": run.method, "lora_r": rank_of(run.args.sft_model)})
+    args = args_of(run.args, run.method, run.args.sft_model)
     if run.method == "dpo":
         prompt, args.max_new_tokens = max(len(p.prompt_ids) for p in run.items), max(max(p.lengths) for p in run.items)
     else:

@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
+from transformers.activations import NewGELUActivation
+from transformers.pytorch_utils import Conv1D
 
 import policy
 from batches import micro_batches, padded_tokens
@@ -28,8 +30,8 @@ class Shape:
     """What of a model counts. linears: (name, in, out, in 4 bits) of every linear layer; block: those of the first.
 
     query, kv: heads and key/value heads times their size. norms: widths of a block's norms, rms: whether they are
-    RMSNorms in Python, which keep a float32 copy of their input. rotary: what of a head's width is rotated. other:
-    weights that are not in 4 bits.
+    RMSNorms in Python, which keep a float32 copy of their input. rotary: what of a head's width is rotated. steps:
+    whether the activation is computed step by step, each kept. other: weights that are not in 4 bits.
     """
 
     layers: int
@@ -43,6 +45,7 @@ class Shape:
     gated: bool
     fused: bool
     rms: bool
+    steps: bool
     eager: bool
     norms: list[int]
     linears: list[tuple[str, int, int]]
@@ -61,20 +64,31 @@ def read_shape(name: str, trust_remote_code: bool = False) -> Shape:
     Raises:
         InputError: it cannot be found or reached, or is of a kind that this project cannot train or count.
     """
-    base, _ = policy.base_and_adapter(name)
-    policy.check_reachable(base)
+    return shape_of(without_weights(name, trust_remote_code), name)
+
+
+def num_parameters(name: str, trust_remote_code: bool = False) -> int:
+    """Weights of a model, from its config.json alone; tied ones count once. Errors as those of `without_weights`."""
+    return sum(weight.numel() for weight in without_weights(name, trust_remote_code).parameters())
+
+
+def without_weights(name: str, trust_remote_code: bool = False) -> nn.Module:
+    """The model of a name or folder, or the base of an adapter, on the meta device.
+
+    Raises:
+        InputError: `policy.load_config` refuses it, or no model can be made of its config.
+    """
+    config = policy.load_config(name, trust_remote_code)
     try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{base}: no causal language model: {policy.first_line(error)}") from None
-    return shape_of(model, base, policy.LORA_TARGETS)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever settings that do not go together raise
+        raise InputError(f"{name}: no model can be made of its config: {policy.first_line(error)}") from None
 
 
-def shape_of(model: nn.Module, name: str, targets: list[str]) -> Shape:
+def shape_of(model: nn.Module, name: str) -> Shape:
     """The shape of a transformers model, on the meta device or any other, before it is quantised."""
-    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    config, adaptable = model.config.get_text_config(), policy.linear_layers(model)
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -82,8 +96,9 @@ def shape_of(model: nn.Module, name: str, targets: list[str]) -> Shape:
     for path, module in model.named_modules():
         parts = path.split(".")
         first = "0" in parts
-        if isinstance(module, nn.Linear) and module is not head:
-            linears.append((parts[-1], module.in_features, module.out_features))
+        if path in adaptable:
+            wide = module.weight.shape if isinstance(module, Conv1D) else module.weight.shape[::-1]
+            linears.append((parts[-1], *wide))
             block += linears[-1:] if first else []
         elif first and type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None:
             times = {"q_norm": heads, "k_norm": kv_heads}.get(parts[-1], 1)
@@ -92,10 +107,11 @@ def shape_of(model: nn.Module, name: str, targets: list[str]) -> Shape:
     if getattr(config, "use_parallel_residual", False):
         norms = norms[:1]  # both norms keep the same input
     names = {n for n, *_ in block}
-    require(bool(names & set(targets)), f"{name}: has none of the layers that are adapted ({', '.join(targets)})")
+    require(bool(names), f"{name}: has no linear layers that could be adapted")
     routed = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
     require(not routed, f"{name}: a mixture of experts is not counted")
     quantised = sum(i * o for _, i, o in linears)
+    rope = getattr(config, "rope_parameters", None)
     return Shape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -104,16 +120,17 @@ def shape_of(model: nn.Module, name: str, targets: list[str]) -> Shape:
         query=heads * head_dim,
         kv=kv_heads * head_dim,
         vocab=config.vocab_size,
-        rotary=int(head_dim * ((getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor") or 1)),
+        rotary=int(head_dim * (rope.get("partial_rotary_factor") or 1)) if rope else 0,
         gated=bool(names & {"gate_proj", "gate_up_proj"}),
         fused=bool(names & {"query_key_value", "qkv_proj"}),
         rms=rms,
+        steps=any(isinstance(module, NewGELUActivation) for module in model.modules()),
         eager=config._attn_implementation == "eager",
         norms=norms,
         linears=linears,
         block=block,
         other=sum(p.numel() for p in model.parameters()) - quantised,
-        targets=list(targets),
+        targets=policy.lora_targets(model),
     )
 
 
@@ -239,12 +256,12 @@ def saved_by_a_block(shape: Shape, args: Any, dtype: int, repeated: bool) -> flo
         adapters   4 in each: the input cast to float32, once for every adapter. In float32 there is no cast: q, k and v
                    share their input, gate and up theirs, o's is what attention gave, down's is new.  4 rank each
         attention  d (2 q + 2 kv) + 4 heads: queries, keys, values, result, the scores' log-sum
-        MLP        d 3 F: gate, its activation, up; without a gate d F
+        MLP        d 3 F: gate, its activation, up; without a gate d F; 3 more where the activation is done in steps
 
     SFT's adapters have dropout before them, and inputs of their own under autocast: 16-bit copies and masks of a byte.
 
     Args:
-        dtype: d. repeated: keys and values are expanded to all heads (where there is a mask).
+        dtype: d. repeated: keys and values are expanded to all heads (where there is a mask); a single one is a view.
     """
     total = sum(4 * width + 4 if shape.rms else dtype * width + 8 for width in shape.norms)
     adapters = [(name, wide) for name, wide, _ in shape.block if name in shape.targets]
@@ -253,14 +270,16 @@ def saved_by_a_block(shape: Shape, args: Any, dtype: int, repeated: bool) -> flo
         total += sum((8 if dtype == 4 else dtype + 1) * wide for _, wide in adapters)
     elif dtype == 4:
         sources = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "up", "up_proj": "up"}
+        if len(shape.norms) == 1:  # Phi: attention and MLP have the same input
+            sources["fc1"] = "qkv"
         inputs = {sources.get(name, name): wide for name, wide in adapters if name != "o_proj"}
         total += 4 * sum(inputs.values())
     else:
         total += sum((dtype if args.method == "sft" else 4) * wide for _, wide in adapters)
-    keys = shape.query if repeated or shape.kv == shape.query else shape.kv
+    keys = shape.query if repeated and shape.kv * shape.heads > shape.query else shape.kv
     values = shape.query + 2 * shape.kv if shape.fused else keys  # a view of the projection's whole result
     total += dtype * (2 * shape.query + keys + values) + 4 * shape.heads
-    return total + dtype * shape.inner * (3 if shape.gated else 1)
+    return total + dtype * shape.inner * ((3 if shape.gated else 1) + 3 * shape.steps)
 
 
 def training_bytes(shape: Shape, args: Any, one: Pass, dtype: int, padded: bool = True) -> dict[str, float]:

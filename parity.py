@@ -100,7 +100,8 @@ def check_parity(
     if not gap <= bound:
         raise InputError(
             f"the sampler's log-probabilities differ from the trainer's by {gap:.3g} a token (bound {bound:g}): check "
-            "dropout, temperature and precision, or raise --parity_bound"
+            "dropout, temperature and precision, and whether the model's logits are its LM head's alone, or raise "
+            "--parity_bound"
         )
     if start is not None:
         first = rollouts[:size]

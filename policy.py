@@ -23,17 +23,23 @@ from accelerate import init_empty_weights
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from common import InputError
+from common import InputError, require
 
 transformers_logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing(_enable)?` is deprecated")  # new in 5.23
 
 CPU = torch.device("cpu")
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+# What makes logits more than the LM head's product: capped (Gemma 2), scaled (Granite, Cohere), by transformers' names
+LOGIT_SETTINGS = (
+    "final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap",
+    "logits_scaling", "logit_scale", "logits_mup_width_multiplier",
+)  # fmt: skip
 ROOT = Path(__file__).parent
 
 
@@ -83,10 +89,10 @@ def load_tokenizer(name: str, trust_remote_code: bool = False):
     """The tokenizer of a model or of an adapter's base, with a pad token (masks never depend on which).
 
     Raises:
-        InputError: the name cannot be resolved, or the hub cannot be reached.
+        InputError: the name cannot be resolved, the hub cannot be reached, or `load_config` refuses the model.
     """
     base, _ = base_and_adapter(name)
-    check_reachable(base)
+    load_config(base, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -110,18 +116,66 @@ def check_reachable(base: str) -> None:
         ) from None
 
 
+def load_config(name: str, trust_remote_code: bool = False, trainable: bool = False) -> PretrainedConfig:
+    """The config of a model or of an adapter's base; nothing else of it is loaded.
+
+    Args:
+        trainable: whether log-probabilities are to be taken from its LM head (`logprobs`), as training does.
+
+    Raises:
+        InputError: it cannot be found or read, or is of no model that these scripts are for: decoders that continue a
+            text, and to be trained, such whose logits are the LM head's own.
+    """
+    base, _ = base_and_adapter(name)
+    check_reachable(base)
+    try:
+        written, _ = PretrainedConfig.get_config_dict(base)
+        paired = written.get("is_encoder_decoder")
+        config = PretrainedConfig() if paired else AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+    except Exception as error:  # also what a value that does not fit, or the model's own code, raises
+        hint = "; --trust_remote_code runs it" if "custom code" in str(error) else ""
+        raise InputError(f"{base}: its config cannot be read: {first_line(error)}{hint}") from None
+    kind = written.get("model_type", "of no named type")
+    paired = paired or config.is_encoder_decoder
+    require(not paired, f"{base}: is an encoder-decoder model ({kind}); these scripts train decoder-only models")
+    encodes = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    own = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    require(
+        own or (type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not encodes),
+        f"{base}: is no causal language model ({kind}); these scripts train decoder-only models",
+    )
+    settings = {setting: getattr(config.get_text_config(), setting, None) for setting in LOGIT_SETTINGS if trainable}
+    for setting, value in settings.items():
+        require(
+            value in (None, 1),
+            f"{base}: its logits are more than its LM head gives ({setting} {value}); such a model can be evaluated "
+            "here, not trained",
+        )
+    return config
+
+
 def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+NO_SAFETENSORS = (
+    "its weights are no *.safetensors, and other files may run code; where you trust them, "
+    "AutoModelForCausalLM.from_pretrained(...).save_pretrained(FOLDER) converts them"
+)
 
 
 def load_policy(name: str, device: torch.device, trainable: bool = False, trust_remote_code: bool = False):
     """A base model or adapter folder as a 4-bit model; with `trainable`, its adapter's weights require gradients.
 
     Raises:
-        InputError: the model cannot be found or downloaded.
+        InputError: the model cannot be found or downloaded, `load_config` refuses it, or its weights are not all there
+            or no safetensors.
     """
     base, adapter = base_and_adapter(name)
-    check_reachable(base)
+    load_config(base, trust_remote_code, trainable)
+    require(
+        not Path(base).is_dir() or any(Path(base).glob("*.safetensors")), f"{base}: cannot be loaded: {NO_SAFETENSORS}"
+    )
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -129,8 +183,9 @@ def load_policy(name: str, device: torch.device, trainable: bool = False, trust_
         bnb_4bit_compute_dtype=compute_dtype(device),
     )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             base,
+            output_loading_info=True,
             quantization_config=quantization,
             dtype=compute_dtype(device),
             device_map={"": device},
@@ -138,7 +193,10 @@ def load_policy(name: str, device: torch.device, trainable: bool = False, trust_
             trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError) as error:
-        raise InputError(f"{base}: cannot be loaded: {first_line(error)}") from None
+        why = NO_SAFETENSORS if "use_safetensors" in str(error) else first_line(error)
+        raise InputError(f"{base}: cannot be loaded: {why}") from None
+    missing = sorted(found["missing_keys"])
+    require(not missing, f"{base}: cannot be loaded: its files lack {len(missing)} weights, such as {missing[:1]}")
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # on a CPU with AVX512-BF16 the first forward without gradients repacks the weight for good: bfloat16
@@ -156,14 +214,34 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def linear_layers(model) -> dict[str, torch.nn.Module]:
+    """By name the layers that are in 4 bits, or will be (of a model on the meta device, say): all but the LM head."""
+    kinds = (Linear4bit,) if getattr(model, "is_loaded_in_4bit", False) else (torch.nn.Linear, Conv1D)
+    head = model.get_output_embeddings()
+    return {name: module for name, module in model.named_modules() if type(module) in kinds and module is not head}
+
+
+def lora_targets(model) -> list[str]:
+    """What an adapter is put on: `linear_layers`, by their names without the path, sorted."""
+    return sorted({name.rpartition(".")[2] for name in linear_layers(model)})
+
+
 def add_lora(model, rank: int, alpha: int, dropout: float) -> PeftModel:
-    """A fresh adapter on every linear layer of the blocks; it starts as the identity."""
+    """A fresh adapter on every linear layer of the blocks; it starts as the identity.
+
+    Raises:
+        InputError: the model has none, or not such as peft can adapt, or an adapter already.
+    """
+    targets, name = lora_targets(model), type(model).__name__
+    require(not isinstance(model, PeftModel), f"{name}: has an adapter already; start from its base model")
+    require(bool(targets), f"{name}: has no linear layers that are loaded in 4 bits, and so none to adapt")
     for parameter in model.parameters():
         parameter.requires_grad = False
-    return get_peft_model(
-        model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS,
-                          task_type="CAUSAL_LM"),
-    )  # fmt: skip
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"{name}: cannot be adapted: {first_line(error)}") from None
 
 
 @torch.no_grad()
@@ -191,7 +269,7 @@ def merged_copy(model):
                 (adapter,) = lora.active_adapters
                 linear.lora_down = lora.lora_A[adapter].weight.to(weight.dtype)  # (r, in)
                 linear.lora_up = (lora.lora_B[adapter].weight * lora.scaling[adapter]).to(weight.dtype)  # (out, r)
-            linear.weight = frozen(weight)
+            linear.weight = frozen(weight.T if isinstance(linear, Conv1D) else weight)
     return copy
 
 
@@ -275,6 +353,8 @@ def set_recomputing(model, on: bool) -> None:
 
 def save_adapter(model: PeftModel, tokenizer, folder: Path) -> None:
     """Adapter and tokenizer as safetensors and JSON; of a reference beside it nothing."""
+    config = model.peft_config["default"]
+    config.target_modules = sorted(config.target_modules)  # peft has them as a set: written in another order each time
     model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"], save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
 

@@ -79,7 +79,7 @@ def main(args: Args) -> None:
         set_seed(args.seed)
         device = pick_device()
         dtype = compute_dtype(device)
-        model = load_policy(args.model_name, device, trust_remote_code=args.trust_remote_code)
+        model = load_policy(args.model_name, device, trainable=True, trust_remote_code=args.trust_remote_code)
         model = add_lora(model, args.lora_r, args.lora_alpha, args.lora_dropout)
         for parameter in trainable_parameters(model):
             parameter.data = parameter.data.float()  # the adapter learns in float32, whatever the base computes in

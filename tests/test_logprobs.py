@@ -2,16 +2,8 @@
 
 import pytest
 import torch
-from transformers import (
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Starcoder2Config,
-    Starcoder2ForCausalLM,
-)
+from families import FAMILIES
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import logprobs as logprobs_module
 from logprobs import completion_outputs, sharing_mask, takes_shared_prompts
@@ -19,19 +11,17 @@ from logprobs import completion_outputs, sharing_mask, takes_shared_prompts
 PROMPTS = [[5, 6, 7, 8], [9, 3], [5, 6, 7, 8], [11, 12, 13], [9, 3], [5, 6, 7, 8]]
 COMPLETIONS = [[20, 21, 1], [22, 23, 24, 25, 1], [30], [31, 32], [33, 1], [34, 35, 36, 1]]
 SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-             max_position_embeddings=128)  # fmt: skip
-MODELS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, num_key_value_heads=2)),
-    "starcoder2": lambda: Starcoder2ForCausalLM(Starcoder2Config(**SMALL, num_key_value_heads=2)),
-    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL)),
-}
+             num_key_value_heads=2, max_position_embeddings=128, pad_token_id=2)  # fmt: skip
 
 
-@pytest.fixture(params=MODELS)
-def model(request):
+def small(family: str):
     torch.manual_seed(0)
-    model = MODELS[request.param]().eval()
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SMALL | FAMILIES[family])).eval()
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    model = small(request.param)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # far from uniform: a wrong position shows
     return model
@@ -46,7 +36,7 @@ def test_a_shared_prompt_changes_nothing(model):
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         found[share] = [out.logprobs.detach(), out.entropy.detach(), out.hidden.detach(), gradient, out.mask]
     for alone, shared in zip(found[False], found[True], strict=True):
-        assert torch.allclose(alone, shared, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(alone, shared, rtol=1e-4, atol=1e-5 * alone.abs().max().clamp(min=1).item())
     assert takes_shared_prompts(model)
 
 
@@ -86,6 +76,22 @@ def test_the_4_bit_policy_shares_prompts(pocket_policy):
     assert torch.allclose(alone, shared, atol=1e-5) and takes_shared_prompts(model)
 
 
+@pytest.mark.parametrize("window", [6, 64])
+def test_a_prompt_is_not_shared_beyond_a_sliding_window(window):
+    torch.manual_seed(0)
+    settings = SMALL | {"num_key_value_heads": 2, "sliding_window": window}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mistral", **settings)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    calls = []
+    model.get_decoder().register_forward_hook(lambda *call: calls.append(len(call[2].last_hidden_state)))
+    with torch.no_grad():
+        found = completion_outputs(model, PROMPTS, COMPLETIONS).logprobs
+        assert calls[-1] == (6 if window == 6 else 3)  # rows
+        alone = completion_outputs(model, PROMPTS, COMPLETIONS, share_prompts=False).logprobs
+    assert torch.allclose(found, alone, atol=1e-4)
+
+
 def test_completions_do_not_see_one_another():
     owner, seen = torch.tensor([[0, 0, 0, 1, 1, 2]]), torch.tensor([[0, 1, 1, 1, 1, 1]])  # one column of padding
     sees = sharing_mask(owner, seen, torch.float32)[0, 0] == 0
@@ -100,8 +106,7 @@ def test_completions_do_not_see_one_another():
 
 
 def test_a_model_that_sees_across_completions_gets_a_row_each(capsys, monkeypatch):
-    torch.manual_seed(0)
-    model = MODELS["llama"]().eval()
+    model = small("llama")
     monkeypatch.setattr(
         logprobs_module, "sharing_mask", lambda owner, mask, dtype: sharing_mask(owner * 0, mask, dtype)
     )

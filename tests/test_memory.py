@@ -1,17 +1,32 @@
 """Predicted memory against measured bytes, on a CPU in float32 and in bfloat16 (but for the kernels, as on a GPU)."""
 
+import json
 import math
+import os
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Qwen2Config, Starcoder2Config
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Phi3Config,
+    PhiConfig,
+    Qwen2Config,
+    Starcoder2Config,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import memory
 import policy
+import train_grpo_lora
+import train_sft_lora
 from benchmarks.bench_memory import compare, random_policy
+from common import InputError
 from logprobs import completion_outputs, takes_shared_prompts
-from memory_parts import passes, shape_of, training_bytes
+from memory_parts import num_parameters, passes, shape_of, training_bytes
 from policy import set_recomputing
 
 SMALL = dict(vocab_size=256, hidden_size=128, intermediate_size=320, num_hidden_layers=2, num_attention_heads=4,
@@ -21,8 +36,11 @@ CONFIGS = {
     "qwen2": Qwen2Config(**SMALL, num_key_value_heads=2),
     "starcoder2": Starcoder2Config(**SMALL, num_key_value_heads=2),
     "gpt_neox": GPTNeoXConfig(**SMALL),
+    "gemma": GemmaConfig(**SMALL, num_key_value_heads=1, head_dim=64),
+    "phi": PhiConfig(**SMALL),
+    "phi3": Phi3Config(**SMALL, num_key_value_heads=2, pad_token_id=2),
+    "gpt2": GPT2Config(**SMALL, n_inner=320),
 }
-NEOX_TARGETS = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
 PROMPT, REPLY = 32, 16
 
 
@@ -62,10 +80,9 @@ def largest_pass(args):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_what_is_kept_for_the_backward_pass(kind, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(policy, "compute_dtype", lambda device: dtype)
-    monkeypatch.setattr(policy, "LORA_TARGETS", NEOX_TARGETS if kind == "gpt_neox" else policy.LORA_TARGETS)
     model, _ = random_policy(CONFIGS[kind], tmp_path, torch.device("cpu"))
     with torch.device("meta"):
-        shape = shape_of(AutoModelForCausalLM.from_config(CONFIGS[kind]), kind, policy.LORA_TARGETS)
+        shape = shape_of(AutoModelForCausalLM.from_config(CONFIGS[kind]), kind)
     assert takes_shared_prompts(model)
     for checkpointing in (False, True):
         if checkpointing:
@@ -149,3 +166,31 @@ def test_the_command_line(run_cli, pocket):
     code, out, errors = run_cli("policy.py", "--preflight", "--model_name", pocket, "--num_samples", "4")
     assert code == 0 and "16 GB" in out and "any sample_batch_size" in out and "the largest phase" in out
     assert not errors, errors
+
+
+HUGE = {"model_type": "llama", "hidden_size": 2**17, "intermediate_size": 2**19, "num_hidden_layers": 4,
+        "num_attention_heads": 128}  # fmt: skip
+
+
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_loaded(tmp_path, pocket, start, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(HUGE))
+    assert num_parameters(str(tmp_path)) > 2**40
+    with pytest.raises(InputError) as refused:
+        memory.check_fits(train_grpo_lora.Args(), "grpo", str(tmp_path))
+    said = str(refused.value)
+    assert said.startswith(f"{tmp_path}: grpo is predicted to take ") and "\n" not in said
+    assert "does not fit" in said and said.endswith("a smaller model might")
+    for method, script in (("grpo", train_grpo_lora), ("sft", train_sft_lora)):
+        memory.check_fits(script.Args(max_length=512), method, pocket)
+    memory.check_fits(train_grpo_lora.Args(), "grpo", start)
+
+    args = train_grpo_lora.Args(batch_size=16)  # what would make it fit is named; so is no more than it needs
+    needed = memory.predict(memory.read_shape(start), memory.args_of(args, "grpo", start), dtype=4).peak
+    monkeypatch.setattr(memory, "memory_here", lambda: needed * 0.6)
+    with pytest.raises(InputError, match="; (micro_batch_tokens|sample_batch_size) up to"):
+        memory.check_fits(args, "grpo", start)
+    memory.check_fits(args, "grpo", start, prompt=64)
+
+
+def test_the_memory_of_this_machine_is_some_of_it():
+    assert 2**26 < memory.memory_here() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
