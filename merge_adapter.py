@@ -68,6 +68,7 @@ def find(args: Args) -> tuple[str, str]:
 
 def fetch(name: str) -> str:
     import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     from policy import base_and_adapter
 
@@ -76,7 +77,7 @@ def fetch(name: str) -> str:
         return huggingface_hub.snapshot_download(
             name, allow_patterns=["adapter_config.json", "adapter_model.safetensors", "run.json", "*_train_log.jsonl"]
         )
-    except huggingface_hub.errors.RepositoryNotFoundError:
+    except RepositoryNotFoundError:
         raise InputError(f"{name}: no such folder, and the hub has no such adapter for this login") from None
     except Exception as error:  # as policy.check_reachable
         raise InputError(
@@ -87,11 +88,13 @@ def fetch(name: str) -> str:
 def check_hub(args: Args) -> None:
     """What a push needs, before the work: a repository's name, a token that is taken, no public repository."""
     import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
     require(args.hub_model_id != "", "--push_to_hub: name the repository with --hub_model_id OWNER/NAME")
     try:
-        huggingface_hub.utils.validate_repo_id(args.hub_model_id)
-    except huggingface_hub.errors.HFValidationError:
+        validate_repo_id(args.hub_model_id)
+    except HFValidationError:
         raise InputError(f"--hub_model_id {args.hub_model_id}: is no repository's name; want OWNER/NAME") from None
     require("/" in args.hub_model_id, f"--hub_model_id {args.hub_model_id}: want OWNER/NAME")
     try:
@@ -115,11 +118,11 @@ def is_private(api, args: Args) -> bool | None:
     Raises:
         InputError: it is public, and --public was not given.
     """
-    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         private = api.model_info(args.hub_model_id).private
-    except huggingface_hub.errors.RepositoryNotFoundError:
+    except RepositoryNotFoundError:
         return None
     require(private or args.public, f"--hub_model_id {args.hub_model_id}: is public already; make it private, name "
             "another, or give --public")  # fmt: skip
