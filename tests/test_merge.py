@@ -59,14 +59,14 @@ def plain(pocket: str, adapter: str):
 
 
 def greedy(model, ids: list[int]) -> list[int]:
-    output = model.generate(input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=40)
+    output = model.generate(input_ids=torch.tensor([ids]), do_sample=False, max_new_tokens=32)
     return output[0, len(ids) :].tolist()
 
 
 @pytest.fixture(scope="module")
 def prompts(pocket) -> list[list[int]]:
     tokenizer = AutoTokenizer.from_pretrained(pocket)
-    return [tokenizer(task["prompt"]).input_ids for task in read_tasks("data/pocket_valid.jsonl")[:6]]
+    return [tokenizer(task["prompt"]).input_ids for task in read_tasks("data/pocket_valid.jsonl")[:4]]
 
 
 def test_plain_transformers_continues_as_base_and_adapter_do(pocket, adapter, merged, prompts):
@@ -75,7 +75,7 @@ def test_plain_transformers_continues_as_base_and_adapter_do(pocket, adapter, me
     completions = [greedy(wanted, ids) for ids in prompts]
     assert [greedy(model, ids) for ids in prompts] == completions
     base = AutoModelForCausalLM.from_pretrained(pocket, dtype=torch.float32)
-    assert sum(greedy(base, ids) != c for ids, c in zip(prompts, completions, strict=True)) >= 3  # the adapter matters
+    assert sum(greedy(base, ids) != c for ids, c in zip(prompts, completions, strict=True)) >= 2  # the adapter matters
 
 
 def test_in_bfloat16_only_near_ties_fall_otherwise(pocket, adapter, merged, prompts):
