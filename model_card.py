@@ -156,7 +156,7 @@ def evaluation(rows: list[dict]) -> list[str]:
         below.append(f"{m['exp_name']}: task file SHA-256 `{m['data_sha256']}`; commit `{m['commit']}`; {hardware(m)}.")
         below += code(m.get("command"))
     return [
-        f"Of the adapter over the base in {rows[0]['precision']}, not of these merged weights, which are close to it. "
+        f"Of the adapter over the base in {rows[0]['precision']}, not of these merged weights on the unquantised base. "
         "Stopped: the same completions cut at HumanEval's stop strings. Length in tokens, EOS included. The intervals "
         "are Wilson's on the number of tasks.",
         "\n".join(lines),
