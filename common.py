@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -285,6 +286,12 @@ def machine() -> dict[str, Any]:
         "versions": versions,
         "commit": commit(),
     }
+
+
+def command(secret: str = "", shown: str = "") -> str:
+    """What was typed, with `shown` for a `secret` in it. Knobs that were edited or read from --config are not there."""
+    words = [word.replace(secret, shown) if secret else word for word in sys.argv[1:]]
+    return shlex.join(["python", Path(sys.argv[0]).name, *words])
 
 
 def commit() -> str | None:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from common import InputError, machine, read_jsonl, require, run, write_jsonl, write_text
+from common import InputError, command, machine, read_jsonl, require, run, write_jsonl, write_text
 from metrics import pass_at_k, wilson_interval
 from rollout_server import Server
 from sandbox import UNJUDGED, Sandbox, Verdict
@@ -278,6 +278,7 @@ def main(args: Args) -> None:
     ends = [row["ended"] for row in rows if row["ended"] is not None]
     lengths = [row["gen_len"] for row in rows if row["gen_len"] is not None]
     unjudged = sum(row["status"] in UNJUDGED for row in rows)
+    weights = Path(args.model_path) / "adapter_model.safetensors"
     metrics = {
         "exp_name": args.exp_name,
         "model_path": args.samples or (server.model if server else args.model_path),
@@ -300,7 +301,9 @@ def main(args: Args) -> None:
         "precision": None if args.samples or server else "4-bit NF4, double quantisation",
         "data_sha256": sha256(args.data_path),
         "seconds": time.perf_counter() - started,
+        "adapter_sha256": sha256(weights) if is_lora and weights.is_file() else None,
         "args": asdict(args) | {"server": server.url if server else ""},  # the address may hold a password
+        "command": command(args.server, server.url if server else ""),
         **machine(),
     }
     results = Path(args.results_dir)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from common import InputError, RunLog, machine, require, run
+from common import InputError, RunLog, command, machine, require, run
 from tasks import Task, read_tasks, sha256
 
 
@@ -72,7 +72,7 @@ def main(args: Args) -> None:
     from processes import output_folder
 
     with output_folder(args.output_dir) as folder:
-        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), **machine()}
+        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "command": command(), **machine()}
         (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
         tokenizer = load_tokenizer(args.model_name, args.trust_remote_code)
         examples = [encode(tokenizer, task, args.max_length) for task in tasks]

@@ -32,7 +32,7 @@ import memory
 import processes
 from batches import BeforeUpdate, Sample, micro_batches, tied_groups
 from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
-from common import Preempted, RunLog, Tracker, machine, require
+from common import Preempted, RunLog, Tracker, command, machine, require
 from logprobs import TokenOutputs, completion_outputs, takes_shared_prompts
 from parity import as_reference, check_parity, largest, load_reference
 from policy import (
@@ -126,7 +126,7 @@ class Run:
     def __init__(self, args, method, items, num_steps, token_budget, folder, sandbox, stop, critic) -> None:
         self.args, self.method, self.items, self.folder = args, method, items, folder
         self.num_steps, self.token_budget, self.sandbox, self.stop = num_steps, token_budget, sandbox, stop
-        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), **machine()}
+        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "command": command(), **machine()}
         if sandbox:
             record["sandbox"] = sandbox.layers
         (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -1,9 +1,10 @@
 import json
+import sys
 from dataclasses import dataclass
 
 import pytest
 
-from common import InputError, parse_args, replace_folder, write_jsonl, write_text
+from common import InputError, command, parse_args, replace_folder, write_jsonl, write_text
 
 
 @dataclass
@@ -86,3 +87,9 @@ def test_files_are_written_whole(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         write_text(tmp_path / "deep" / "a.jsonl" / "b", "")
     assert len(list((tmp_path / "deep").iterdir())) == 1
+
+
+def test_the_command_can_be_pasted_and_holds_no_secret(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/some/where/eval.py", "--name", "a b", "--server=http://me:secret@h:1/v1"])
+    assert command("http://me:secret@h:1/v1", "http://h:1/v1") == "python eval.py --name 'a b' --server=http://h:1/v1"
+    assert command() == "python eval.py --name 'a b' --server=http://me:secret@h:1/v1"

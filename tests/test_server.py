@@ -210,7 +210,9 @@ def test_key_and_password_stay_where_they_belong(serve, arguments, tmp_path, mon
 
     server.key = None
     judges.clear()
-    eval_humaneval.main(arguments(server.url.replace("//", "//me:pass-word@") + "/v1?token=tick", limit=1))
+    address = server.url.replace("//", "//me:pass-word@") + "/v1?token=tick"
+    monkeypatch.setattr(sys, "argv", ["eval_humaneval.py", "--server", address])  # the command is recorded
+    eval_humaneval.main(arguments(address, limit=1))
     server.key = "another"
     with pytest.raises(InputError, match="refuses the key") as refused:
         eval_humaneval.main(arguments(server))
