@@ -12,6 +12,8 @@ memory-efficient kernel, which keeps no T x T scores; for a model that has only 
 from __future__ import annotations
 
 import json
+import resource
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -208,6 +210,18 @@ def rank_of(name: str) -> int | None:
     """The rank of an adapter folder; None for a model."""
     _, adapter = policy.base_and_adapter(name)
     return json.loads((Path(adapter) / "adapter_config.json").read_text())["r"] if adapter else None
+
+
+def report_dry_run(run: Any) -> None:
+    """Peak memory of the one step, and the time that all would take at its speed."""
+    seconds, steps = time.perf_counter() - run.started, run.num_steps
+    if run.token_budget:
+        steps = min(steps, run.token_budget / max(run.step_tokens, 1))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if torch.cuda.is_available() else ""
+    print(f"dry run: peak memory {peak:.2f} GiB{gpu}; the whole run would take about "
+          f"{seconds * steps / 60:.1f} minutes")  # fmt: skip
+    print(of_run(run))
 
 
 def of_run(run: Any) -> str:
