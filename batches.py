@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from statistics import mean, pstdev
 from typing import Any
 
 import torch
 
+from policy import drop_merged_copy, set_recomputing
 from rewards import base_reward
 from rollout import Rollout
 from sandbox import Verdict
-from tasks import Task
+from tasks import Task, stop_strings
 
 
 @dataclass
@@ -121,3 +125,77 @@ def tied_groups(base_rewards: list[float], group: list[int]) -> float:
     """
     groups = {number: {r for r, g in zip(base_rewards, group, strict=True) if g == number} for number in group}
     return sum(len(earned) == 1 for earned in groups.values()) / max(len(groups), 1)
+
+
+def item_order(count: int, seed: int) -> Iterator[int]:
+    """Indices without end: every one once in each pass, each pass in a new order."""
+    rng = random.Random(seed)
+    while True:
+        yield from rng.sample(range(count), count)
+
+
+def complete(run: Any, tasks: list[Task], prompts: list[list[int]], chosen: list[tuple[int, int]], **how: Any
+             ) -> list[Sample]:  # fmt: skip
+    """Completions of some of the tasks, of which the sandbox has those that ended first already.
+
+    Args:
+        run: has the policy, its sampler, the sandbox and the arguments.
+        chosen: (group, index of the task) of each; what is drawn goes by seed and group.
+        how: num_samples, temperature, top_p.
+    """
+    args, checks = run.args, {}
+
+    def judge(rollout: Rollout) -> None:
+        checks[id(rollout)] = run.sandbox.submit(tasks[chosen[rollout.prompt_index][1]], rollout.text)
+
+    set_recomputing(run.model, False)
+    rollouts = run.sampler(
+        run.model,
+        run.tokenizer,
+        [prompts[index] for _, index in chosen],
+        max_new_tokens=args.max_new_tokens,
+        stops=[stop_strings(tasks[index]) for _, index in chosen] if args.stop_at_strings else None,
+        batch_size=args.sample_batch_size,
+        unpack=args.unpack_to_sample,
+        seeds=[(args.seed, group) for group, _ in chosen],
+        on_rollout=judge,
+        **how,
+    )
+    drop_merged_copy(run.model)
+    set_recomputing(run.model, args.gradient_checkpointing)
+    return [
+        Sample(tasks[index], group, r, check=checks[id(r)])
+        for r in rollouts
+        for group, index in [chosen[r.prompt_index]]
+    ]
+
+
+def step_figures(samples: list[Sample], advantage: list[float]) -> dict[str, float]:
+    """What every method logs of a step's scored samples, one at least; docs/metrics.md explains each."""
+    lengths = [s.length for s in samples]
+    return {
+        "base_reward": mean(s.base_reward for s in samples),
+        "reward": mean(s.reward for s in samples),
+        "gen_len": mean(lengths),
+        "cut_off": mean(float(not s.rollout.ended) for s in samples),
+        "entropy": -sum(sum(s.rollout.logprobs) for s in samples) / sum(lengths),
+        "advantage_mean": mean(advantage or [0.0]),
+        "advantage_std": pstdev(advantage or [0.0]),
+        "tied_groups": tied_groups([s.base_reward for s in samples], [s.group for s in samples]),
+        "weak": sum(s.verdict.weak for s in samples),
+    }
+
+
+def completion_rows(samples: list[Sample], advantage: list[float]) -> list[dict[str, Any]]:
+    """Scored samples as the rows of a table."""
+    return [
+        {
+            **s.record(),
+            "status": s.verdict.status,
+            "reason": s.verdict.reason,
+            "reward": s.reward,
+            "advantage": a,
+            "length": s.length,
+        }
+        for s, a in zip(samples, advantage, strict=True)
+    ]

@@ -22,7 +22,8 @@ from tasks import sha256
 
 STATE = "resume.pt"
 # may differ between a run and its continuation
-FREE = ("log_every", "save_every", "resume", "report_to", "parity_bound", "vllm_memory", "config")
+FREE = ("log_every", "save_every", "keep_every", "resume", "report_to", "run_name", "log_completions", "parity_bound",
+        "vllm_memory", "config")  # fmt: skip
 
 
 def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position: Any) -> None:
@@ -99,6 +100,8 @@ def _fixed(args: Any) -> dict[str, Any]:
     hashes = {f"sha256 of {path.name}": sha256(path) for path in files if path.is_file()}
     if (own := reward_file(getattr(args, "reward", ""))).is_file():
         hashes["sha256 of --reward"] = sha256(own)
+    if valid_path := getattr(args, "valid_path", ""):
+        hashes["sha256 of valid_path"] = sha256(valid_path)
     return settings | hashes | {"number of GPUs": torch.cuda.device_count()}
 
 

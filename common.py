@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import importlib.util
 import io
 import json
 import logging
@@ -128,6 +127,9 @@ def require_at_least(least: float, args: Any, *names: str) -> None:
 def check_sampling_args(args: Any) -> None:
     """What every script that samples and scores asks of its arguments."""
     require_at_least(0, args, "length_penalty_alpha", "save_every", "token_budget", "max_grad_norm", "parity_bound")
+    require_at_least(0, args, "patience", "keep_every", "log_completions")
+    require_at_least(1, args, "valid_every")
+    require(args.patience == 0 or args.valid_path != "", "--patience: has nothing to go by; give --valid_path")
     require_at_least(
         1, args, "batch_size", "num_samples", "max_new_tokens", "sample_batch_size", "micro_batch_tokens", "log_every"
     )
@@ -233,36 +235,6 @@ class RunLog:
 
     def close(self) -> None:
         self.file.close()
-
-
-class Tracker:
-    """The same dict to wandb, tensorboard or trackio, through accelerate; imported only if asked for."""
-
-    @staticmethod
-    def check(report_to: str) -> None:
-        """Raises InputError where the package is missing; accelerate would log nothing and say little."""
-        require(
-            report_to == "none" or importlib.util.find_spec(report_to) is not None,
-            f"--report_to {report_to}: is not installed; .venv/bin/pip install {report_to}",
-        )
-
-    def __init__(self, report_to: str, folder: Path, settings: dict[str, Any]):
-        self.accelerator = None
-        if report_to == "none":
-            return
-        from accelerate import Accelerator
-
-        self.accelerator = Accelerator(log_with=report_to, project_dir=folder)
-        self.accelerator.init_trackers("rl-code-agent", config=settings)
-
-    def log(self, record: dict[str, Any]) -> None:
-        if self.accelerator:
-            figures = {name: value for name, value in record.items() if isinstance(value, (int, float))}
-            self.accelerator.log(figures, step=record["step"])
-
-    def close(self) -> None:
-        if self.accelerator:
-            self.accelerator.end_training()
 
 
 def machine() -> dict[str, Any]:

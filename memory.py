@@ -12,6 +12,8 @@ memory-efficient kernel, which keeps no T x T scores; for a model that has only 
 from __future__ import annotations
 
 import json
+import resource
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -254,6 +256,18 @@ def memory_here() -> float:
         return torch.cuda.mem_get_info(policy.pick_device())[1]
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def report_dry_run(run: Any) -> None:
+    """Peak memory of the one step, and the time that all would take at its speed."""
+    seconds, steps = time.perf_counter() - run.started, run.num_steps
+    if run.token_budget:
+        steps = min(steps, run.token_budget / max(run.step_tokens, 1))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if torch.cuda.is_available() else ""
+    print(f"dry run: peak memory {peak:.2f} GiB{gpu}; the whole run would take about "
+          f"{seconds * steps / 60:.1f} minutes")  # fmt: skip
+    print(of_run(run))
 
 
 def of_run(run: Any) -> str:

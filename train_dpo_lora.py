@@ -35,10 +35,12 @@ class Args:
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass; changes memory and speed alone
     gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, slower
+    keep_every: int = 0  # steps between adapters that are kept in OUTPUT_DIR/step_N; 0: none
     save_every: int = 10  # steps between states that a killed run goes on from; 0: only when it is asked to stop
     resume: bool = True  # go on from the state that an interrupted run of this command left
     dry_run: bool = False  # one step, nothing kept: peak memory, and the time that the run would take
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
+    run_name: str = ""  # the run's name for the tracker; "": the output folder's
     log_every: int = 1  # steps between lines on the screen
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # order of the pairs
@@ -46,7 +48,7 @@ class Args:
 
 
 def check(args: Args) -> None:
-    require_at_least(0, args, "save_every", "max_grad_norm")
+    require_at_least(0, args, "keep_every", "save_every", "max_grad_norm")
     require_at_least(1, args, "batch_size", "micro_batch_tokens", "log_every")
     require(args.learning_rate > 0, f"--learning_rate {args.learning_rate}: must be positive")
     require(args.beta > 0, f"--beta {args.beta}: must be positive")

@@ -69,10 +69,16 @@ class Args:
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
     parity_bound: float = 0.0  # most that sampler and trainer may differ a token, in nats; 0: as the precision asks
+    valid_path: str = ""  # tasks whose pass rate (greedy) decides which adapter is kept; "": the last one is
+    valid_every: int = 10  # batches between validations
+    patience: int = 0  # end after so many validations without a better pass rate; 0: do not
+    keep_every: int = 0  # batches between adapters that are kept in OUTPUT_DIR/step_N; 0: none
     save_every: int = 10  # batches between states that a killed run goes on from; 0: only when it is asked to stop
     resume: bool = True  # go on from the state that an interrupted run of this command left
     dry_run: bool = False  # one batch, nothing kept: peak memory, and the time that the run would take
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
+    run_name: str = ""  # the run's name for the tracker; "": the output folder's
+    log_completions: int = 0  # batches between tables of completions for the tracker and completions.jsonl; 0: none
     log_every: int = 1  # batches between lines on the screen
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # task order and sampling
@@ -261,7 +267,9 @@ def main(args: Args) -> None:
                     "optimizer_steps": len(steps),
                     "stopped_early": int(far),
                     "sampler_mismatch": largest([step["sampler_mismatch"] for step in steps]),
-                }
+                },
+                samples,
+                (raw.sum(1) / counted.sum(1)).tolist(),  # with a critic a mean over tokens
             )
 
 

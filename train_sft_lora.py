@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal
 
-from common import InputError, RunLog, command, machine, require, run
+from common import InputError, RunLog, command, machine, require, require_at_least, run
 from tasks import Task, read_tasks, sha256
+from tracking import Tracker, check_tracker, run_name
 
 
 @dataclass
@@ -31,6 +33,9 @@ class Args:
     lora_alpha: int = 16  # its scale is alpha / r
     lora_dropout: float = 0.05  # on the adapter's input, while training
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
+    keep_every: int = 0  # updates between adapters that are kept in OUTPUT_DIR/step_N; 0: none
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
+    run_name: str = ""  # the run's name for the tracker; "": the output folder's
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # order, dropout, adapter
     config: str = ""  # YAML file with any of these; flags win over it
@@ -55,6 +60,8 @@ def encode(tokenizer, task: Task, max_length: int) -> dict[str, list[int]]:
 def main(args: Args) -> None:
     require(args.learning_rate > 0, f"--learning_rate {args.learning_rate}: must be positive")
     require(args.num_train_epochs > 0 or args.max_steps > 0, "--num_train_epochs must be positive")
+    require_at_least(0, args, "keep_every")
+    check_tracker(args)
     tasks = read_tasks(args.train_path)
 
     import torch
@@ -89,10 +96,17 @@ def main(args: Args) -> None:
         print(f"SFT: {len(tasks)} tasks, {sum(p.numel() for p in trainable_parameters(model)):,} trainable weights")
 
         log = RunLog(folder / "sft_train_log.jsonl")
+        tracker = Tracker(args.report_to, folder, asdict(args), run_name(args))
 
         class Log(TrainerCallback):
             def on_log(self, arguments, state, control, logs=None, **_):
-                log.write({"step": state.global_step, **logs}, show=False)
+                record = {"step": state.global_step, **logs}
+                log.write(record, show=False)
+                tracker.log(record)
+
+            def on_step_end(self, arguments, state, control, **_):
+                if args.keep_every and state.global_step % args.keep_every == 0:
+                    save_adapter(model, tokenizer, folder / f"step_{state.global_step}")
 
         trainer = Trainer(
             model=model,
@@ -117,8 +131,11 @@ def main(args: Args) -> None:
             data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
             callbacks=[Log()],
         )
-        trainer.train()
-        log.close()
+        try:
+            trainer.train()
+        finally:
+            log.close()
+            tracker.close()
         save_adapter(model, tokenizer, folder)
 
 

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
-import resource
+import os
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, pstdev
 from typing import Any
 
 import torch
@@ -30,14 +28,13 @@ from transformers import get_scheduler, set_seed
 
 import memory
 import processes
-from batches import BeforeUpdate, Sample, micro_batches, tied_groups
+from batches import BeforeUpdate, Sample, complete, completion_rows, item_order, micro_batches, step_figures
 from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
-from common import Preempted, RunLog, Tracker, command, machine, require
+from common import Preempted, RunLog, command, machine, require
 from logprobs import TokenOutputs, completion_outputs, takes_shared_prompts
 from parity import as_reference, check_parity, largest, load_reference
 from policy import (
     base_and_adapter,
-    drop_merged_copy,
     load_policy,
     load_tokenizer,
     pick_device,
@@ -46,10 +43,12 @@ from policy import (
     trainable_parameters,
     zero_head,
 )
-from rollout import Rollout, encode_prompts, sample
+from rollout import encode_prompts, sample
 from rollout_vllm import VllmSampler, check_engine
 from sandbox import Sandbox, Verdict, self_test
-from tasks import sha256, stop_strings
+from tasks import read_tasks, sha256
+from tracking import Tracker, check_tracker, run_name
+from validation import Validation
 
 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")  # the first update was skipped
 
@@ -75,7 +74,8 @@ def training_run(
         InputError: the starting adapter or the output folder is of no use, or the sandbox does not hold.
         Preempted: SIGTERM or SIGINT came; the state is saved.
     """
-    Tracker.check(args.report_to)
+    check_tracker(args)
+    valid = read_tasks(args.valid_path) if getattr(args, "valid_path", "") else []
     if judged:
         check_engine(args)
     require(
@@ -92,7 +92,7 @@ def training_run(
     output = processes.output_folder("" if args.dry_run else args.output_dir, keep=goes_on)
     with output as folder, open_sandbox(args) if judged else nullcontext() as sandbox, StopRequest() as stop:
         state = processes.from_first(state)
-        run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic)
+        run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid)
         if state is not None:
             run.go_on(state)
         with run.open_log():
@@ -123,7 +123,7 @@ class Run:
     step: the one that is being made. tokens: sampled so far.
     """
 
-    def __init__(self, args, method, items, num_steps, token_budget, folder, sandbox, stop, critic) -> None:
+    def __init__(self, args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid) -> None:
         self.args, self.method, self.items, self.folder = args, method, items, folder
         self.num_steps, self.token_budget, self.sandbox, self.stop = num_steps, token_budget, sandbox, stop
         record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "command": command(), **machine()}
@@ -131,8 +131,13 @@ class Run:
             record["sandbox"] = sandbox.layers
         (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
         self.tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
+        self.validation = None
         if sandbox:
-            self.prompts = encode_prompts(self.tokenizer, items, args.max_length - args.max_new_tokens)
+            longest = args.max_length - args.max_new_tokens
+            self.prompts = encode_prompts(self.tokenizer, items, longest)
+            if valid:
+                prompts = encode_prompts(self.tokenizer, valid, longest)
+                self.validation = Validation(valid, prompts, args.valid_every, args.patience)
             self.sampler = sample
             if args.engine == "vllm":  # it starts while the GPU is empty, and before the seeds are set: it sets its own
                 self.sampler = VllmSampler(args.sft_model, self.tokenizer, args).sample
@@ -149,8 +154,10 @@ class Run:
         self.parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
         if critic:
             self.parts["critic"] = self.critic
+        if self.validation:
+            self.parts["validation"] = self.validation
         self.order = item_order(len(items), args.seed)
-        self.finite = FiniteGuard(folder)
+        self.finite, self.completions = FiniteGuard(folder), folder / "completions.jsonl"
         self.step = self.drawn = self.tokens = self.log_bytes = 0
         self.parity_checked, self.fresh = False, True
 
@@ -161,6 +168,8 @@ class Run:
         self.step, self.drawn, self.tokens = position["step"], position["drawn"], position["tokens"]
         self.log_bytes, self.finite.skipped = position["log_bytes"], position["skipped"]
         self.finite.in_a_row = position["in_a_row"]
+        if self.completions.exists():
+            os.truncate(self.completions, position["completions_bytes"])
         for _ in range(self.drawn):
             next(self.order)
         print(f"going on after step {self.step}")
@@ -168,13 +177,15 @@ class Run:
     def save(self) -> None:
         save_state(self.folder, self.args, self.model, self.parts, step=self.step, drawn=self.drawn,
                    tokens=self.tokens, log_bytes=self.log_file.size, skipped=self.finite.skipped,
-                   in_a_row=self.finite.in_a_row)  # fmt: skip
+                   in_a_row=self.finite.in_a_row, completions_bytes=size_of(self.completions))  # fmt: skip
 
     @contextlib.contextmanager
     def open_log(self) -> Iterator[None]:
         """Log and tracker, closed however the block ends."""
         self.log_file = RunLog(self.folder / f"{self.method}_train_log.jsonl", self.log_bytes)
-        self.tracker = Tracker("none" if self.args.dry_run else self.args.report_to, self.folder, asdict(self.args))
+        report_to = "none" if self.args.dry_run else self.args.report_to
+        after = None if self.fresh else self.step
+        self.tracker = Tracker(report_to, self.folder, asdict(self.args), run_name(self.args), after)
         budget = f" or {self.token_budget:,} sampled tokens" if self.token_budget else ""
         items = f"{len(self.items)} {'tasks' if self.sandbox else 'pairs'}"
         print(f"{self.method}: {items}, up to {self.num_steps} steps{budget}, on {self.device}")
@@ -186,31 +197,29 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """Step numbers until the last, or until the token budget is spent; saves, and stops when asked."""
-        while self.step < self.num_steps and not 0 < self.token_budget <= self.tokens:
+        if self.step == 0 and (found := self.validate()):
+            self.write({"step": 0} | found)
+        while not self.at_end and not (self.validation and self.validation.over):
             self.step += 1
             self.started, self.spent = time.perf_counter(), {"sample": 0.0, "score": 0.0}
             self.step_tokens = self.left_out = 0
             yield self.step
             self.scheduler.step()
             if self.args.dry_run:
-                self.report_dry_run()
+                memory.report_dry_run(self)
                 return
+            if self.args.keep_every and self.step % self.args.keep_every == 0:
+                save_adapter(self.model, self.tokenizer, self.folder / f"step_{self.step}")
             self.stop.asked = any(processes.gather([self.stop.asked]))
             if self.stop.asked or (self.args.save_every and self.step % self.args.save_every == 0):
                 self.save()
             if self.stop.asked:
                 raise Preempted(f"stopped after step {self.step}; the same command goes on from there")
 
-    def report_dry_run(self) -> None:
-        """Peak memory of the one step, and the time that all would take at its speed."""
-        seconds, steps = time.perf_counter() - self.started, self.num_steps
-        if self.token_budget:
-            steps = min(steps, self.token_budget / max(self.step_tokens, 1))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if torch.cuda.is_available() else ""
-        print(f"dry run: peak memory {peak:.2f} GiB{gpu}; the whole run would take about "
-              f"{seconds * steps / 60:.1f} minutes")  # fmt: skip
-        print(memory.of_run(self))
+    @property
+    def at_end(self) -> bool:
+        """Whether the last step has been made, or the token budget is spent."""
+        return self.step >= self.num_steps or 0 < self.token_budget <= self.tokens
 
     def draw(self, count: int) -> list[int]:
         """Indices of the next items: every one once in each pass, each pass in a new order."""
@@ -218,40 +227,23 @@ class Run:
         return [next(self.order) for _ in range(count)]
 
     def sample(self, num_tasks: int) -> list[Sample]:
-        """`num_samples` completions of each of the next tasks, of which the sandbox has those that ended first already.
-
-        With several processes, of this one's share of the tasks.
-        """
+        """`num_samples` completions of each of the next tasks; with several processes, of this one's share of them."""
         args, started, first = self.args, time.perf_counter(), self.drawn
         chosen = processes.share(list(enumerate(self.draw(num_tasks), start=first)))  # (group, index)
-        checks = {}
-
-        def judge(rollout: Rollout) -> None:
-            checks[id(rollout)] = self.sandbox.submit(self.items[chosen[rollout.prompt_index][1]], rollout.text)
-
-        set_recomputing(self.model, False)
-        rollouts = self.sampler(
-            self.model,
-            self.tokenizer,
-            [self.prompts[index] for _, index in chosen],
-            num_samples=args.num_samples,
-            max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            stops=[stop_strings(self.items[index]) for _, index in chosen] if args.stop_at_strings else None,
-            batch_size=args.sample_batch_size,
-            unpack=args.unpack_to_sample,
-            seeds=[(args.seed, group) for group, _ in chosen],
-            on_rollout=judge,
-        )
-        drop_merged_copy(self.model)
-        set_recomputing(self.model, args.gradient_checkpointing)
+        drawn = complete(self, self.items, self.prompts, chosen, num_samples=args.num_samples,
+                         temperature=args.temperature, top_p=args.top_p)  # fmt: skip
         self.spent["sample"] += time.perf_counter() - started
-        return [
-            Sample(self.items[index], group, r, check=checks[id(r)])
-            for r in rollouts
-            for group, index in [chosen[r.prompt_index]]
-        ]
+        return drawn
+
+    def validate(self) -> dict[str, float]:
+        """What to log of a validation, if there is one after this step."""
+        v = self.validation
+        if not v or self.args.dry_run or not v.due(self.step, self.at_end):
+            return {}
+        chosen = processes.share([(index, index) for index in range(len(v.tasks))])
+        drawn = complete(self, v.tasks, v.prompts, chosen, num_samples=1, temperature=0.0)
+        passed = processes.gather([verdict.passed for verdict in verdicts(drawn) if verdict.judged])
+        return v.note(self.step, passed, self.model, self.critic)
 
     def score(self, drawn: list[Sample]) -> list[Sample]:
         """The samples of all processes with their verdicts.
@@ -343,23 +335,13 @@ class Run:
         self.optimizer.zero_grad()
         return grad_norm
 
-    def figures(self, samples: list[Sample], advantage: list[float]) -> dict[str, float]:
-        """What every method logs of a step's scored samples, one at least; docs/metrics.md explains each."""
-        lengths = [s.length for s in samples]
-        return {
-            "base_reward": mean(s.base_reward for s in samples),
-            "reward": mean(s.reward for s in samples),
-            "gen_len": mean(lengths),
-            "cut_off": mean(float(not s.rollout.ended) for s in samples),
-            "entropy": -sum(sum(s.rollout.logprobs) for s in samples) / sum(lengths),
-            "advantage_mean": mean(advantage or [0.0]),
-            "advantage_std": pstdev(advantage or [0.0]),
-            "tied_groups": tied_groups([s.base_reward for s in samples], [s.group for s in samples]),
-            "weak": sum(s.verdict.weak for s in samples),
-        }
+    figures = staticmethod(step_figures)
 
-    def log(self, record: dict[str, Any]) -> None:
-        """One dict to the log, the screen and the tracker, with the step, the counts and the speeds added."""
+    def log(self, record: dict[str, Any], samples: list[Sample] = (), advantage: list[float] = ()) -> None:
+        """One dict to the log, the screen and the tracker, with the step, the counts and the speeds added.
+
+        Every so many steps with a table of the samples, each with its advantage.
+        """
         now = time.perf_counter()
         training = now - self.started - sum(self.spent.values())
         record = {
@@ -376,15 +358,35 @@ class Run:
                 "left_out": self.left_out,
             }
         record["train_tokens_per_second"] = self.step_tokens / max(training, 1e-9)
-        self.log_file.write(record, show=self.step % self.args.log_every == 0)
+        found = self.validate()
+        self.write(record | found, show=bool(found) or self.step % self.args.log_every == 0)
+        every = getattr(self.args, "log_completions", 0)
+        if every and self.step % every == 0 and samples:
+            rows = completion_rows(samples, advantage)
+            with self.completions.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps({"step": self.step} | row) + "\n" for row in rows)
+            self.tracker.log_completions(self.step, rows)
+
+    def write(self, record: dict[str, Any], show: bool = True) -> None:
+        self.log_file.write(record, show)
         self.tracker.log(record)
 
     def finish(self) -> None:
-        """The finished adapter, and the critic if there is one; the state that a killed run goes on from is dropped."""
-        save_adapter(self.model, self.tokenizer, self.folder)
-        if self.critic is not None:
-            save_file(self.critic.state_dict(), self.folder / "critic.safetensors")
+        """The adapter that is kept, and its critic; the state that a killed run goes on from is dropped."""
+        v = self.validation
+        if v and v.weights:
+            print(f"kept: step {v.best_step}, which passes {v.best_rate:.1%} of the validation tasks; the last, "
+                  f"step {self.step}, passes {v.last_rate:.1%}")  # fmt: skip
+            if v.best_step != self.step:
+                self.save_weights(self.folder / "last")
+                v.restore_best(self.model, self.critic)
+        self.save_weights(self.folder)
         drop_state(self.folder)
+
+    def save_weights(self, folder: Path) -> None:
+        save_adapter(self.model, self.tokenizer, folder)
+        if self.critic is not None:
+            save_file(self.critic.state_dict(), folder / "critic.safetensors")
 
 
 def verdicts(drawn: list[Sample]) -> list[Verdict]:
@@ -392,8 +394,5 @@ def verdicts(drawn: list[Sample]) -> list[Verdict]:
     return [s.check.result() for s in drawn]
 
 
-def item_order(count: int, seed: int) -> Iterator[int]:
-    """Indices without end: every one once in each pass, each pass in a new order."""
-    rng = random.Random(seed)
-    while True:
-        yield from rng.sample(range(count), count)
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -31,9 +31,7 @@ SPLITS = {"train": range(601, 975), "test": range(11, 511), "validation": range(
 @dataclass
 class Args:
     source: str = ""  # mbpp.jsonl, sanitized-mbpp.json or .gz of one; by default google-research-datasets/mbpp, full
-    name: str = (
-        "mbpp"  # of the files; task ids begin with it (mbpp...: with Mbpp/); mbpp itself must have all 974 tasks
-    )
+    name: str = "mbpp"  # of the files, and of the task ids unless it begins with mbpp; mbpp must have all 974 tasks
     output_dir: str = str(Path(__file__).parent)  # where the files go
     config: str = ""  # YAML file with any of these; flags win over it
 
