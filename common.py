@@ -33,9 +33,14 @@ class Preempted(Exception):
 
 
 def run(main: Callable[[A], Any], args_class: type[A], description: str | None) -> None:
-    """Parse the command line and run a stage; errors become one line and an exit code: 2, 75 or 130."""
+    """Parse the command line and run a stage."""
+    answer_for(lambda: main(parse_args(args_class, description=description)))
+
+
+def answer_for(work: Callable[[], Any]) -> None:
+    """Do the work of a script; errors become one line and an exit code: 2, 75 or 130."""
     try:
-        main(parse_args(args_class, description=description))
+        work()
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -56,7 +61,10 @@ def parse_args(args_class: type[A], argv: list[str] | None = None, description: 
     argv = sys.argv[1:] if argv is None else argv
     args = _parse(args_class, argv, description)
     if args.config:
-        args = _parse(args_class, [*_yaml_flags(Path(args.config), args_class), *argv], description)
+        settings, names = read_yaml(Path(args.config)), field_names(args_class)
+        for name in settings:
+            require(name in names, f"{args.config}: {unknown_name('key', name, names)}")
+        args = _parse(args_class, [*as_flags(settings), *argv], description)
     return args
 
 
@@ -75,12 +83,16 @@ def _parse(args_class: type[A], argv: list[str], description: str | None) -> A:
         text = " ".join(line.strip("│ ") for line in said.getvalue().splitlines() if "Error" in line or "rror:" in line)
         raise InputError(text or " ".join(said.getvalue().split())) from None
     if unknown:
-        raise InputError(_unknown("option", unknown[0].partition("=")[0], args_class))
+        raise InputError(unknown_name("option", unknown[0].partition("=")[0], field_names(args_class)))
     return args
 
 
-def _yaml_flags(path: Path, args_class: type) -> list[str]:
-    """A YAML mapping as flags, so that the parser converts its values (YAML reads 1e-5 as text)."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping of names to values.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
     import yaml
 
     try:
@@ -89,13 +101,19 @@ def _yaml_flags(path: Path, args_class: type) -> list[str]:
         raise InputError(f"--config {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: not YAML ({error})") from None
-    if not isinstance(settings, dict):
-        raise InputError(f"--config {path}: wants lines of 'name: value'")
-    names = {field.name for field in dataclasses.fields(args_class)}
+    plain = isinstance(settings, dict) and not any(isinstance(value, dict | list) for value in settings.values())
+    require(plain, f"--config {path}: wants lines of 'name: value'")
+    return {str(name): value for name, value in settings.items()}
+
+
+def as_flags(settings: dict[str, Any]) -> list[str]:
+    """Settings as options of a script, so that its parser converts the values (YAML reads 1e-5 as text).
+
+    >>> as_flags({"alpha": 0.5, "merge": True, "resume": False})
+    ['--alpha', '0.5', '--merge', '--no_resume']
+    """
     flags = []
     for name, value in settings.items():
-        if name not in names:
-            raise InputError(f"{path}: {_unknown('key', str(name), args_class)}")
         if isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no_{name}")
         else:
@@ -103,8 +121,12 @@ def _yaml_flags(path: Path, args_class: type) -> list[str]:
     return flags
 
 
-def _unknown(kind: str, name: str, args_class: type) -> str:
-    names = [field.name for field in dataclasses.fields(args_class)]
+def field_names(args_class: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(args_class)]
+
+
+def unknown_name(kind: str, name: str, names: list[str]) -> str:
+    """What to say of an option or key that is none of the names; suggests the nearest."""
     near = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), names, n=1)
     dashes = "--" if name.startswith("-") else ""
     return f"unknown {kind} {name!r}" + (f"; did you mean {dashes}{near[0]}?" if near else "; --help lists them all")

@@ -242,7 +242,7 @@ def merge_into(folder: Path, args: Args, base: str, adapter: str, device) -> dic
             f"{difference(reloaded, merged).largest:.2g}; nothing was replaced")  # fmt: skip
     share = off.mean / effect.mean if effect.mean else 0.0
     print(f"rounding to {args.dtype} changes the weights by {rounding.share:.2%} of what the adapter adds to them "
-          f"(at most {rounding.worst:.2%}, {rounding.worst_name})")  # fmt: skip
+          f"(at most {rounding.worst:.2%}{f', {rounding.worst_name}' if rounding.worst_name else ''})")  # fmt: skip
     print(f"loaded again, against base + adapter, {off.positions} positions: log-probs differ by {off.largest:.2g} at "
           f"most, {off.mean:.2g} in the mean ({share:.2%} of what the adapter does); same likeliest token "
           f"{off.same_argmax:.1%}")  # fmt: skip

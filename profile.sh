@@ -102,7 +102,7 @@ stage() {
     mkdir -p "$CHECKPOINTS/.made_by"
     echo "$now" > "$made_by"
 }
-SHARED="training.py processes.py batches.py policy.py logprobs.py parity.py rollout*.py rewards.py quality.py tasks.py metrics.py common.py checkpoint.py sandbox*.py"
+SHARED="training.py processes.py batches.py validation.py tracking.py policy.py logprobs.py parity.py rollout*.py rewards.py quality.py tasks.py metrics.py common.py checkpoint.py sandbox*.py"
 
 # evaluate NAME MODEL: on the test tasks, into $RESULTS.
 evaluate() {

@@ -26,7 +26,7 @@ class Args:
     per_device_train_batch_size: int = 1  # examples at a time
     gradient_accumulation_steps: int = 8  # batches an update
     num_train_epochs: float = 1.0  # passes over the tasks
-    max_steps: int = -1  # updates; overrides the epochs if given
+    max_steps: int = -1  # updates; overrides the epochs if given; 0: the fresh adapter, which changes nothing
     learning_rate: float = 5e-5  # peak of the schedule
     lr_scheduler_type: str = "linear"  # any schedule of transformers: linear, cosine, constant, ...
     lora_r: int = 8  # rank of the adapter
@@ -132,7 +132,8 @@ def main(args: Args) -> None:
             callbacks=[Log()],
         )
         try:
-            trainer.train()
+            if args.max_steps != 0:
+                trainer.train()
         finally:
             log.close()
             tracker.close()

@@ -1,0 +1,217 @@
+"""The front door: what it reads, what it makes of it, and the whole of it on a tiny model."""
+
+import importlib
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+import train
+from common import InputError, as_flags, parse_args
+from models import settings_for
+
+
+@pytest.fixture
+def stages(monkeypatch) -> list:
+    """What would have been run: (script, settings), nothing is."""
+    ran = []
+    monkeypatch.setattr(train, "run_stage", lambda stage, gpu: ran.append((stage.script, stage.settings)))
+    monkeypatch.setattr(train, "conclude", lambda *what: None)
+    return ran
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """The stages for real, in this process: their imports are paid once."""
+
+    def run(stage, gpu):
+        module = importlib.import_module(Path(stage.script).stem)
+        module.main(parse_args(module.Args, as_flags(stage.settings)))
+
+    monkeypatch.setattr(train, "run_stage", run)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch, pocket) -> Path:
+    """A folder with data sets of the usual names, each of a few tasks, to run unchanged commands in."""
+    import prepare_mbpp
+
+    data = tmp_path / "data"
+    data.mkdir()
+    source = str(ROOT / "data" / "pocket_mbpp.jsonl")
+    prepare_mbpp.main(prepare_mbpp.Args(source=source, name="pocket_mbpp", output_dir=str(data)))
+    for part, count in (("train", 4), ("validation", 2), ("test", 2)):
+        lines = (data / f"pocket_mbpp_{part}.jsonl").read_text().splitlines()[:count]
+        (data / f"mbpp_{part}.jsonl").write_text("\n".join(lines) + "\n")
+    lines = (ROOT / "data" / "pocket_train.jsonl").read_text().splitlines()
+    for name, few in {"humaneval_train": lines[:4], "humaneval_test": lines[4:6], "humaneval_all": lines[:6]}.items():
+        (data / f"{name}.jsonl").write_text("\n".join(few) + "\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(command: str) -> None:
+    train.main(shlex.split(command))
+
+
+def test_options_reach_the_stages_that_take_them(stages, pocket):
+    call(f"grpo 0 {pocket} --batch-size 3 --epochs 2 --no-early-stopping --loss-type dapo --n_samples=5 --auto-eval")
+    scripts = [script for script, _ in stages]
+    assert scripts == ["train_sft_lora.py", "train_grpo_lora.py", *["eval_humaneval.py"] * 4, "merge_adapter.py"]
+    start, grpo, sampled, greedy = (settings for _, settings in stages[:4])
+    assert (
+        start["max_steps"] == 0
+        and start["output_dir"] == grpo["sft_model"] == "checkpoints/pocket_coder-pocket-grpo-start"
+    )
+    assert (grpo["batch_size"], grpo["loss_type"], grpo["num_steps"]) == (3, "dapo", 534)  # 2 passes over 800 tasks
+    assert "valid_path" not in grpo and grpo["output_dir"] == "checkpoints/pocket_coder-pocket-grpo-qlora"
+    assert grpo["run_name"].startswith("pocket_coder-pocket-grpo-cpu-")
+    assert (sampled["n_samples"], sampled["temperature"]) == ("5", 0.2)
+    assert "temperature" not in greedy and greedy["data_path"] == "data/pocket_test.jsonl"
+    assert stages[-1][1]["output_dir"] == "checkpoints/pocket_coder-pocket-grpo-merged"
+
+
+def test_every_method_has_its_stages(stages, pocket):
+    made = {}
+    for method in train.METHODS:
+        call(f"{method} {pocket} --debug")
+        made[method] = [script for script, _ in stages]
+        assert stages[-2][1]["output_dir"] == f"checkpoints/pocket_coder-pocket-{method}-debug-qlora"
+        stages.clear()
+    last = "merge_adapter.py"
+    assert made == {
+        "sft": ["train_sft_lora.py", last],
+        "rl": ["train_sft_lora.py", "train_rl_lora.py", last],
+        "ppo": ["train_sft_lora.py", "train_ppo_lora.py", last],
+        "grpo": ["train_sft_lora.py", "train_grpo_lora.py", last],
+        "dpo": ["train_sft_lora.py", "generate_dpo_data.py", "train_dpo_lora.py", last],
+    }
+
+
+@pytest.mark.parametrize("method", train.METHODS)
+def test_the_settings_that_are_printed_make_the_same_run(stages, capsys, tmp_path, method):
+    """Each example of configs/, read in full, and what is printed of it, read again."""
+    call(f"configs/{method}.yaml --seed 7 --gpu 0")
+    first = list(stages)
+    example = yaml.safe_load((ROOT / "configs" / f"{method}.yaml").read_text()) | {"seed": 7}
+    printed = "method: " + capsys.readouterr().out.partition("\nmethod: ")[2]
+    settings = yaml.safe_load(printed)
+    assert example.items() <= settings.items()
+    (tmp_path / "again.yaml").write_text(printed)
+    stages.clear()
+    call(str(tmp_path / "again.yaml"))
+    minute = "run_name"
+    for (script, before), (again, after) in zip(first, stages, strict=True):
+        args = importlib.import_module(script[:-3]).Args
+        before, after = (
+            vars(parse_args(args, as_flags(s | ({minute: "x"} if minute in s else {})))) for s in (before, after)
+        )
+        assert (script, before) == (again, after)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("grop 0", "'grop': the first word is sft, rl, ppo, grpo, dpo or a YAML file"),
+        ("grpo 0 a b", "'b': want METHOD [GPU] [MODEL], then options"),
+        ("grpo --debug yes no", "'no': belongs to no option"),
+        ("grpo data/pocket_coder --learning-rat 1", "did you mean --learning_rate?"),
+        ("grpo data/pocket_coder --beta 1", "unknown option '--beta'"),
+        ("grpo data/pocket_coder --n_samples 3", "unknown option '--n_samples'"),  # nothing is evaluated
+        ("grpo data/pocket_coder --epochs many", "epochs"),
+        ("grpo data/pocket_coder --num_samples 1", "--num_samples 1: must be at least 2"),
+        ("grpo data/pocket_coder --dataset nothing", "is neither a task file nor one of mbpp, humaneval"),
+        ("grpo data/pocket_coder --dataset data/pocket_train.jsonl --auto-eval --eval_on data/pocket_train.jsonl",
+         "these are the tasks that it trains on"),
+        ("none.yaml", "none.yaml: No such file"),
+        ("sft nobody/nothing --dataset pocket", "the hub cannot be reached"),
+        ("sft data/pocket_coder --dataset mbpp", "mbpp: python data/prepare_mbpp.py"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_before_anything_runs(stages, command, says):
+    with pytest.raises(InputError, match=".") as error:
+        call(command)
+    assert says in str(error.value) and "\n" not in str(error.value)
+    assert stages == []
+
+
+def test_a_yaml_file_with_an_unknown_name_is_refused(stages, tmp_path):
+    (tmp_path / "c.yaml").write_text("method: grpo\nmodel: data/pocket_coder\nclip_rnage: 0.1\n")
+    with pytest.raises(InputError, match="did you mean --clip_range"):
+        call(str(tmp_path / "c.yaml"))
+    (tmp_path / "c.yaml").write_text("model: data/pocket_coder\n")
+    with pytest.raises(InputError, match="names no method"):
+        call(str(tmp_path / "c.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "rate", "batch", "tokens"),
+    [
+        ("codellama/CodeLlama-7b-hf", 6.7e9, 3e-6, 4, 256),
+        ("codellama/CodeLlama-13b-hf", 13e9, 3e-6, 2, 256),
+        ("deepseek-ai/deepseek-coder-6.7b-base", 6.7e9, 2.1e-6, 2, 256),
+        ("deepseek-ai/deepseek-coder-1.3b-base", 1.3e9, 3.15e-6, 4, 256),  # x 0.7 x 1.5, half and double
+        ("Qwen/Qwen2.5-Coder-7B", 7.6e9, 3.6e-6, 4, 384),
+        ("bigcode/starcoder2-3b", 3.03e9, 3e-6, 4, 256),  # a name that says 3b and more than 3B to count
+        ("me/deeply-small", 0.5e9, 4.5e-6, 8, 256),
+    ],
+)
+def test_the_table_of_models(model, parameters, rate, batch, tokens):
+    settings, lines = settings_for("grpo", model, int(parameters), set())
+    assert settings["learning_rate"] == pytest.approx(rate)
+    assert (settings["batch_size"], settings["max_new_tokens"]) == (batch, tokens)
+    assert bool(lines) == ((rate, batch, tokens) != (3e-6, 4, 256))
+    kept, said = settings_for("grpo", model, int(parameters), {"learning_rate", "batch_size", "max_new_tokens"})
+    assert (kept["learning_rate"], kept["batch_size"], kept["max_new_tokens"], said) == (3e-6, 4, 256, [])
+
+
+@pytest.mark.slow
+def test_all_options_of_the_original_on_a_tiny_model(in_process, elsewhere, pocket):
+    """Trained on MBPP's format, each epoch and the end merged, evaluated on both data sets, logged."""
+    options = "--batch-size 2 --dataset mbpp --epochs 1 --save-merged-epochs --no-early-stopping --no-wandb --auto-eval"
+    call(f"grpo 0 {pocket} {options} --num_samples 2 --max_new_tokens 16 --max_length 400 --report_to tensorboard")
+    made = sorted(path.name for path in (elsewhere / "checkpoints").iterdir())
+    name = "pocket_coder-mbpp-grpo"
+    assert made == [f"{name}-merged", f"{name}-merged-epoch1", f"{name}-qlora", f"{name}-start"]
+    (path,) = (elsewhere / "results").glob("evaluation_results_pocket_coder_grpo_*.json")
+    found = json.loads(path.read_text())["final_eval"]
+    assert {task: (f["num_tasks"], f["num_samples"]) for task, f in found.items()} == {
+        "mbpp": (2, 30),
+        "humaneval": (6, 90),
+    }
+    for task, figures in found.items():
+        rows = [json.loads(line) for line in (elsewhere / "results" / f"{name}_{task}_sampled_per_task.jsonl").open()]
+        assert figures["pass@1"] == pytest.approx(sum(row["passed_stopped"] for row in rows) / len(rows))
+        assert figures["pass@1"] <= figures["pass@5"] <= figures["pass@10"] <= figures["success_rate"] + 1e-9
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logged = {}
+    for folder in {path.parent for path in (elsewhere / "checkpoints" / f"{name}-qlora").rglob("events.*")}:
+        events = EventAccumulator(str(folder)).Reload()
+        logged |= {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}
+    assert logged["final_eval/mbpp_pass@1"] == pytest.approx(found["mbpp"]["pass@1"])
+
+
+@pytest.mark.slow
+def test_early_stopping_keeps_the_best_adapter_and_merges_it(in_process, elsewhere, pocket):
+    call(f"rl {pocket} --dataset mbpp --debug --max_new_tokens 16 --max_length 400")
+    name = "checkpoints/pocket_coder-mbpp-rl-debug"
+    records = [json.loads(line) for line in open(f"{name}-qlora/rl_train_log.jsonl")]
+    assert any("valid_pass_rate" in record for record in records)
+    merged = json.loads(Path(f"{name}-merged/run.json").read_text())
+    assert merged["args"]["adapter_model_id"] == f"{name}-qlora"
+
+
+@pytest.mark.slow
+def test_as_a_user_calls_it(run_cli, tmp_path, pocket):
+    """Two processes deep; a failing stage's exit code and line are the front door's."""
+    folder = str(tmp_path / "c")
+    code, out, err = run_cli("train.py", "sft", "0", pocket, "--debug", "--checkpoints", folder, "--max_length", "384")
+    assert code == 0, err
+    assert "GPU 0: torch sees no CUDA GPU here; this runs on the CPU" in out
+    assert (tmp_path / "c" / "pocket_coder-pocket-sft-debug-merged" / "config.json").is_file()
+    code, out, err = run_cli("train.py", "sft", pocket, "--debug", "--checkpoints", "README.md", "--max_length", "384")
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and "README.md" in err

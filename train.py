@@ -1,0 +1,367 @@
+"""One front door: train a model by a method on a data set, merge the adapter, evaluate it.
+
+    python train.py <sft|rl|ppo|grpo|dpo> [GPU] [MODEL] [options]
+    python train.py CONFIG.yaml [options]
+
+It makes no step itself. It puts the settings together (the scripts' defaults < models.py < the YAML file < options),
+prints them as a YAML file that makes the same run, and calls the stages one after another: train_*_lora.py,
+merge_adapter.py, eval_humaneval.py. Any option of a stage is passed on to it (`python train_grpo_lora.py --help`); one
+that no stage of the run takes is an error. rl, ppo, grpo and dpo start from a fresh adapter, that is from the model as
+it is, unless --sft_model names one. Hyphens and underscores are the same: --batch-size, --batch_size.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import yaml
+
+from common import InputError, answer_for, as_flags, field_names, parse_args, read_yaml, require, unknown_name
+from final_evaluation import conclude, evaluations
+from memory import check_fits
+from memory_parts import num_parameters
+from models import is_pocket, settings_for
+from tasks import read_tasks
+
+ROOT = Path(__file__).parent
+METHODS = ("sft", "rl", "ppo", "grpo", "dpo")
+
+
+@dataclass
+class Args:
+    method: Literal["sft", "rl", "ppo", "grpo", "dpo"] = "sft"  # how to train
+    gpu: int = -1  # number of the GPU; -1: the first, or the CPU where there is none
+    model: str = ""  # hub name or folder; "": deepseek-coder-1.3b-base, or on a CPU the embedded pocket_coder
+    dataset: str = ""  # mbpp, humaneval, pocket, pocket_mbpp or a task file; "": mbpp, for pocket_coder pocket
+    epochs: float = 1.0  # passes over the tasks
+    batch_size: int = 0  # tasks a step (sft: examples at a time; dpo: pairs); 0: as models.py has it
+    early_stopping: bool = True  # keep the adapter with the best pass rate on the validation tasks, end when it is past
+    merge: bool = True  # make a plain model of the trained adapter
+    save_merged_epochs: bool = False  # and of the adapter after each epoch
+    auto_eval: bool = False  # evaluate at the end: pass@1, 5, 10 of samples at temperature 0.2, and greedily
+    eval_on: str = ""  # data sets or task files of that, commas between; "": mbpp,humaneval or pocket,pocket_mbpp
+    wandb: bool = False  # the same as --report_to wandb
+    debug: bool = False  # a short run of the whole: 2 steps, 4 tasks an evaluation, no tracker, names end in -debug
+    checkpoints: str = "checkpoints"  # folder of everything that is trained
+    config: str = ""  # YAML file with any of these and of the stages'; options win over it
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Task files of a data set, and the command that makes them. valid: "" where it has none."""
+
+    train: str
+    valid: str
+    test: str
+    prepare: tuple[str, ...] = ()
+
+
+def of_mbpp(name: str, *source: str) -> Dataset:
+    files = (f"data/{name}_{part}.jsonl" for part in ("train", "validation", "test"))
+    return Dataset(*files, prepare=("data/prepare_mbpp.py", *source))
+
+
+HUMANEVAL = ("data/prepare_humaneval.py",)
+DATASETS = {
+    "mbpp": of_mbpp("mbpp"),
+    "humaneval": Dataset("data/humaneval_train.jsonl", "", "data/humaneval_test.jsonl", HUMANEVAL),
+    "pocket": Dataset("data/pocket_train.jsonl", "data/pocket_valid.jsonl", "data/pocket_test.jsonl"),
+    "pocket_mbpp": of_mbpp("pocket_mbpp", "--source", str(ROOT / "data/pocket_mbpp.jsonl"), "--name", "pocket_mbpp"),
+}
+ALL_OF_HUMANEVAL = Dataset("", "", "data/humaneval_all.jsonl", HUMANEVAL)  # for what was trained on something else
+
+# what follows from the front door's arguments, and is not said again in the settings that are printed
+DERIVED = {"train_path", "model_name", "sft_model", "output_dir", "run_name", "num_steps", "num_updates", "max_steps",
+           "num_train_epochs", "per_device_train_batch_size", "valid_path", "valid_every", "patience", "keep_every",
+           "config"}  # fmt: skip
+
+
+@dataclass
+class Stage:
+    """A script and the settings it is given."""
+
+    script: str
+    settings: dict[str, Any]
+
+
+def arguments_of(script: str) -> type:
+    return importlib.import_module(Path(script).stem).Args
+
+
+def theirs(script: str, settings: dict[str, Any], *others: str) -> dict[str, Any]:
+    """Those of the settings that the script takes, but for `others`, which mean something else there."""
+    names = set(field_names(arguments_of(script))) - {"config", *others}
+    return {name: value for name, value in settings.items() if name in names}
+
+
+def read_command(argv: list[str]) -> dict[str, Any]:
+    """Everything that the user set, by name: the YAML file's, then the command line's.
+
+    >>> read_command(["dpo", "0", "some/model", "--batch-size", "4", "--no-merge", "--beta=0.1"])
+    {'method': 'dpo', 'gpu': '0', 'model': 'some/model', 'batch_size': '4', 'merge': False, 'beta': '0.1'}
+
+    Raises:
+        InputError: the first word is neither a method nor a YAML file, or a word is in nobody's place.
+    """
+    words, said = list(argv), {}
+    while words and not words[0].startswith("--"):
+        word = words.pop(0)
+        if not said:
+            is_file = word.endswith((".yaml", ".yml"))
+            require(is_file or word in METHODS, f"{word!r}: the first word is {', '.join(METHODS)} or a YAML file")
+            said["config" if is_file else "method"] = word
+        else:
+            name = "gpu" if word.isdigit() and "gpu" not in said else "model"
+            require(name not in said, f"{word!r}: want METHOD [GPU] [MODEL], then options")
+            said[name] = word
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        require(name.startswith("--"), f"{name!r}: belongs to no option; GPU and MODEL come before the options")
+        name = name[2:].replace("-", "_")
+        if equals or (words and not words[0].startswith("--")):
+            said[name] = value if equals else words.pop(0)
+        else:
+            said[name.removeprefix("no_")] = not name.startswith("no_")
+    return (read_yaml(Path(said["config"])) if "config" in said else {}) | said
+
+
+def find_gpu(gpu: int) -> bool:
+    """Whether there is a GPU for the run.
+
+    Raises:
+        InputError: there are GPUs, but not so many.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    require(not count or gpu < count, f"GPU {gpu}: torch sees {count} here, numbered from 0")
+    if not count:
+        print(f"{f'GPU {gpu}: ' if gpu >= 0 else ''}torch sees no CUDA GPU here; this runs on the CPU")
+    return count > 0
+
+
+def data_of(name: str, trained_on: str = "") -> Dataset:
+    """A data set by its name, or a task file; its files are made if they are missing.
+
+    Args:
+        trained_on: given where it is to be evaluated on; what was trained on something else has all of HumanEval.
+
+    Raises:
+        InputError: there is no such file, or the data set cannot be had.
+    """
+    if name not in DATASETS:
+        require(Path(name).is_file(), f"{name}: is neither a task file nor one of {', '.join(DATASETS)}")
+        return Dataset(name, "", name)
+    found = DATASETS[name] if name != "humaneval" or trained_on in ("", "humaneval") else ALL_OF_HUMANEVAL
+    missing = [path for path in (found.train, found.valid, found.test) if path and not Path(path).is_file()]
+    require(not missing or bool(found.prepare), f"{', '.join(missing)}: not here; run this in the project's folder")
+    if missing:
+        command = [sys.executable, str(ROOT / found.prepare[0]), *found.prepare[1:], "--output_dir", "data"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        why = done.stderr.strip().removeprefix("error: ")
+        require(done.returncode == 0, f"{name}: python {found.prepare[0]}: {why}; then this command again")
+        print(done.stdout, end="")
+    return found
+
+
+def plan(args: Args, table: dict[str, Any], given: dict[str, Any]) -> list[Stage]:
+    """The stages up to the trained adapter; the last one trains it.
+
+    Args:
+        table: settings for this method and model (`models.settings_for`).
+        given: what the user set beside the front door's own arguments; it wins.
+    """
+    name, data, script = name_of(args), data_of(args.dataset), f"train_{args.method}_lora.py"
+    settings, batch = table | given, args.batch_size or table["batch_size"]
+    start, pairs = f"{args.checkpoints}/{name}-start", f"{args.checkpoints}/{name}-pairs.jsonl"
+    accumulated = read(Stage(script, theirs(script, settings, "batch_size")))
+    an_update = batch * getattr(accumulated, "gradient_accumulation_steps", 1)
+    per_epoch = math.ceil(len(read_tasks(data.train)) / an_update)
+    steps = 2 if args.debug else math.ceil(args.epochs * per_epoch)
+    own = {
+        "train_path": pairs if args.method == "dpo" else data.train,
+        "model_name": args.model,
+        "sft_model": start,
+        "output_dir": f"{args.checkpoints}/{name}-qlora",
+        "num_updates": steps,
+    }
+    if args.method in ("sft", "dpo"):  # passes: how many pairs there will be is not known yet
+        own |= {"num_train_epochs": args.epochs} | ({"max_steps": steps, "num_steps": steps} if args.debug else {})
+    else:
+        own["num_steps"] = steps
+    if args.early_stopping and data.valid:
+        own |= {"valid_path": data.valid, "valid_every": max(1, math.ceil(steps / 10)), "patience": 3}
+    if args.save_merged_epochs:
+        own["keep_every"] = 1 if args.debug else per_epoch
+    batches = {"batch_size": batch, "per_device_train_batch_size": batch}
+    train = Stage(script, theirs(script, own | settings | batches))
+    if args.early_stopping and "valid_path" not in train.settings:
+        none = f"{args.dataset} has no validation tasks (--valid_path FILE names some)"
+        print(
+            f"early stopping: off, {none if 'valid_path' in field_names(arguments_of(script)) else 'not for ' + script}"
+        )
+
+    stages = []
+    if args.method != "sft" and "sft_model" not in given:
+        fresh = {n: v for n, v in settings.items() if n in ("max_length", "seed", "trust_remote_code") or "lora_" in n}
+        fresh |= {"model_name": args.model, "train_path": data.train, "output_dir": start, "max_steps": 0}
+        stages.append(Stage("train_sft_lora.py", fresh))
+    if args.method == "dpo":
+        sampling = {"sft_model": start} | ({"limit": 16} if args.debug else {}) | settings
+        sampling = theirs("generate_dpo_data.py", sampling, "batch_size")
+        stages.append(Stage("generate_dpo_data.py", sampling | {"train_path": data.train, "output_path": pairs}))
+    return [*stages, train]
+
+
+def name_of(args: Args) -> str:
+    return f"{Path(args.model).name}-{Path(args.dataset).stem}-{args.method}{'-debug' if args.debug else ''}"
+
+
+def evaluated_on(args: Args) -> dict[str, str]:
+    """The task files to evaluate on, by the names of their data sets.
+
+    Raises:
+        InputError: one is what the model trains on.
+    """
+    pocket = args.dataset.startswith("pocket") or (is_pocket(args.model) and args.dataset not in DATASETS)
+    names = (args.eval_on or ("pocket,pocket_mbpp" if pocket else "mbpp,humaneval")).split(",")
+    tests = {Path(name).stem: data_of(name, args.dataset).test for name in names}
+    for path in tests.values():
+        require(path != data_of(args.dataset).train, f"--eval_on {path}: these are the tasks that it trains on")
+    return tests
+
+
+def merge(adapter: str, output: str, given: dict[str, Any]) -> Stage:
+    return Stage("merge_adapter.py", theirs("merge_adapter.py", given, "output_dir")
+                 | {"adapter_model_id": adapter, "output_dir": output})  # fmt: skip
+
+
+def read(stage: Stage) -> Any:
+    """Its settings as the script itself will have them. Raises InputError where a value does not fit."""
+    return parse_args(arguments_of(stage.script), as_flags(stage.settings))
+
+
+def check(stages: list[Stage], given: dict[str, Any]) -> None:
+    """What the stages would say of their settings, before the first of them runs.
+
+    Raises:
+        InputError: an option that no stage of the run takes, or a value that does not fit.
+    """
+    for name in given:
+        if not any(name in stage.settings for stage in stages):
+            known = [known for stage in stages for known in field_names(arguments_of(stage.script))]
+            require(name not in known, f"--{name}: is of no use in this run, or another option says it")
+            raise InputError(unknown_name("option", f"--{name}", field_names(Args) + known))
+    for stage in stages:
+        args, module = read(stage), importlib.import_module(Path(stage.script).stem)
+        if stage.script.startswith("train_") and hasattr(module, "check"):
+            module.check(args)
+
+
+def run_stage(stage: Stage, gpu: int) -> None:
+    """Run a script to its end, and leave with its exit code if that is not 0.
+
+    Args:
+        gpu: the one that it sees; -1: all.
+    """
+    command = ["python", stage.script, *as_flags(stage.settings)]
+    print("\n" + shlex.join(command), flush=True)
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if gpu >= 0:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
+    process = subprocess.Popen([sys.executable, str(ROOT / stage.script), *command[2:]], env=environment)
+    before = {  # the stage's to answer: it saves its state and ends
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),  # the terminal sends it to the stage too
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number)),
+    }
+    code = process.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
+
+
+def effective(args: Args, stages: list[Stage], given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run as a YAML file that makes the same run has them; what follows from others is left out.
+
+    Args:
+        stages: the one that trains first.
+    """
+    parsed = [vars(read(stage)) for stage in stages]
+    train = parsed[0]
+    chosen = {name: value for name, value in asdict(args).items() if name != "config"}
+    chosen["batch_size"] = train.get("per_device_train_batch_size") or train["batch_size"]
+    for settings in reversed(parsed):  # what another stage has of the same name is not the one that trains
+        chosen |= {name: settings[name] for name in given if name in settings}
+    return chosen | {name: value for name, value in train.items() if name not in chosen and name not in DERIVED}
+
+
+def merged_name(output: str) -> str:
+    return output.removesuffix("-qlora") + "-merged"
+
+
+def main(argv: list[str]) -> None:
+    if {"-h", "--help"} & set(argv):
+        parse_args(Args, ["--help"], __doc__)
+    said = read_command(argv)
+    require("method" in said, f"{said.get('config')}: names no method; want one of {', '.join(METHODS)}")
+    own = {name: said.pop(name) for name in field_names(Args) if name in said}
+    args, given = parse_args(Args, as_flags({n: v for n, v in own.items() if n != "config"})), said
+    if args.wandb or args.debug:
+        given["report_to"] = "none" if args.debug else "wandb"
+
+    # what to train, and how
+    on_gpu = find_gpu(args.gpu)
+    args.model = args.model or ("deepseek-ai/deepseek-coder-1.3b-base" if on_gpu else "data/pocket_coder")
+    args.dataset = args.dataset or ("pocket" if is_pocket(args.model) else "mbpp")
+    print(f"{args.method}: {args.model} on {args.dataset}")
+    size = num_parameters(args.model, given.get("trust_remote_code") in (True, "True"))
+    table, lines = settings_for(args.method, args.model, size, {*given, *own})
+    for line in lines:
+        print(f"settings: {line}")
+
+    # the stages
+    name, moment = name_of(args), time.strftime("%m%d-%H%M")
+    run_name = f"{name}-{f'gpu{max(args.gpu, 0)}' if on_gpu else 'cpu'}-{moment}"
+    stages = plan(args, table, {"run_name": run_name} | given)
+    train = stages[-1]
+    output = train.settings["output_dir"]
+    tests = evaluated_on(args) if args.auto_eval else {}
+    settings = theirs("eval_humaneval.py", table | given, "temperature", "top_p", "batch_size")
+    if args.debug:
+        settings = {"limit": 4} | settings
+    stages += [Stage("eval_humaneval.py", one | settings) for one in evaluations(tests, name, output)]
+    if args.merge:
+        stages.append(merge(output, merged_name(output), given))
+    check(stages, given)
+    settings = effective(args, [train, *stages], given)
+    print("\n" + yaml.safe_dump(settings, sort_keys=False), flush=True)
+    rank = {"lora_r": int((table | given)["lora_r"])}
+    check_fits(SimpleNamespace(**vars(read(train)) | rank), args.method, given.get("sft_model", args.model))
+
+    for stage in stages:
+        run_stage(stage, args.gpu if on_gpu else -1)
+    if args.save_merged_epochs:
+        kept = sorted(Path(output).glob("step_*"), key=lambda folder: int(folder.name.removeprefix("step_")))
+        for epoch, folder in enumerate(kept, start=1):
+            run_stage(merge(str(folder), f"{merged_name(output)}-epoch{epoch}", {}), args.gpu if on_gpu else -1)
+    if tests:
+        record = {"run_name": run_name, "adapter": output, "settings": settings}
+        path = f"evaluation_results_{Path(args.model).name}_{args.method}_{moment}.json"
+        conclude(tests, name, Path(given.get("results_dir", "results")) / path, record, train.settings)
+
+
+if __name__ == "__main__":
+    answer_for(lambda: main(sys.argv[1:]))
