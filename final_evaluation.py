@@ -25,12 +25,12 @@ FIGURES = {  # name in the summary: (metrics file, name there); completions are 
 }
 
 
-def evaluations(tests: dict[str, str], name: str, adapter: str) -> list[dict[str, Any]]:
+def evaluations(tests: dict[str, str], name: str, adapter: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Settings of eval_humaneval.py for each data set (name to task file), sampled and greedy."""
     return [
         {"data_path": path, "model_path": adapter, "exp_name": f"{name}_{task}_{how}"} | sampling
         for task, path in tests.items()
-        for how, sampling in (("sampled", SAMPLED), ("greedy", {}))
+        for how, sampling in (("sampled", SAMPLED | settings), ("greedy", settings | {"n_samples": 1}))
     ]
 
 

@@ -253,7 +253,7 @@ def check_fits(args: Any, method: str, name: str, prompt: int | None = None) -> 
 def memory_here() -> float:
     """Bytes: all of the GPU's, or what is available of the machine's where there is none."""
     if torch.cuda.is_available():
-        return torch.cuda.mem_get_info(policy.pick_device())[1]
+        return torch.cuda.get_device_properties(policy.pick_device()).total_memory
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
 

@@ -85,6 +85,13 @@ def fetch(name: str) -> str:
         ) from None
 
 
+def check(args: Args) -> None:
+    require(args.push_to_hub or not args.hub_model_id, f"--hub_model_id {args.hub_model_id}: add --push_to_hub")
+    require(args.push_to_hub or not args.public, "--public: add --push_to_hub")
+    if args.push_to_hub:
+        check_hub(args)
+
+
 def check_hub(args: Args) -> None:
     """What a push needs, before the work: a repository's name, a token that is taken, no public repository."""
     import huggingface_hub
@@ -180,10 +187,7 @@ def output_folder(args: Args, base: str) -> Path:
 
 
 def main(args: Args) -> None:
-    require(args.push_to_hub or not args.hub_model_id, f"--hub_model_id {args.hub_model_id}: add --push_to_hub")
-    require(args.push_to_hub or not args.public, "--public: add --push_to_hub")
-    if args.push_to_hub:
-        check_hub(args)
+    check(args)
     from policy import pick_device
 
     device = pick_device(args.device)

@@ -137,7 +137,7 @@ def read_command(argv: list[str]) -> dict[str, Any]:
 
 
 def find_gpu(gpu: int) -> bool:
-    """Whether there is a GPU for the run.
+    """Whether there is a GPU for the run; its number makes it the only one that the stages see.
 
     Raises:
         InputError: there are GPUs, but not so many.
@@ -148,6 +148,9 @@ def find_gpu(gpu: int) -> bool:
     require(not count or gpu < count, f"GPU {gpu}: torch sees {count} here, numbered from 0")
     if not count:
         print(f"{f'GPU {gpu}: ' if gpu >= 0 else ''}torch sees no CUDA GPU here; this runs on the CPU")
+    elif gpu >= 0:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
     return count > 0
 
 
@@ -265,22 +268,15 @@ def check(stages: list[Stage], given: dict[str, Any]) -> None:
             raise InputError(unknown_name("option", f"--{name}", field_names(Args) + known))
     for stage in stages:
         args, module = read(stage), importlib.import_module(Path(stage.script).stem)
-        if stage.script.startswith("train_") and hasattr(module, "check"):
+        if hasattr(module, "check"):
             module.check(args)
 
 
-def run_stage(stage: Stage, gpu: int) -> None:
-    """Run a script to its end, and leave with its exit code if that is not 0.
-
-    Args:
-        gpu: the one that it sees; -1: all.
-    """
+def run_stage(stage: Stage) -> None:
+    """Run a script to its end, and leave with its exit code if that is not 0."""
     command = ["python", stage.script, *as_flags(stage.settings)]
     print("\n" + shlex.join(command), flush=True)
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    if gpu >= 0:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
     process = subprocess.Popen([sys.executable, str(ROOT / stage.script), *command[2:]], env=environment)
     before = {  # the stage's to answer: it saves its state and ends
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),  # the terminal sends it to the stage too
@@ -342,7 +338,7 @@ def main(argv: list[str]) -> None:
     settings = theirs("eval_humaneval.py", table | given, "temperature", "top_p", "batch_size")
     if args.debug:
         settings = {"limit": 4} | settings
-    stages += [Stage("eval_humaneval.py", one | settings) for one in evaluations(tests, name, output)]
+    stages += [Stage("eval_humaneval.py", one) for one in evaluations(tests, name, output, settings)]
     if args.merge:
         stages.append(merge(output, merged_name(output), given))
     check(stages, given)
@@ -352,11 +348,11 @@ def main(argv: list[str]) -> None:
     check_fits(SimpleNamespace(**vars(read(train)) | rank), args.method, given.get("sft_model", args.model))
 
     for stage in stages:
-        run_stage(stage, args.gpu if on_gpu else -1)
+        run_stage(stage)
     if args.save_merged_epochs:
         kept = sorted(Path(output).glob("step_*"), key=lambda folder: int(folder.name.removeprefix("step_")))
         for epoch, folder in enumerate(kept, start=1):
-            run_stage(merge(str(folder), f"{merged_name(output)}-epoch{epoch}", {}), args.gpu if on_gpu else -1)
+            run_stage(merge(str(folder), f"{merged_name(output)}-epoch{epoch}", {}))
     if tests:
         record = {"run_name": run_name, "adapter": output, "settings": settings}
         path = f"evaluation_results_{Path(args.model).name}_{args.method}_{moment}.json"

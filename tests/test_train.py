@@ -18,7 +18,7 @@ from models import settings_for
 def stages(monkeypatch) -> list:
     """What would have been run: (script, settings), nothing is."""
     ran = []
-    monkeypatch.setattr(train, "run_stage", lambda stage, gpu: ran.append((stage.script, stage.settings)))
+    monkeypatch.setattr(train, "run_stage", lambda stage: ran.append((stage.script, stage.settings)))
     monkeypatch.setattr(train, "conclude", lambda *what: None)
     return ran
 
@@ -27,7 +27,7 @@ def stages(monkeypatch) -> list:
 def in_process(monkeypatch):
     """The stages for real, in this process: their imports are paid once."""
 
-    def run(stage, gpu):
+    def run(stage):
         module = importlib.import_module(Path(stage.script).stem)
         module.main(parse_args(module.Args, as_flags(stage.settings)))
 
@@ -127,6 +127,9 @@ def test_the_settings_that_are_printed_make_the_same_run(stages, capsys, tmp_pat
         ("grpo data/pocket_coder --dataset data/pocket_train.jsonl --auto-eval --eval_on data/pocket_train.jsonl",
          "these are the tasks that it trains on"),
         ("none.yaml", "none.yaml: No such file"),
+        ("sft data/pocket_coder --push_to_hub --hub_model_id me/model", "no token; run `hf auth login`"),
+        ("sft data/pocket_coder --no-merge --push_to_hub", "unknown option '--push_to_hub'"),
+        ("sft data/pocket_coder --auto-eval --results_dir README.md/x", "cannot be written"),
         ("sft nobody/nothing --dataset pocket", "the hub cannot be reached"),
         ("sft data/pocket_coder --dataset mbpp", "mbpp: python data/prepare_mbpp.py"),
     ],
@@ -136,6 +139,33 @@ def test_bad_input_is_one_line_before_anything_runs(stages, command, says):
         call(command)
     assert says in str(error.value) and "\n" not in str(error.value)
     assert stages == []
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"model_type": "t5", "is_encoder_decoder": True}, "is an encoder-decoder"),
+        ({"model_type": "llama", "hidden_size": 65536, "intermediate_size": 262144, "num_hidden_layers": 400,
+          "num_attention_heads": 64, "vocab_size": 32000}, "is predicted to take"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_trained_here_is_refused_by_its_config(stages, tmp_path, config, says):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError) as error:
+        call(f"grpo {tmp_path} --dataset data/pocket_train.jsonl --max_new_tokens 16 --max_length 64")
+    assert says in str(error.value) and "\n" not in str(error.value) and stages == []
+
+
+def test_a_gpu_is_chosen_for_the_stages(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    with pytest.raises(InputError, match="GPU 2: torch sees 2 here"):
+        train.find_gpu(2)
+    assert train.find_gpu(-1) and train.os.environ["CUDA_VISIBLE_DEVICES"] == "4,7"
+    assert train.find_gpu(1) and train.os.environ["CUDA_VISIBLE_DEVICES"] == "7"
 
 
 def test_a_yaml_file_with_an_unknown_name_is_refused(stages, tmp_path):
