@@ -46,7 +46,9 @@ class Args:
     dataset: str = ""  # mbpp, humaneval, pocket, pocket_mbpp or a task file; "": mbpp, for pocket_coder pocket
     epochs: float = 1.0  # passes over the tasks
     batch_size: int = 0  # tasks a step (sft: examples at a time; dpo: pairs); 0: as models.py has it
-    early_stopping: bool = True  # keep the adapter with the best pass rate on the validation tasks, end when it is past
+    early_stopping: bool = (
+        True  # rl, ppo, grpo: keep the adapter that passes most validation tasks, end when it is past
+    )
     merge: bool = True  # make a plain model of the trained adapter
     save_merged_epochs: bool = False  # and of the adapter after each epoch
     auto_eval: bool = False  # evaluate at the end: pass@1, 5, 10 of samples at temperature 0.2, and greedily
@@ -312,7 +314,8 @@ def main(argv: list[str]) -> None:
     if {"-h", "--help"} & set(argv):
         parse_args(Args, ["--help"], __doc__)
     said = read_command(argv)
-    require("method" in said, f"{said.get('config')}: names no method; want one of {', '.join(METHODS)}")
+    require(bool(said), "want METHOD [GPU] [MODEL] or a YAML file, then options; --help says which")
+    require("method" in said, f"{said.get('config', argv[0])}: no method is named; want one of {', '.join(METHODS)}")
     own = {name: said.pop(name) for name in field_names(Args) if name in said}
     args, given = parse_args(Args, as_flags({n: v for n, v in own.items() if n != "config"})), said
     if args.wandb or args.debug:
@@ -348,6 +351,9 @@ def main(argv: list[str]) -> None:
     check_fits(SimpleNamespace(**vars(read(train)) | rank), args.method, given.get("sft_model", args.model))
 
     for stage in stages:
+        if stage is train and args.method == "dpo" and args.save_merged_epochs:
+            pairs = len(Path(train.settings["train_path"]).read_text().splitlines())  # not known before
+            train.settings["keep_every"] = math.ceil(pairs / train.settings["batch_size"])
         run_stage(stage)
     if args.save_merged_epochs:
         kept = sorted(Path(output).glob("step_*"), key=lambda folder: int(folder.name.removeprefix("step_")))

@@ -115,6 +115,8 @@ def test_the_settings_that_are_printed_make_the_same_run(stages, capsys, tmp_pat
 @pytest.mark.parametrize(
     ("command", "says"),
     [
+        ("", "want METHOD [GPU] [MODEL] or a YAML file"),
+        ("--debug", "no method is named"),
         ("grop 0", "'grop': the first word is sft, rl, ppo, grpo, dpo or a YAML file"),
         ("grpo 0 a b", "'b': want METHOD [GPU] [MODEL], then options"),
         ("grpo --debug yes no", "'no': belongs to no option"),
@@ -173,7 +175,7 @@ def test_a_yaml_file_with_an_unknown_name_is_refused(stages, tmp_path):
     with pytest.raises(InputError, match="did you mean --clip_range"):
         call(str(tmp_path / "c.yaml"))
     (tmp_path / "c.yaml").write_text("model: data/pocket_coder\n")
-    with pytest.raises(InputError, match="names no method"):
+    with pytest.raises(InputError, match="no method is named"):
         call(str(tmp_path / "c.yaml"))
 
 
