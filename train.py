@@ -13,6 +13,7 @@ it is, unless --sft_model names one. Hyphens and underscores are the same: --bat
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import os
 import shlex
@@ -337,6 +338,9 @@ def main(argv: list[str]) -> None:
     stages = plan(args, table, {"run_name": run_name} | given)
     train = stages[-1]
     output = train.settings["output_dir"]
+    unfinished = Path(f"{output}.partial/run.json")
+    if unfinished.is_file() and "run_name" not in given:  # the tracker's run goes on too
+        train.settings["run_name"] = json.loads(unfinished.read_text())["args"].get("run_name") or run_name
     tests = evaluated_on(args) if args.auto_eval else {}
     settings = theirs("eval_humaneval.py", table | given, "temperature", "top_p", "batch_size")
     if args.debug:
@@ -360,7 +364,7 @@ def main(argv: list[str]) -> None:
         for epoch, folder in enumerate(kept, start=1):
             run_stage(merge(str(folder), f"{merged_name(output)}-epoch{epoch}", {}))
     if tests:
-        record = {"run_name": run_name, "adapter": output, "settings": settings}
+        record = {"run_name": train.settings["run_name"], "adapter": output, "settings": settings}
         path = f"evaluation_results_{Path(args.model).name}_{args.method}_{moment}.json"
         conclude(tests, name, Path(given.get("results_dir", "results")) / path, record, train.settings)
 

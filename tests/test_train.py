@@ -228,8 +228,24 @@ def test_all_options_of_the_original_on_a_tiny_model(in_process, elsewhere, pock
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", train.METHODS)
+def test_the_examples_run(in_process, elsewhere, pocket, method):
+    """Each file of configs/, on pocket tasks under HumanEval's names, and the short run that --debug makes of it."""
+    call(f"{ROOT}/configs/{method}.yaml --model {pocket} --dataset humaneval --n_samples 2 --debug")
+    name = f"pocket_coder-humaneval-{method}-debug"
+    log = elsewhere / "checkpoints" / f"{name}-qlora" / f"{method}_train_log.jsonl"
+    assert max(json.loads(line)["step"] for line in log.open()) == 2
+    assert (elsewhere / "checkpoints" / f"{name}-merged" / "model.safetensors").is_file()
+    (path,) = (elsewhere / "results").glob("evaluation_results_*.json")
+    found = json.loads(path.read_text())["final_eval"]
+    assert found["humaneval"]["pass@1"] > 0 and found["mbpp"]["pass@5"] is None  # of two samples there is none
+
+
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_adapter_and_merges_it(in_process, elsewhere, pocket):
-    call(f"rl {pocket} --dataset mbpp --debug --max_new_tokens 16 --max_length 400")
+    settings = {"method": "rl", "model": pocket, "dataset": "mbpp", "debug": True, "max_new_tokens": 16}
+    (elsewhere / "c.yaml").write_text(yaml.safe_dump(settings))
+    call("c.yaml --max_length 400")
     name = "checkpoints/pocket_coder-mbpp-rl-debug"
     records = [json.loads(line) for line in open(f"{name}-qlora/rl_train_log.jsonl")]
     assert any("valid_pass_rate" in record for record in records)
