@@ -47,9 +47,7 @@ class Args:
     dataset: str = ""  # mbpp, humaneval, pocket, pocket_mbpp or a task file; "": mbpp, for pocket_coder pocket
     epochs: float = 1.0  # passes over the tasks
     batch_size: int = 0  # tasks a step (sft: examples at a time; dpo: pairs); 0: as models.py has it
-    early_stopping: bool = (
-        True  # rl, ppo, grpo: keep the adapter that passes most validation tasks, end when it is past
-    )
+    early_stopping: bool = True  # rl, ppo, grpo: keep the adapter that passes most validation tasks, end when past it
     merge: bool = True  # make a plain model of the trained adapter
     save_merged_epochs: bool = False  # and of the adapter after each epoch
     auto_eval: bool = False  # evaluate at the end: pass@1, 5, 10 of samples at temperature 0.2, and greedily
@@ -191,10 +189,13 @@ def plan(args: Args, table: dict[str, Any], given: dict[str, Any]) -> list[Stage
     name, data, script = name_of(args), data_of(args.dataset), f"train_{args.method}_lora.py"
     settings, batch = table | given, args.batch_size or table["batch_size"]
     start, pairs = f"{args.checkpoints}/{name}-start", f"{args.checkpoints}/{name}-pairs.jsonl"
-    accumulated = read(Stage(script, theirs(script, settings, "batch_size")))
-    an_update = batch * getattr(accumulated, "gradient_accumulation_steps", 1)
+    typed = read(Stage(script, theirs(script, settings, "batch_size")))
+    an_update = batch * getattr(typed, "gradient_accumulation_steps", 1)
     per_epoch = math.ceil(len(read_tasks(data.train)) / an_update)
     steps = 2 if args.debug else math.ceil(args.epochs * per_epoch)
+    steps = next(
+        (getattr(typed, name) for name in ("num_steps", "num_updates") if name in theirs(script, given)), steps
+    )
     own = {
         "train_path": pairs if args.method == "dpo" else data.train,
         "model_name": args.model,
@@ -206,17 +207,16 @@ def plan(args: Args, table: dict[str, Any], given: dict[str, Any]) -> list[Stage
         own |= {"num_train_epochs": args.epochs} | ({"max_steps": steps, "num_steps": steps} if args.debug else {})
     else:
         own["num_steps"] = steps
-    if args.early_stopping and data.valid:
+    if args.early_stopping and (data.valid or "valid_path" in given):
         own |= {"valid_path": data.valid, "valid_every": max(1, math.ceil(steps / 10)), "patience": 3}
     if args.save_merged_epochs:
         own["keep_every"] = 1 if args.debug else per_epoch
     batches = {"batch_size": batch, "per_device_train_batch_size": batch}
     train = Stage(script, theirs(script, own | settings | batches))
-    if args.early_stopping and "valid_path" not in train.settings:
-        none = f"{args.dataset} has no validation tasks (--valid_path FILE names some)"
-        print(
-            f"early stopping: off, {none if 'valid_path' in field_names(arguments_of(script)) else 'not for ' + script}"
-        )
+    if args.early_stopping and not hasattr(typed, "valid_path"):
+        print(f"early stopping: off, {script} does not validate")
+    elif args.early_stopping and "valid_path" not in train.settings:
+        print(f"early stopping: off, {args.dataset} has no validation tasks; --valid_path FILE names some")
 
     stages = []
     if args.method != "sft" and "sft_model" not in given:
@@ -341,12 +341,13 @@ def main(argv: list[str]) -> None:
     unfinished = Path(f"{output}.partial/run.json")
     if unfinished.is_file() and "run_name" not in given:  # the tracker's run goes on too
         train.settings["run_name"] = json.loads(unfinished.read_text())["args"].get("run_name") or run_name
-    tests = evaluated_on(args) if args.auto_eval else {}
+    rehearsal = getattr(read(train), "dry_run", False)  # it leaves no adapter
+    tests = evaluated_on(args) if args.auto_eval and not rehearsal else {}
     settings = theirs("eval_humaneval.py", table | given, "temperature", "top_p", "batch_size")
     if args.debug:
         settings = {"limit": 4} | settings
     stages += [Stage("eval_humaneval.py", one) for one in evaluations(tests, name, output, settings)]
-    if args.merge:
+    if args.merge and not rehearsal:
         stages.append(merge(output, merged_name(output), given))
     check(stages, given)
     settings = effective(args, [train, *stages], given)

@@ -74,6 +74,17 @@ def test_options_reach_the_stages_that_take_them(stages, pocket):
     assert stages[-1][1]["output_dir"] == "checkpoints/pocket_coder-pocket-grpo-merged"
 
 
+def test_validation_follows_the_steps_and_a_rehearsal_ends_with_them(stages, pocket, tasks_path):
+    call(f"rl {pocket} --num_steps 50 --dry_run --auto-eval")
+    assert [script for script, _ in stages] == ["train_sft_lora.py", "train_rl_lora.py"]
+    assert (stages[1][1]["valid_path"], stages[1][1]["valid_every"]) == ("data/pocket_valid.jsonl", 5)
+    call(f"ppo {pocket} --dataset {tasks_path} --valid_path data/pocket_valid.jsonl --num_updates 7 --no-merge")
+    ppo = stages[-1][1]
+    assert (ppo["num_updates"], ppo["valid_every"], ppo["patience"]) == ("7", 1, 3)
+    call(f"grpo {pocket} --dataset {tasks_path} --no-merge")
+    assert "patience" not in stages[-1][1]
+
+
 def test_every_method_has_its_stages(stages, pocket):
     made = {}
     for method in train.METHODS:
