@@ -33,6 +33,7 @@ from memory import check_fits
 from memory_parts import num_parameters
 from models import is_pocket, settings_for
 from tasks import read_tasks
+from tracking import check_tracker
 
 ROOT = Path(__file__).parent
 METHODS = ("sft", "rl", "ppo", "grpo", "dpo")
@@ -88,6 +89,11 @@ DERIVED = {"train_path", "model_name", "sft_model", "output_dir", "run_name", "n
            "num_train_epochs", "per_device_train_batch_size", "valid_path", "valid_every", "patience", "keep_every",
            "config"}  # fmt: skip
 
+# of an evaluation: what has another meaning in training (a check's time limit: the same for every method), and what
+# would make it one of something else than the adapter
+NOT_OF_TRAINING = ("temperature", "top_p", "batch_size", "time_limit")
+NOT_OF_TRAINING += ("data_path", "model_path", "exp_name", "samples", "server")
+
 
 @dataclass
 class Stage:
@@ -139,7 +145,7 @@ def read_command(argv: list[str]) -> dict[str, Any]:
 
 
 def find_gpu(gpu: int) -> bool:
-    """Whether there is a GPU for the run; its number makes it the only one that the stages see.
+    """Whether there is a GPU for the run; it is then the only one that the stages see (SFT's Trainer would take all).
 
     Raises:
         InputError: there are GPUs, but not so many.
@@ -150,8 +156,8 @@ def find_gpu(gpu: int) -> bool:
     require(not count or gpu < count, f"GPU {gpu}: torch sees {count} here, numbered from 0")
     if not count:
         print(f"{f'GPU {gpu}: ' if gpu >= 0 else ''}torch sees no CUDA GPU here; this runs on the CPU")
-    elif gpu >= 0:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    else:
+        visible, gpu = os.environ.get("CUDA_VISIBLE_DEVICES", ""), max(gpu, 0)
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
     return count > 0
 
@@ -195,8 +201,6 @@ def plan(args: Args, table: dict[str, Any], given: dict[str, Any]) -> list[Stage
     per_epoch = math.ceil(len(read_tasks(data.train)) / an_update)
     steps = 2 if args.debug else math.ceil(args.epochs * per_epoch)
     own = {
-        "train_path": pairs if args.method == "dpo" else data.train,
-        "model_name": args.model,
         "sft_model": start,
         "output_dir": f"{args.checkpoints}/{name}-qlora",
         "num_updates": steps,
@@ -205,12 +209,13 @@ def plan(args: Args, table: dict[str, Any], given: dict[str, Any]) -> list[Stage
         own |= {"num_train_epochs": args.epochs} | ({"max_steps": steps, "num_steps": steps} if args.debug else {})
     else:
         own["num_steps"] = steps
-    if args.early_stopping and data.valid:
-        own |= {"valid_path": data.valid, "valid_every": max(1, math.ceil(steps / 10)), "patience": 3}
+    if args.early_stopping and (valid := given.get("valid_path", data.valid)):
+        own |= {"valid_path": valid, "valid_every": max(1, math.ceil(steps / 10)), "patience": 3}
     if args.save_merged_epochs:
         own["keep_every"] = 1 if args.debug else per_epoch
-    batches = {"batch_size": batch, "per_device_train_batch_size": batch}
-    train = Stage(script, theirs(script, own | settings | batches))
+    fixed = {"train_path": pairs if args.method == "dpo" else data.train, "model_name": args.model}
+    fixed |= {"batch_size": batch, "per_device_train_batch_size": batch}
+    train = Stage(script, theirs(script, own | settings | fixed))
     if args.early_stopping and "valid_path" not in train.settings:
         none = f"{args.dataset} has no validation tasks (--valid_path FILE names some)"
         print(
@@ -237,14 +242,23 @@ def evaluated_on(args: Args) -> dict[str, str]:
     """The task files to evaluate on, by the names of their data sets.
 
     Raises:
-        InputError: one is what the model trains on.
+        InputError: one has tasks that the model trains on.
     """
     pocket = args.dataset.startswith("pocket") or (is_pocket(args.model) and args.dataset not in DATASETS)
     names = (args.eval_on or ("pocket,pocket_mbpp" if pocket else "mbpp,humaneval")).split(",")
     tests = {Path(name).stem: data_of(name, args.dataset).test for name in names}
+    trained = identities(data_of(args.dataset).train)
     for path in tests.values():
-        require(path != data_of(args.dataset).train, f"--eval_on {path}: these are the tasks that it trains on")
+        require(
+            trained.isdisjoint(identities(path)),
+            f"--eval_on {path}: these are the tasks that it trains on, or some of them are; --eval_on names others",
+        )
     return tests
+
+
+def identities(path: str) -> set[tuple[str, str]]:
+    """What tells the tasks of a file from those of another."""
+    return {(task["task_id"], task["prompt"]) for task in read_tasks(path)}
 
 
 def merge(adapter: str, output: str, given: dict[str, Any]) -> Stage:
@@ -263,13 +277,15 @@ def check(stages: list[Stage], given: dict[str, Any]) -> None:
     Raises:
         InputError: an option that no stage of the run takes, or a value that does not fit.
     """
-    for name in given:
-        if not any(name in stage.settings for stage in stages):
+    for name, value in given.items():
+        if not any(name in stage.settings and str(stage.settings[name]) == str(value) for stage in stages):
             known = [known for stage in stages for known in field_names(arguments_of(stage.script))]
             require(name not in known, f"--{name}: is of no use in this run, or another option says it")
             raise InputError(unknown_name("option", f"--{name}", field_names(Args) + known))
     for stage in stages:
         args, module = read(stage), importlib.import_module(Path(stage.script).stem)
+        if hasattr(args, "report_to"):
+            check_tracker(args)
         if hasattr(module, "check"):
             module.check(args)
 
@@ -291,18 +307,18 @@ def run_stage(stage: Stage) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def effective(args: Args, stages: list[Stage], given: dict[str, Any]) -> dict[str, Any]:
+def effective(args: Args, stages: list[Stage], named: set[str]) -> dict[str, Any]:
     """The settings of a run as a YAML file that makes the same run has them; what follows from others is left out.
 
     Args:
-        stages: the one that trains first.
+        stages: the one that trains first. named: settings of any stage, by the user or in models.py.
     """
     parsed = [vars(read(stage)) for stage in stages]
     train = parsed[0]
-    chosen = {name: value for name, value in asdict(args).items() if name != "config"}
-    chosen["batch_size"] = train.get("per_device_train_batch_size") or train["batch_size"]
+    chosen = {name: value for name, value in asdict(args).items() if name not in ("config", "wandb")}
     for settings in reversed(parsed):  # what another stage has of the same name is not the one that trains
-        chosen |= {name: settings[name] for name in given if name in settings}
+        chosen |= {name: settings[name] for name in sorted(named) if name in settings}
+    chosen["batch_size"] = train.get("per_device_train_batch_size") or train["batch_size"]
     return chosen | {name: value for name, value in train.items() if name not in chosen and name not in DERIVED}
 
 
@@ -318,8 +334,12 @@ def main(argv: list[str]) -> None:
     require("method" in said, f"{said.get('config', argv[0])}: no method is named; want one of {', '.join(METHODS)}")
     own = {name: said.pop(name) for name in field_names(Args) if name in said}
     args, given = parse_args(Args, as_flags({n: v for n, v in own.items() if n != "config"})), said
-    if args.wandb or args.debug:
-        given["report_to"] = "none" if args.debug else "wandb"
+    tracker = given.get("report_to", "none")
+    require(not args.wandb or tracker in ("none", "wandb"), f"--wandb: and --report_to {tracker}? one tracker a run")
+    if args.debug or (tracker == "wandb" and own.get("wandb") is False):
+        given["report_to"] = "none"
+    elif args.wandb:
+        given["report_to"] = "wandb"
 
     # what to train, and how
     on_gpu = find_gpu(args.gpu)
@@ -336,16 +356,17 @@ def main(argv: list[str]) -> None:
     run_name = f"{name}-{f'gpu{max(args.gpu, 0)}' if on_gpu else 'cpu'}-{moment}"
     stages = plan(args, table, {"run_name": run_name} | given)
     train = stages[-1]
+    if getattr(read(train), "dry_run", False):  # it leaves no adapter
+        args.merge = args.auto_eval = args.save_merged_epochs = False
     output = train.settings["output_dir"]
     tests = evaluated_on(args) if args.auto_eval else {}
-    settings = theirs("eval_humaneval.py", table | given, "temperature", "top_p", "batch_size")
+    settings = theirs("eval_humaneval.py", table | given, *NOT_OF_TRAINING)
     if args.debug:
         settings = {"limit": 4} | settings
     stages += [Stage("eval_humaneval.py", one) for one in evaluations(tests, name, output, settings)]
-    if args.merge:
-        stages.append(merge(output, merged_name(output), given))
-    check(stages, given)
-    settings = effective(args, [train, *stages], given)
+    merges = [merge(output, merged_name(output), given)] if args.merge else []
+    check([*stages, *merges], given)
+    settings = effective(args, [train, *stages, *merges], {*table, *given})
     print("\n" + yaml.safe_dump(settings, sort_keys=False), flush=True)
     rank = {"lora_r": int((table | given)["lora_r"])}
     check_fits(SimpleNamespace(**vars(read(train)) | rank), args.method, given.get("sft_model", args.model))
@@ -355,14 +376,17 @@ def main(argv: list[str]) -> None:
             pairs = len(Path(train.settings["train_path"]).read_text().splitlines())  # not known before
             train.settings["keep_every"] = math.ceil(pairs / train.settings["batch_size"])
         run_stage(stage)
-    if args.save_merged_epochs:
-        kept = sorted(Path(output).glob("step_*"), key=lambda folder: int(folder.name.removeprefix("step_")))
-        for epoch, folder in enumerate(kept, start=1):
-            run_stage(merge(str(folder), f"{merged_name(output)}-epoch{epoch}", {}))
-    if tests:
-        record = {"run_name": run_name, "adapter": output, "settings": settings}
+    if tests:  # before the merges: what they lack, a place on the disk say, loses no figure
+        record = {"run_name": train.settings["run_name"], "adapter": output, "settings": settings}
         path = f"evaluation_results_{Path(args.model).name}_{args.method}_{moment}.json"
         conclude(tests, name, Path(given.get("results_dir", "results")) / path, record, train.settings)
+    for stage in merges:
+        run_stage(stage)
+    if args.save_merged_epochs:
+        unpushed = {n: v for n, v in given.items() if n not in ("push_to_hub", "hub_model_id", "public")}
+        kept = sorted(Path(output).glob("step_*"), key=lambda folder: int(folder.name.removeprefix("step_")))
+        for epoch, folder in enumerate(kept, start=1):
+            run_stage(merge(str(folder), f"{merged_name(output)}-epoch{epoch}", unpushed))
 
 
 if __name__ == "__main__":
