@@ -141,7 +141,10 @@ def read_command(argv: list[str]) -> dict[str, Any]:
             said[name] = value if equals else words.pop(0)
         else:
             said[name.removeprefix("no_")] = not name.startswith("no_")
-    return (read_yaml(Path(said["config"])) if "config" in said else {}) | said
+    written = read_yaml(Path(said["config"])) if "config" in said else {}
+    if "report_to" in said:
+        written.pop("wandb", None)  # which says the same
+    return written | said
 
 
 def find_gpu(gpu: int) -> bool:

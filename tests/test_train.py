@@ -171,6 +171,10 @@ def test_what_is_given_again_on_the_command_line_wins(stages, tmp_path):
     call(f"{tmp_path}/c.yaml --no-wandb --dry_run --auto-eval")
     assert [script for script, _ in stages] == ["train_sft_lora.py", "train_grpo_lora.py"]  # it leaves no adapter
     assert stages[1][1]["report_to"] == "none"
+    for wandb in ("true", "false"):
+        (tmp_path / "c.yaml").write_text(f"method: grpo\nmodel: data/pocket_coder\nwandb: {wandb}\n")
+        call(f"{tmp_path}/c.yaml --report_to tensorboard")
+        assert stages[-2][1]["report_to"] == "tensorboard"
     (tmp_path / "c.yaml").write_text("method: grpo\nmodel: data/pocket_coder\nreport_to: none\nvalid_path:\n")
     with pytest.raises(InputError, match="valid_path: has no value"):
         call(f"{tmp_path}/c.yaml")
