@@ -103,6 +103,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"--config {path}: not YAML ({error})") from None
     plain = isinstance(settings, dict) and not any(isinstance(value, dict | list) for value in settings.values())
     require(plain, f"--config {path}: wants lines of 'name: value'")
+    empty = [str(name) for name, value in settings.items() if value is None]
+    require(not empty, f"--config {path}: {', '.join(empty)}: has no value")
     return {str(name): value for name, value in settings.items()}
 
 

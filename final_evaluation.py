@@ -75,7 +75,8 @@ def conclude(tests: dict[str, str], name: str, path: Path, record: dict[str, Any
     print(f"saved {path}")
     folder = Path(train["output_dir"])
     (log,) = folder.glob("*_train_log.jsonl")
-    step = json.loads(log.read_text().splitlines()[-1])["step"]
+    steps = log.read_text().splitlines()
+    step = json.loads(steps[-1])["step"] if steps else 0
     figures = {f"final_eval/{task}_{figure}": found[task][figure] for task in found for figure in FIGURES}
     tracker = Tracker(train.get("report_to", "none"), folder, record["settings"], train["run_name"])
     tracker.log({"step": step} | {name: value for name, value in figures.items() if value is not None})

@@ -157,7 +157,7 @@ def evaluation(rows: list[dict]) -> list[str]:
         below += code(m.get("command"))
     return [
         f"Of the adapter over the base in {rows[0]['precision']}, not of these merged weights on the unquantised base. "
-        "Stopped: the same completions cut at HumanEval's stop strings. Length in tokens, EOS included. The intervals "
+        "Stopped: the same completions cut at their task's stop strings. Length in tokens, EOS included. The intervals "
         "are Wilson's on the number of tasks.",
         "\n".join(lines),
         *below,

@@ -176,7 +176,8 @@ class Judge:
                 reason = f"no result within {limit:g} s"
             verdict = _verdict(status, reason + progress.where())
         if plan is not None and plan.total is not None:
-            verdict |= {"tests_passed": progress.passed, "tests_total": plan.total}
+            passed = 0 if verdict["status"] == "protocol" else progress.passed
+            verdict |= {"tests_passed": passed, "tests_total": plan.total}
         verdict["weak"] = plan is None
         progress.outcomes.clear()
         if (module := sys.modules.pop("tests_of_the_task", None)) is not None:

@@ -40,14 +40,15 @@ def check_tracker(args: Any) -> None:
 class Tracker:
     """A run in a tracker, of the first process alone. The libraries are imported only if asked for.
 
-    A folder that a run has been tracked in before goes on with it: a file there has the run's id. Files of tensorboard
-    and wandb are in the folder too; trackio has one store for all runs (TRACKIO_DIR, else in the hub's cache).
+    A folder that a run has been tracked in before goes on with it: a file there has the run's id and name. Files of
+    tensorboard and wandb are in the folder too; trackio has one store for all runs (TRACKIO_DIR, else in the hub's
+    cache).
 
     Args:
         report_to: tensorboard, wandb, trackio or none.
         folder: of the run.
         settings: of the run, for the tracker to show.
-        name: what the tracker calls the run.
+        name: what the tracker calls a run that is new.
         after: the step after which training goes on; None: it does not, and what is logged is beside the steps. What
             the tracker has of later steps is of an interrupted run: tensorboard drops it, the others keep it, and are
             not told those steps again.
@@ -68,7 +69,8 @@ class Tracker:
         file = Path(folder) / f"{report_to}_run_id.txt"
         goes_on = file.is_file()
         if not goes_on:
-            write_text(file, uuid.uuid4().hex[:8])
+            write_text(file, f"{uuid.uuid4().hex[:8]} {name}")
+        run_id, _, name = file.read_text(encoding="utf-8").partition(" ")
         options = {
             "tensorboard": {
                 "run_name": name,
@@ -78,7 +80,7 @@ class Tracker:
             "wandb": {
                 "run_name": PROJECT,
                 "name": name,
-                "id": file.read_text(),
+                "id": run_id,
                 "resume": "allow",
                 "dir": str(folder),
             },

@@ -29,11 +29,11 @@ from typing import Any, Literal
 import yaml
 
 from common import InputError, answer_for, as_flags, field_names, parse_args, read_yaml, require, unknown_name
+from data_sets import data_of, evaluated_on
 from final_evaluation import conclude, evaluations
-from memory import check_fits
-from memory_parts import num_parameters
 from models import is_pocket, settings_for
 from tasks import read_tasks
+from tracking import check_tracker
 
 ROOT = Path(__file__).parent
 METHODS = ("sft", "rl", "ppo", "grpo", "dpo")
@@ -58,34 +58,15 @@ class Args:
     config: str = ""  # YAML file with any of these and of the stages'; options win over it
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Task files of a data set, and the command that makes them. valid: "" where it has none."""
-
-    train: str
-    valid: str
-    test: str
-    prepare: tuple[str, ...] = ()
-
-
-def of_mbpp(name: str, *source: str) -> Dataset:
-    files = (f"data/{name}_{part}.jsonl" for part in ("train", "validation", "test"))
-    return Dataset(*files, prepare=("data/prepare_mbpp.py", *source))
-
-
-HUMANEVAL = ("data/prepare_humaneval.py",)
-DATASETS = {
-    "mbpp": of_mbpp("mbpp"),
-    "humaneval": Dataset("data/humaneval_train.jsonl", "", "data/humaneval_test.jsonl", HUMANEVAL),
-    "pocket": Dataset("data/pocket_train.jsonl", "data/pocket_valid.jsonl", "data/pocket_test.jsonl"),
-    "pocket_mbpp": of_mbpp("pocket_mbpp", "--source", str(ROOT / "data/pocket_mbpp.jsonl"), "--name", "pocket_mbpp"),
-}
-ALL_OF_HUMANEVAL = Dataset("", "", "data/humaneval_all.jsonl", HUMANEVAL)  # for what was trained on something else
-
 # what follows from the front door's arguments, and is not said again in the settings that are printed
 DERIVED = {"train_path", "model_name", "sft_model", "output_dir", "run_name", "num_steps", "num_updates", "max_steps",
            "num_train_epochs", "per_device_train_batch_size", "valid_path", "valid_every", "patience", "keep_every",
            "config"}  # fmt: skip
+
+# of an evaluation: what has another meaning in training (a check's time limit: the same for every method), and what
+# would make it one of something else than the adapter
+NOT_OF_TRAINING = ("temperature", "top_p", "batch_size", "time_limit")
+NOT_OF_TRAINING += ("data_path", "model_path", "exp_name", "samples", "server")
 
 
 @dataclass
@@ -134,49 +115,28 @@ def read_command(argv: list[str]) -> dict[str, Any]:
             said[name] = value if equals else words.pop(0)
         else:
             said[name.removeprefix("no_")] = not name.startswith("no_")
-    return (read_yaml(Path(said["config"])) if "config" in said else {}) | said
+    written = read_yaml(Path(said["config"])) if "config" in said else {}
+    if "report_to" in said:
+        written.pop("wandb", None)  # which says the same
+    return written | said
 
 
 def find_gpu(gpu: int) -> bool:
-    """Whether there is a GPU for the run; its number makes it the only one that the stages see.
+    """Whether there is a GPU for the run; it is then the only one that the stages see (SFT's Trainer would take all).
 
     Raises:
         InputError: there are GPUs, but not so many.
     """
     import torch
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.cuda.device_count()  # which leaves CUDA as it is: what starts it must not see the other GPUs
     require(not count or gpu < count, f"GPU {gpu}: torch sees {count} here, numbered from 0")
     if not count:
         print(f"{f'GPU {gpu}: ' if gpu >= 0 else ''}torch sees no CUDA GPU here; this runs on the CPU")
-    elif gpu >= 0:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    else:
+        visible, gpu = os.environ.get("CUDA_VISIBLE_DEVICES", ""), max(gpu, 0)
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
     return count > 0
-
-
-def data_of(name: str, trained_on: str = "") -> Dataset:
-    """A data set by its name, or a task file; its files are made if they are missing.
-
-    Args:
-        trained_on: given where it is to be evaluated on; what was trained on something else has all of HumanEval.
-
-    Raises:
-        InputError: there is no such file, or the data set cannot be had.
-    """
-    if name not in DATASETS:
-        require(Path(name).is_file(), f"{name}: is neither a task file nor one of {', '.join(DATASETS)}")
-        return Dataset(name, "", name)
-    found = DATASETS[name] if name != "humaneval" or trained_on in ("", "humaneval") else ALL_OF_HUMANEVAL
-    missing = [path for path in (found.train, found.valid, found.test) if path and not Path(path).is_file()]
-    require(not missing or bool(found.prepare), f"{', '.join(missing)}: not here; run this in the project's folder")
-    if missing:
-        command = [sys.executable, str(ROOT / found.prepare[0]), *found.prepare[1:], "--output_dir", "data"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        why = done.stderr.strip().removeprefix("error: ")
-        require(done.returncode == 0, f"{name}: python {found.prepare[0]}: {why}; then this command again")
-        print(done.stdout, end="")
-    return found
 
 
 def plan(args: Args, table: dict[str, Any], given: dict[str, Any]) -> list[Stage]:
@@ -197,8 +157,6 @@ def plan(args: Args, table: dict[str, Any], given: dict[str, Any]) -> list[Stage
         (getattr(typed, name) for name in ("num_steps", "num_updates") if name in theirs(script, given)), steps
     )
     own = {
-        "train_path": pairs if args.method == "dpo" else data.train,
-        "model_name": args.model,
         "sft_model": start,
         "output_dir": f"{args.checkpoints}/{name}-qlora",
         "num_updates": steps,
@@ -207,12 +165,13 @@ def plan(args: Args, table: dict[str, Any], given: dict[str, Any]) -> list[Stage
         own |= {"num_train_epochs": args.epochs} | ({"max_steps": steps, "num_steps": steps} if args.debug else {})
     else:
         own["num_steps"] = steps
-    if args.early_stopping and (data.valid or "valid_path" in given):
-        own |= {"valid_path": data.valid, "valid_every": max(1, math.ceil(steps / 10)), "patience": 3}
+    if args.early_stopping and (valid := given.get("valid_path", data.valid)):
+        own |= {"valid_path": valid, "valid_every": max(1, math.ceil(steps / 10)), "patience": 3}
     if args.save_merged_epochs:
         own["keep_every"] = 1 if args.debug else per_epoch
-    batches = {"batch_size": batch, "per_device_train_batch_size": batch}
-    train = Stage(script, theirs(script, own | settings | batches))
+    fixed = {"train_path": pairs if args.method == "dpo" else data.train, "model_name": args.model}
+    fixed |= {"batch_size": batch, "per_device_train_batch_size": batch}
+    train = Stage(script, theirs(script, own | settings | fixed))
     if args.early_stopping and not hasattr(typed, "valid_path"):
         print(f"early stopping: off, {script} does not validate")
     elif args.early_stopping and "valid_path" not in train.settings:
@@ -234,20 +193,6 @@ def name_of(args: Args) -> str:
     return f"{Path(args.model).name}-{Path(args.dataset).stem}-{args.method}{'-debug' if args.debug else ''}"
 
 
-def evaluated_on(args: Args) -> dict[str, str]:
-    """The task files to evaluate on, by the names of their data sets.
-
-    Raises:
-        InputError: one is what the model trains on.
-    """
-    pocket = args.dataset.startswith("pocket") or (is_pocket(args.model) and args.dataset not in DATASETS)
-    names = (args.eval_on or ("pocket,pocket_mbpp" if pocket else "mbpp,humaneval")).split(",")
-    tests = {Path(name).stem: data_of(name, args.dataset).test for name in names}
-    for path in tests.values():
-        require(path != data_of(args.dataset).train, f"--eval_on {path}: these are the tasks that it trains on")
-    return tests
-
-
 def merge(adapter: str, output: str, given: dict[str, Any]) -> Stage:
     return Stage("merge_adapter.py", theirs("merge_adapter.py", given, "output_dir")
                  | {"adapter_model_id": adapter, "output_dir": output})  # fmt: skip
@@ -264,13 +209,15 @@ def check(stages: list[Stage], given: dict[str, Any]) -> None:
     Raises:
         InputError: an option that no stage of the run takes, or a value that does not fit.
     """
-    for name in given:
-        if not any(name in stage.settings for stage in stages):
+    for name, value in given.items():
+        if not any(name in stage.settings and str(stage.settings[name]) == str(value) for stage in stages):
             known = [known for stage in stages for known in field_names(arguments_of(stage.script))]
             require(name not in known, f"--{name}: is of no use in this run, or another option says it")
             raise InputError(unknown_name("option", f"--{name}", field_names(Args) + known))
     for stage in stages:
         args, module = read(stage), importlib.import_module(Path(stage.script).stem)
+        if hasattr(args, "report_to"):
+            check_tracker(args)
         if hasattr(module, "check"):
             module.check(args)
 
@@ -292,19 +239,26 @@ def run_stage(stage: Stage) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def effective(args: Args, stages: list[Stage], given: dict[str, Any]) -> dict[str, Any]:
+def effective(args: Args, stages: list[Stage], named: set[str]) -> dict[str, Any]:
     """The settings of a run as a YAML file that makes the same run has them; what follows from others is left out.
 
     Args:
-        stages: the one that trains first.
+        stages: the one that trains first. named: settings of any stage, by the user or in models.py.
     """
     parsed = [vars(read(stage)) for stage in stages]
     train = parsed[0]
-    chosen = {name: value for name, value in asdict(args).items() if name != "config"}
-    chosen["batch_size"] = train.get("per_device_train_batch_size") or train["batch_size"]
+    chosen = {name: value for name, value in asdict(args).items() if name not in ("config", "wandb")}
     for settings in reversed(parsed):  # what another stage has of the same name is not the one that trains
-        chosen |= {name: settings[name] for name in given if name in settings}
+        chosen |= {name: settings[name] for name in sorted(named) if name in settings}
+    chosen["batch_size"] = train.get("per_device_train_batch_size") or train["batch_size"]
     return chosen | {name: value for name, value in train.items() if name not in chosen and name not in DERIVED}
+
+
+def has_pairs(pairs: Stage, train: Stage) -> bool:
+    """Whether this very stage has made pairs that an interrupted training goes on with."""
+    stats = Path(pairs.settings["output_path"].removesuffix(".jsonl") + "_stats.json")
+    interrupted = Path(train.settings["output_dir"] + ".partial", "resume.pt").is_file() and read(train).resume
+    return interrupted and stats.is_file() and json.loads(stats.read_text())["args"] == asdict(read(pairs))
 
 
 def merged_name(output: str) -> str:
@@ -319,11 +273,18 @@ def main(argv: list[str]) -> None:
     require("method" in said, f"{said.get('config', argv[0])}: no method is named; want one of {', '.join(METHODS)}")
     own = {name: said.pop(name) for name in field_names(Args) if name in said}
     args, given = parse_args(Args, as_flags({n: v for n, v in own.items() if n != "config"})), said
-    if args.wandb or args.debug:
-        given["report_to"] = "none" if args.debug else "wandb"
+    tracker = given.get("report_to", "none")
+    require(not args.wandb or tracker in ("none", "wandb"), f"--wandb: and --report_to {tracker}? one tracker a run")
+    if args.debug or (tracker == "wandb" and own.get("wandb") is False):
+        given["report_to"] = "none"
+    elif args.wandb:
+        given["report_to"] = "wandb"
 
     # what to train, and how
     on_gpu = find_gpu(args.gpu)
+    from memory import check_fits  # not at the top: bitsandbytes starts CUDA
+    from memory_parts import num_parameters
+
     args.model = args.model or ("deepseek-ai/deepseek-coder-1.3b-base" if on_gpu else "data/pocket_coder")
     args.dataset = args.dataset or ("pocket" if is_pocket(args.model) else "mbpp")
     print(f"{args.method}: {args.model} on {args.dataset}")
@@ -337,37 +298,40 @@ def main(argv: list[str]) -> None:
     run_name = f"{name}-{f'gpu{max(args.gpu, 0)}' if on_gpu else 'cpu'}-{moment}"
     stages = plan(args, table, {"run_name": run_name} | given)
     train = stages[-1]
+    if getattr(read(train), "dry_run", False):  # it leaves no adapter
+        args.merge = args.auto_eval = args.save_merged_epochs = False
     output = train.settings["output_dir"]
-    unfinished = Path(f"{output}.partial/run.json")
-    if unfinished.is_file() and "run_name" not in given:  # the tracker's run goes on too
-        train.settings["run_name"] = json.loads(unfinished.read_text())["args"].get("run_name") or run_name
-    rehearsal = getattr(read(train), "dry_run", False)  # it leaves no adapter
-    tests = evaluated_on(args) if args.auto_eval and not rehearsal else {}
-    settings = theirs("eval_humaneval.py", table | given, "temperature", "top_p", "batch_size")
+    tests = evaluated_on(args.eval_on, args.dataset, is_pocket(args.model)) if args.auto_eval else {}
+    settings = theirs("eval_humaneval.py", table | given, *NOT_OF_TRAINING)
     if args.debug:
         settings = {"limit": 4} | settings
     stages += [Stage("eval_humaneval.py", one) for one in evaluations(tests, name, output, settings)]
-    if args.merge and not rehearsal:
-        stages.append(merge(output, merged_name(output), given))
-    check(stages, given)
-    settings = effective(args, [train, *stages], given)
+    merges = [merge(output, merged_name(output), given)] if args.merge else []
+    check([*stages, *merges], given)
+    settings = effective(args, [train, *stages, *merges], {*table, *given})
     print("\n" + yaml.safe_dump(settings, sort_keys=False), flush=True)
-    rank = {"lora_r": int((table | given)["lora_r"])}
-    check_fits(SimpleNamespace(**vars(read(train)) | rank), args.method, given.get("sft_model", args.model))
+    lengths = {name: int((table | given)[name]) for name in ("lora_r", "max_length", "max_new_tokens")}
+    check_fits(SimpleNamespace(**lengths | vars(read(train))), args.method, given.get("sft_model", args.model))
 
     for stage in stages:
-        if stage is train and args.method == "dpo" and args.save_merged_epochs:
+        if stage.script == "generate_dpo_data.py" and has_pairs(stage, train):
+            print(f"\n{stage.settings['output_path']}: the pairs that the interrupted training goes on with")
+            continue
+        if stage is train and args.method == "dpo" and args.save_merged_epochs and "keep_every" not in given:
             pairs = len(Path(train.settings["train_path"]).read_text().splitlines())  # not known before
             train.settings["keep_every"] = math.ceil(pairs / train.settings["batch_size"])
         run_stage(stage)
-    if args.save_merged_epochs:
-        kept = sorted(Path(output).glob("step_*"), key=lambda folder: int(folder.name.removeprefix("step_")))
-        for epoch, folder in enumerate(kept, start=1):
-            run_stage(merge(str(folder), f"{merged_name(output)}-epoch{epoch}", {}))
-    if tests:
+    if tests:  # before the merges: what they lack, a place on the disk say, loses no figure
         record = {"run_name": train.settings["run_name"], "adapter": output, "settings": settings}
         path = f"evaluation_results_{Path(args.model).name}_{args.method}_{moment}.json"
         conclude(tests, name, Path(given.get("results_dir", "results")) / path, record, train.settings)
+    for stage in merges:
+        run_stage(stage)
+    if args.save_merged_epochs:
+        unpushed = {n: v for n, v in given.items() if n not in ("push_to_hub", "hub_model_id", "public")}
+        kept = sorted(Path(output).glob("step_*"), key=lambda folder: int(folder.name.removeprefix("step_")))
+        for epoch, folder in enumerate(kept, start=1):
+            run_stage(merge(str(folder), f"{merged_name(output)}-epoch{epoch}", unpushed))
 
 
 if __name__ == "__main__":

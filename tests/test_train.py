@@ -12,6 +12,7 @@ from conftest import ROOT
 import train
 from common import InputError, as_flags, parse_args
 from models import settings_for
+from tasks import sha256
 
 
 @pytest.fixture
@@ -135,6 +136,14 @@ def test_the_settings_that_are_printed_make_the_same_run(stages, capsys, tmp_pat
         ("grpo data/pocket_coder --beta 1", "unknown option '--beta'"),
         ("grpo data/pocket_coder --n_samples 3", "unknown option '--n_samples'"),  # nothing is evaluated
         ("grpo data/pocket_coder --epochs many", "epochs"),
+        ("sft data/pocket_coder --per_device_train_batch_size 3", "another option says it"),  # --batch-size does
+        ("sft data/pocket_coder --model_name other", "another option says it"),
+        ("grpo data/pocket_coder --max_steps 3", "is of no use in this run"),  # of the fresh adapter, which is 0
+        ("grpo data/pocket_coder --auto-eval --data_path data/pocket_valid.jsonl", "another option says it"),
+        ("grpo data/pocket_coder --auto-eval --exp_name x", "another option says it"),
+        ("grpo data/pocket_coder --wandb --report_to trackio", "one tracker a run"),
+        ("dpo data/pocket_coder --report_to tensorboard --run_name a/b", "want a plain name"),
+        ("grpo data/pocket_coder --dataset ./data/pocket_test.jsonl --auto-eval", "the tasks that it trains on"),
         ("grpo data/pocket_coder --num_samples 1", "--num_samples 1: must be at least 2"),
         ("grpo data/pocket_coder --dataset nothing", "is neither a task file nor one of mbpp, humaneval"),
         ("grpo data/pocket_coder --dataset data/pocket_train.jsonl --auto-eval --eval_on data/pocket_train.jsonl",
@@ -169,6 +178,45 @@ def test_a_model_that_cannot_be_trained_here_is_refused_by_its_config(stages, tm
     assert says in str(error.value) and "\n" not in str(error.value) and stages == []
 
 
+def test_what_is_given_again_on_the_command_line_wins(stages, tmp_path):
+    (tmp_path / "c.yaml").write_text("method: grpo\nmodel: data/pocket_coder\nreport_to: wandb\n")
+    call(f"{tmp_path}/c.yaml --no-wandb --dry_run --auto-eval")
+    assert [script for script, _ in stages] == ["train_sft_lora.py", "train_grpo_lora.py"]  # it leaves no adapter
+    assert stages[1][1]["report_to"] == "none"
+    for wandb in ("true", "false"):
+        (tmp_path / "c.yaml").write_text(f"method: grpo\nmodel: data/pocket_coder\nwandb: {wandb}\n")
+        call(f"{tmp_path}/c.yaml --report_to tensorboard")
+        assert stages[-2][1]["report_to"] == "tensorboard"
+    (tmp_path / "c.yaml").write_text("method: grpo\nmodel: data/pocket_coder\nreport_to: none\nvalid_path:\n")
+    with pytest.raises(InputError, match="valid_path: has no value"):
+        call(f"{tmp_path}/c.yaml")
+
+
+def test_validation_tasks_of_ones_own_end_a_run_early_too(stages):
+    call("rl data/pocket_coder --dataset data/pocket_train.jsonl --valid_path data/pocket_valid.jsonl")
+    assert (stages[1][1]["valid_path"], stages[1][1]["patience"]) == ("data/pocket_valid.jsonl", 3)
+
+
+def test_every_method_is_evaluated_with_one_time_limit(stages):
+    call("rl data/pocket_coder --auto-eval --time_limit 2")
+    assert stages[1][1]["time_limit"] == "2" and "time_limit" not in stages[2][1]
+
+
+def test_epochs_are_merged_as_the_end_is_and_after_the_summary(stages, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "conclude", lambda *what: stages.append(("summary", {})))
+    (tmp_path / "pocket_coder-pocket-rl-qlora" / "step_200").mkdir(parents=True)
+    call(f"rl data/pocket_coder --checkpoints {tmp_path} --auto-eval --save-merged-epochs --dtype float32")
+    assert [script for script, _ in stages[-3:]] == ["summary", "merge_adapter.py", "merge_adapter.py"]
+    assert stages[-2][1]["dtype"] == stages[-1][1]["dtype"] == "float32"
+    assert stages[-1][1]["output_dir"] == f"{tmp_path}/pocket_coder-pocket-rl-merged-epoch1"
+
+
+def test_settings_of_every_stage_are_printed(stages, capsys):
+    call("dpo data/pocket_coder")
+    printed = yaml.safe_load("method: " + capsys.readouterr().out.partition("\nmethod: ")[2])
+    assert [printed[name] for name in ("num_samples", "rejected", "lora_r", "batch_size")] == [4, "random", 8, 2]
+
+
 def test_a_gpu_is_chosen_for_the_stages(monkeypatch):
     import torch
 
@@ -177,8 +225,23 @@ def test_a_gpu_is_chosen_for_the_stages(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     with pytest.raises(InputError, match="GPU 2: torch sees 2 here"):
         train.find_gpu(2)
-    assert train.find_gpu(-1) and train.os.environ["CUDA_VISIBLE_DEVICES"] == "4,7"
     assert train.find_gpu(1) and train.os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert train.find_gpu(-1) and train.os.environ["CUDA_VISIBLE_DEVICES"] == "4"  # or SFT's Trainer would take both
+
+
+def test_an_interrupted_dpo_goes_on_with_its_pairs(stages, tmp_path, pocket):
+    call(f"dpo {pocket} --checkpoints {tmp_path}")
+    _, (script, pairs), (_, dpo), _ = stages
+    partial = Path(dpo["output_dir"] + ".partial")
+    partial.mkdir()
+    (partial / "resume.pt").touch()
+    stats = Path(pairs["output_path"].replace(".jsonl", "_stats.json"))
+    stats.write_text(json.dumps({"args": vars(train.read(train.Stage(script, pairs)))}))
+    for option, sampled_again in (("", False), ("--num_samples 5", True), ("--no-resume", True)):
+        stages.clear()
+        call(f"dpo {pocket} --checkpoints {tmp_path} {option}")
+        assert ("generate_dpo_data.py" in [script for script, _ in stages]) is sampled_again
 
 
 def test_a_yaml_file_with_an_unknown_name_is_refused(stages, tmp_path):
@@ -254,14 +317,18 @@ def test_the_examples_run(in_process, elsewhere, pocket, method):
 
 @pytest.mark.slow
 def test_early_stopping_keeps_the_best_adapter_and_merges_it(in_process, elsewhere, pocket):
-    settings = {"method": "rl", "model": pocket, "dataset": "mbpp", "debug": True, "max_new_tokens": 16}
+    """None of the validation tasks is ever solved: the first of equal rates is kept, and the third ends the run."""
+    settings = {"method": "rl", "model": pocket, "dataset": "humaneval", "max_length": 400, "num_steps": 9}
     (elsewhere / "c.yaml").write_text(yaml.safe_dump(settings))
-    call("c.yaml --max_length 400")
-    name = "checkpoints/pocket_coder-mbpp-rl-debug"
+    call("c.yaml --valid_path data/mbpp_validation.jsonl --valid-every 1")
+    name = "checkpoints/pocket_coder-humaneval-rl"
     records = [json.loads(line) for line in open(f"{name}-qlora/rl_train_log.jsonl")]
-    assert any("valid_pass_rate" in record for record in records)
-    merged = json.loads(Path(f"{name}-merged/run.json").read_text())
-    assert merged["args"]["adapter_model_id"] == f"{name}-qlora"
+    assert [record["valid_pass_rate"] for record in records] == [0.0] * 4  # of steps 0 to 3
+    start, kept, last = (
+        sha256(f"{name}-{part}/adapter_model.safetensors") for part in ("start", "qlora", "qlora/last")
+    )
+    assert start == kept != last
+    assert json.loads(Path(f"{name}-merged/run.json").read_text())["adapter_sha256"] == kept
 
 
 @pytest.mark.slow
