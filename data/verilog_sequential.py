@@ -112,8 +112,7 @@ PROBLEMS = [
             && !hold =>
             !gate_n && !hold => !gate_n || !hold
             !gate_n && !hold => !gate_n && !hold && show
-            show ? q : 4'd0 => q
-            q = d => q = {d[3], d[2:0] & {3{show}}}""",
+            show ? q : 4'd0 => q""",
         drive={
             "gate_n": "cycle % 3 == 0 ? bits(1) : gate_n",
             "hold": "cycle % 3 == 1 ? bits(2) == 0 : hold",
