@@ -2,8 +2,8 @@
 
     python data/make_verilog_tasks.py
 
-The problems are in the tables verilog_{combinational,arithmetic,sequential,serial,machines}.py. A quarter of each
-category is held out for the test split.
+The problems are in the tables verilog_{combinational,arithmetic,sequential,serial,machines,storage}.py. A quarter of
+each category is held out for the test split.
 """
 
 from __future__ import annotations
@@ -19,10 +19,18 @@ import verilog_combinational
 import verilog_machines
 import verilog_sequential
 import verilog_serial
+import verilog_storage
 from verilog_testbench import Problem, header, solution, testbench
 
 SEED = 42
-TABLES = (verilog_combinational, verilog_arithmetic, verilog_sequential, verilog_serial, verilog_machines)
+TABLES = (
+    verilog_combinational,
+    verilog_arithmetic,
+    verilog_sequential,
+    verilog_serial,
+    verilog_machines,
+    verilog_storage,
+)
 PROBLEMS: list[Problem] = [problem for table in TABLES for problem in table.PROBLEMS]
 
 

@@ -1,4 +1,4 @@
-"""Verilog problems with control: finite state machines, arbiters, memories and queues."""
+"""Verilog problems with control: finite state machines that detect, sell, signal, receive, lock and wait."""
 
 from verilog_testbench import Problem
 
@@ -34,6 +34,7 @@ PROBLEMS = [
             == 2'd3 && x => == 2'd3
             or posedge areset =>""",
         drive={"areset": "bits(5) == 0", "x": "bits(2) == 0 ? bits(1) : cycle % 3 != 1"},
+        first="repeat (3) begin x = 1; step; x = 0; step; end x = 1; repeat (3) step; x = 0; step; areset = 1; step;",
     ),
     Problem(
         "detect_pair",
@@ -69,6 +70,7 @@ PROBLEMS = [
             x != last[0] => x == last[0]
             if (hit) tally => if (hit && tally != 3'd7) tally""",
         drive={"x": "bits(2) == 0 ? !x : x", "reset": "bits(6) == 0"},
+        first="x = 1; repeat (3) step; x = 0; reset = 1; step; reset = 0; repeat (3) step;",
     ),
     Problem(
         "vending_machine",
