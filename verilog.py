@@ -104,6 +104,12 @@ class VerilogSandbox(Sandbox):
         asked = self._asking.submit(self.judge.score, task["prompt"], explanation(completion), completion)
         return _joined(verdict, asked)
 
+    def _judge(self, number: int, job: dict[str, Any]) -> Verdict:
+        verdict = super()._judge(number, job)
+        if verdict.judged and verdict.parts is None:  # a worker that was late and had to be killed
+            verdict = dataclasses.replace(verdict, parts=dict.fromkeys(PARTS[:-1], 0.0))
+        return verdict
+
     def versions(self) -> dict[str, str]:
         """What each tool says about its version."""
         return json.loads(self._queue({"ask": "versions", "time_limit": self.time_limit}).result().reason)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import threading
 from typing import Any
 
 from common import InputError, require
@@ -85,6 +86,7 @@ class Judge:
             base_url=public_url(url), api_key=key or "none", timeout=time_limit, max_retries=retries
         )
         self.error, self.model = openai.OpenAIError, model
+        self.lock = threading.Lock()
         self.asked = self.unreached = self.unread = 0
 
     def score(self, prompt: str, text: str, completion: str) -> float | None:
@@ -95,7 +97,7 @@ class Judge:
         """
         if not text:
             return 0.0
-        self.asked += 1
+        self.count("asked")
         fence = f"=== {secrets.token_hex(8)} ==="  # which the graded text cannot know, and so cannot close
         shown = [
             ("task", prompt),
@@ -109,11 +111,16 @@ class Judge:
                 model=self.model, messages=messages, temperature=0.0, max_tokens=MAX_ANSWER_TOKENS
             )
         except self.error:
-            self.unreached += 1
+            self.count("unreached")
             return None
         try:
             found = read_score(reply.choices[0].message.content)
         except NOT_AS_AGREED:
             found = None
-        self.unread += found is None
+        if found is None:
+            self.count("unread")
         return found or 0.0
+
+    def count(self, what: str) -> None:
+        with self.lock:  # several threads ask at a time
+            setattr(self, what, getattr(self, what) + 1)

@@ -18,7 +18,7 @@ DIRECTIVES = frozenset("default_nettype timescale resetall celldefine endcelldef
 MAX_SOURCE = 256 * 1024  # characters, macros expanded
 
 _TOKEN = re.compile(
-    r"""(?P<space>\s+) | (?P<comment>//[^\n]*|/\*.*?\*/) | (?P<string>"(?:\\.|[^"\\\n])*")
+    r"""(?P<space>\s+) | (?P<comment>//[^\n]*|/\*.*?(?:\*/|\Z)) | (?P<string>"(?:\\.|[^"\\\n])*")
     | (?P<escaped>\\[!-~]+) | (?P<system>\$[A-Za-z0-9_$]*) | (?P<directive>`[A-Za-z0-9_]*)
     | (?P<number>(?:\d[\d_]*)?\s*'[sS]?[bdohBDOH]\s*[0-9a-fA-FxXzZ?_]+|\d[\d_]*(?:\.\d+)?)
     | (?P<name>[A-Za-z_][A-Za-z0-9_$]*) | (?P<other>.)""",
@@ -61,6 +61,8 @@ def check_source(text: str, preprocessed: bool) -> str:
     for kind, token in _tokens(text):
         at = f"line {line}: "
         line += token.count("\n")
+        if kind == "comment" and token.startswith("/*") and not (token.endswith("*/") and len(token) > 3):
+            raise Refused(f"{at}a comment does not end")
         if kind == "comment":
             token = "\n" * token.count("\n") or ("" if token.startswith("//") else " ")
         elif kind == "system" and preprocessed and token[1:] not in FUNCTIONS:

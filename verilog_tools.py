@@ -22,7 +22,8 @@ import sandbox_lockdown as lockdown
 from common import InputError
 from sandbox_zygote import Zygote
 
-STDIN, SECOND = "/proc/self/fd/0", "/proc/self/fd/3"  # where a tool finds its two texts
+# a tool's first text, its answer, its second text
+STDIN, STDOUT, SECOND = (f"/proc/self/fd/{number}" for number in (0, 1, 3))
 MAX_OUTPUT = 8 * lockdown.MIB  # of a tool; a netlist of that size would not simulate in time
 MAX_ERRORS = 256 * 1024
 INSTALL = "apt-get install iverilog yosys verilator (docs/verilog.md)"
@@ -122,7 +123,7 @@ class Toolbox(Zygote):
         left = max(until - time.monotonic(), 0.01)
         inputs = [_in_memory(text), _in_memory(second)]
         pipes = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
-        if self.root:  # ivl opens its output by name, as the user that it runs as
+        if self.root:  # ivl and yosys open it by its name, as the user that they run as
             os.fchown(pipes[0][1], int(self.user), -1)
         try:
             pid = os.fork()

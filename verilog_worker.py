@@ -28,7 +28,7 @@ import sandbox_lockdown as lockdown
 from sandbox_codec import MAX_REQUEST, dump_frame, split_frame
 from sandbox_session import one_line
 from verilog_source import Refused, check_netlist, check_source, read_summary, seal
-from verilog_tools import SECOND, STDIN, NotStarted, Result, Toolbox, versions
+from verilog_tools import SECOND, STDIN, STDOUT, NotStarted, Result, Toolbox, versions
 
 WARNING_COST = 0.04  # of a compiler's warning, in `compilation`
 LINT_COST = 0.05  # of a linter's warning, in `quality`
@@ -42,6 +42,7 @@ _GENERATION = (
     "2012 no-specify assertions xtypes io-range-error no-strict-ca-eval no-strict-expr-width shared-loop-index "
     "no-verilog-ams icarus-misc"
 ).split()  # what the driver iverilog tells ivl for -g2012
+_PLACE = re.compile(rf"(?:(?<=^)|(?<=\s))(?:{STDIN}|-):(?=\d)")
 _LATCHES = r"t:$dlatch t:$adlatch t:$dlatchsr t:$sr t:$_DLATCH* t:$_SR_*"
 
 MAX_EXPANDED = 256  # testbenches kept
@@ -62,7 +63,7 @@ def ivl_config(folder: str, simulate: bool) -> str:
     lines += [f"generation:{name}" for name in _GENERATION]
     lines += ["ignore_missing_modules:false", "iwidth:32", "widthcap:65536", "functor:cprop", "functor:nodangle"]
     if simulate:
-        lines += ["out:/proc/self/fd/1", "flag:DLL=vvp.tgt", "flag:VVP_EXECUTABLE=/usr/bin/vvp"]
+        lines += [f"out:{STDOUT}", "flag:DLL=vvp.tgt", "flag:VVP_EXECUTABLE=/usr/bin/vvp"]
     else:
         lines += ["warnings:nidRpsta", "out:/dev/null", "flag:DLL=null.tgt"]
     return "\n".join(lines) + "\n"
@@ -71,22 +72,14 @@ def ivl_config(folder: str, simulate: bool) -> str:
 def synthesis_script(top_module: str, latches: bool) -> str:
     """Yosys's commands: the netlist of words for the simulation to standard output, then the mapping to gates.
 
-    A combinational loop is a latch made by hand, so `check` goes with the latches.
+    A combinational loop is a latch made by hand, so `check` goes with the latches. By its name, standard output is
+    complete once the netlist is written; what yosys buffers itself would be lost with an error in a later step.
     """
-    after = [] if latches else ["check -assert", f"select -assert-none {_LATCHES}"]
-    steps = [f"read_verilog -sv -nopp {STDIN}", f"hierarchy -check -top {top_module}", "proc", "flatten", "opt", "fsm"]
-    steps += [
-        "opt",
-        "memory -nomap",
-        "opt_clean",
-        "write_verilog -noattr",
-        "memory_map",
-        "opt_clean",
-        "simplemap",
-        "techmap",
-    ]
-    steps += ["opt_clean"]
-    return "; ".join(steps + after)
+    netlist = f"""
+        read_verilog -sv -nopp {STDIN}; hierarchy -check -top {top_module}
+        proc; flatten; opt; memory -nomap; opt_clean; write_verilog -noattr {STDOUT}
+        fsm; opt; memory_map; opt_clean; simplemap; techmap; opt_clean"""
+    return netlist if latches else f"{netlist}; check -assert; select -assert-none {_LATCHES}"
 
 
 class Check:
@@ -216,7 +209,7 @@ def _stop(result: Result, what: str, status: str) -> Stop:
         return Stop("crash", f"{what} died of signal {-result.code}")
     lines = [line.strip() for line in (result.errors or result.output).splitlines() if line.strip()]
     told = [line for line in lines if "error" in line.lower()] or lines or [f"exit code {result.code}"]
-    return Stop(status, one_line(f"{what}: {told[0].replace(STDIN + ':', 'line ')}", 300))
+    return Stop(status, one_line(f"{what}: {_PLACE.sub('line ', told[0])}", 300))
 
 
 def check(tools: Toolbox, job: dict[str, Any]) -> dict[str, Any]:
@@ -228,6 +221,8 @@ def check(tools: Toolbox, job: dict[str, Any]) -> dict[str, Any]:
     status, reason = state.judge()
     passed, total = state.counts or (None, None)
     fields = {"status": status, "reason": reason, "tests_passed": passed, "tests_total": total, "parts": state.parts}
+    if status == "refused":
+        fields["parts"] = None
     used = {"cpu_seconds": state.cpu_seconds, "peak_mib": state.peak_mib}
     return fields | used | {"wall_seconds": time.monotonic() - started}
 
