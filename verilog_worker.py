@@ -78,7 +78,7 @@ def synthesis_script(top_module: str, latches: bool) -> str:
     netlist = f"""
         read_verilog -sv -nopp {STDIN}; hierarchy -check -top {top_module}
         proc; flatten; opt; memory -nomap; opt_clean; write_verilog -noattr {STDOUT}
-        fsm; opt; memory_map; opt_clean; simplemap; techmap; opt_clean"""
+        fsm; memory_map; opt_clean; simplemap; techmap; opt_clean"""
     return netlist if latches else f"{netlist}; check -assert; select -assert-none {_LATCHES}"
 
 

@@ -136,7 +136,8 @@ def test_a_latch_that_closes_while_its_input_changes_keeps_the_old_value(box):
         "    reg [3:0] \\x.y ;\n    always @* \\x.y = a ^ b;\n    assign y = \\x.y ;\nendmodule",
         "    sub s (a, b, y);\nendmodule\nmodule sub (input [3:0] p, q, output [3:0] y);\n    reg [3:0] m [0:15];\n"
         "    integer i;\n    initial for (i = 0; i < 16; i = i + 1) m[i] = i;\n    genvar g;\n    wire [3:0] t;\n"
-        "    generate for (g = 0; g < 4; g = g + 1) begin : each\n        wire u = p[g] ^ q[g];\n        assign t[g] = u;\n"
+        "    generate for (g = 0; g < 4; g = g + 1) begin : each\n"
+        "       wire u = p[g] ^ q[g];\n        assign t[g] = u;\n"
         "    end endgenerate\n"
         "    assign y = m[t];\nendmodule",
         "    function [3:0] f(input signed [3:0] p, q); f = $signed(p) ^ q; endfunction\n"
