@@ -60,6 +60,7 @@ class Verdict:
         peak_mib: the most memory that process had resident.
         tests_passed, tests_total: where the task's tests can be counted, else None.
         weak: the tests ran in the candidate's interpreter, so a pass can be forged.
+        parts: what verilog.py judges, each in [0, 1]; None for Python.
     """
 
     status: str
@@ -70,6 +71,7 @@ class Verdict:
     tests_passed: int | None = None
     tests_total: int | None = None
     weak: bool = False
+    parts: dict[str, float] | None = None
 
     @property
     def passed(self) -> bool:
@@ -99,6 +101,9 @@ class Sandbox:
         InputError: a required layer does not hold here, or a worker does not start.
     """
 
+    program = "sandbox_judge.py"  # what a worker runs
+    extra: dict[str, Any] = {}  # settings of a worker beyond those of __init__
+
     def __init__(
         self,
         time_limit: float = 5.0,
@@ -120,12 +125,13 @@ class Sandbox:
         # over on one core costs less than waking another (a third more checks per second on a busy machine).
         pins = [cores[n % len(cores)] if self.num_workers >= len(cores) else None for n in range(self.num_workers)]
         self.allow_weak_tests = allow_weak_tests
-        self._settings = [{"memory_mib": memory_mib, "namespaces": namespaces, "core": pin} for pin in pins]
+        shared = {"memory_mib": memory_mib, "namespaces": namespaces, **self.extra}
+        self._settings = [{**shared, "core": pin} for pin in pins]
         self._pid = os.getpid()
         self._closed = False
         self._lock = threading.Lock()  # a worker that is restarted while the sandbox is closed must not stay behind
         self._jobs: queue.SimpleQueue[tuple[Future[Verdict], dict[str, Any]] | None] = queue.SimpleQueue()
-        self._workers: list[Worker | None] = [Worker(settings) for settings in self._settings]
+        self._workers: list[Worker | None] = [Worker(settings, self.program) for settings in self._settings]
         try:
             reports = [worker.receive(START_LIMIT) for worker in self._workers if worker]
         except (Dead, TimeoutError) as error:
@@ -162,6 +168,9 @@ class Sandbox:
             "time_limit": time_limit or self.time_limit,
             "weak": self.allow_weak_tests,
         }
+        return self._queue(job)
+
+    def _queue(self, job: dict[str, Any]) -> Future[Verdict]:
         future: Future[Verdict] = Future()
         with self._lock:  # or close() could drain the queue between the look and the put
             if self._closed:
@@ -266,7 +275,7 @@ class Sandbox:
             with self._lock:
                 if self._closed:
                     raise CancelledError
-                worker = self._workers[number] = Worker(self._settings[number])
+                worker = self._workers[number] = Worker(self._settings[number], self.program)
             layers = worker.receive(START_LIMIT)
             if missing_layers(layers) != missing_layers(self.layers):
                 raise Dead(f"{', '.join(missing_layers(layers))} is missing after a restart")

@@ -128,20 +128,25 @@ def landlock_version() -> int:
         return 0
 
 
-def landlock_ruleset(readable: list[str], writable: list[str]) -> int:
+def landlock_ruleset(
+    readable: list[str], writable: list[str], runnable: list[str] | None = None, listed: list[str] | None = None
+) -> int:
     """A descriptor of a ruleset: read beneath `readable`, read and write the files `writable`, nothing else.
 
-    Nothing is executable, and no TCP port, abstract unix socket or signal to the outside where Landlock knows them.
-    Paths that do not exist are passed over.
+    Nothing but the files `runnable` is executable, of the folders `listed` no more than the names can be read, and no
+    TCP port, abstract unix socket or signal to the outside where Landlock knows them. Paths that do not exist are
+    passed over.
     """
     version = landlock_version()
     handled = (1 << _RIGHTS_OF_VERSION.get(version, _RIGHTS_NOW)) - 1
     fields = [handled] + ([_NET_RIGHTS] if version >= 4 else []) + ([_SCOPES] if version >= 6 else [])
     attributes = struct.pack(f"={len(fields)}Q", *fields)
     ruleset = _call("syscall", _LANDLOCK_CREATE, attributes, len(attributes), 0)
-    for path, wanted in [(p, _READ_FILE | _READ_DIR) for p in readable] + [
-        (p, _READ_FILE | _WRITE_FILE) for p in writable
-    ]:
+    allowed = [(path, _READ_FILE | _READ_DIR) for path in readable]
+    allowed += [(path, _READ_FILE | _WRITE_FILE) for path in writable]
+    allowed += [(path, _READ_FILE | _EXECUTE) for path in runnable or []]
+    allowed += [(path, _READ_DIR) for path in listed or []]
+    for path, wanted in allowed:
         try:
             opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
@@ -175,8 +180,8 @@ def interpreter_paths() -> list[str]:
 class SeccompProgram:
     """The filter for this machine, laid out for the kernel once, to be installed in many children."""
 
-    def __init__(self) -> None:
-        program = sandbox_seccomp.program(os.uname().machine)
+    def __init__(self, allow_exec: bool = False) -> None:
+        program = sandbox_seccomp.program(os.uname().machine, allow_exec)
         self.instructions = ctypes.create_string_buffer(program, len(program))
         self.header = struct.pack("@HP", len(program) // 8, ctypes.addressof(self.instructions))
 
@@ -185,9 +190,9 @@ class SeccompProgram:
         _call("prctl", _PR_SET_SECCOMP, 2, self.header)
 
 
-def seccomp_program() -> SeccompProgram | None:
+def seccomp_program(allow_exec: bool = False) -> SeccompProgram | None:
     """The filter for this machine, None where there is no table for it."""
-    return SeccompProgram() if LINUX and sandbox_seccomp.supports(os.uname().machine) else None
+    return SeccompProgram(allow_exec) if LINUX and sandbox_seccomp.supports(os.uname().machine) else None
 
 
 def enter_namespaces() -> list[str]:

@@ -49,6 +49,9 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "uname": (63, 160), "sysinfo": (99, 179), "getrandom": (318, 278), "arch_prctl": (158, None),
 }  # fmt: skip
 
+# For a child that is to become another program, which inherits the filter. What it may become is Landlock's to say.
+EXEC = {"execve": (59, 221)}
+
 # Answered with "no such call", so that the C library falls back to clone(), whose flags a filter can read.
 ABSENT: dict[str, tuple[int, int]] = {"clone3": (435, 435)}
 
@@ -107,19 +110,20 @@ def supports(machine: str) -> bool:
     return machine in _MACHINES
 
 
-def program(machine: str) -> bytes:
+def program(machine: str, allow_exec: bool = False) -> bytes:
     """The filter as an array of `struct sock_filter`, eight bytes an instruction.
 
     Raises:
         KeyError: no table for this machine.
     """
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions(machine))
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions(machine, allow_exec))
 
 
-def instructions(machine: str) -> list[Instruction]:
+def instructions(machine: str, allow_exec: bool = False) -> list[Instruction]:
     """The filter: refuse another architecture's calls, then find the number in a binary tree of ranges."""
     column, arch = _MACHINES[machine]
-    leaves = {row[column]: [(_RETURN, 0, 0, ALLOW)] for row in ALLOWED.values() if row[column] is not None}
+    allowed = ALLOWED | EXEC if allow_exec else ALLOWED
+    leaves = {row[column]: [(_RETURN, 0, 0, ALLOW)] for row in allowed.values() if row[column] is not None}
     leaves |= {row[column]: [(_RETURN, 0, 0, ERRNO | errno.ENOSYS)] for row in ABSENT.values()}
     leaves |= {row[column]: _checks(row[2]) for row in CHECKED.values() if row[column] is not None}
     ranges: list[tuple[int, list[Instruction]]] = []  # (first number, what to do from there on)

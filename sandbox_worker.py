@@ -35,12 +35,12 @@ class Dead(Exception):
 class Worker:
     """One judge process and the socket to it."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], program: str = "sandbox_judge.py") -> None:
         self.socket, theirs = socket.socketpair()
-        program = str(Path(__file__).resolve().with_name("sandbox_judge.py"))
+        path = str(Path(__file__).resolve().with_name(program))
         arguments = [str(theirs.fileno()), str(os.getpid()), json.dumps(settings)]
         self.process = subprocess.Popen(
-            [sys.executable, "-s", "-B", program, *arguments],
+            [sys.executable, "-s", "-B", path, *arguments],
             pass_fds=[theirs.fileno()],
             env=ENVIRONMENT,
             cwd="/",
