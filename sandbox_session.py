@@ -237,8 +237,19 @@ def update(old: Any, new: Any) -> None:
 def _merge(old: Any, new: Any) -> Any:
     if type(old) is type(new) and type(old) in (list, tuple, dict, set, bytearray):
         update(old, new)
-        return new if type(old) is tuple and old != new else old
+        return new if type(old) is tuple and not _alike(old, new) else old
     return new
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Equal, and of the same types throughout: b"" and bytearray(b"") are equal, and not alike."""
+    if type(one) is not type(other) or one != other:
+        return False
+    if isinstance(one, dict):
+        return _alike(list(one.items()), list(other.items()))
+    if isinstance(one, set | frozenset):
+        return {(type(x), x) for x in one} == {(type(x), x) for x in other}
+    return not isinstance(one, list | tuple) or all(map(_alike, one, other))
 
 
 class Remote:

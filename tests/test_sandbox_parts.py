@@ -200,6 +200,8 @@ def test_what_is_not_plain(value):
 
 
 @given(plain, plain)
+@example([(b"",)], [(bytearray(b""),)])
+@example([({1},)], [({True},)])
 def test_update_makes_a_mutable_argument_equal(old, new):
     before = id(old)
     update(old, new)
