@@ -69,6 +69,7 @@ def test_missing_trl_says_how_to_install_it(run_cli):
     assert code == 2 and "pip install -r benchmarks/requirements.txt" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_scaling_writes_table_and_plot(run_cli, tmp_path):
     code, out, err = run_cli(
         *"benchmarks/bench_scaling.py --hidden_size 64 --layers 1 --group 2 4 --prompt 8 16 --completion 4".split(),

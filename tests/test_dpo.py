@@ -472,6 +472,7 @@ def test_unjudged_samples_are_no_failures(start, few_tasks, tmp_path, monkeypatc
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_two_commands_as_a_user_calls_them(start, few_tasks, tmp_path, run_cli):
     pairs = tmp_path / "pairs.jsonl"
     flags = f"--train_path {few_tasks} --sft_model {start} --max_length 384 --max_new_tokens 64 --num_samples 8"

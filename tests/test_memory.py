@@ -162,6 +162,7 @@ def test_bad_input_is_one_line(flags, says, capsys, monkeypatch):
     assert stop.value.code == 2 and says in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_command_line(run_cli, pocket):
     code, out, errors = run_cli("policy.py", "--preflight", "--model_name", pocket, "--num_samples", "4")
     assert code == 0 and "16 GB" in out and "any sample_batch_size" in out and "the largest phase" in out

@@ -118,7 +118,7 @@ def test_killed_runs_end_as_uninterrupted_ones(start, tmp_path, monkeypatch):
         assert not (tmp_path / method / "killed" / "resume.pt").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stop_request_ends_the_step_and_says_how_to_go_on(start, tmp_path, number):
     run = subprocess.Popen([sys.executable, *command("rl", start, tmp_path / "rl", num_steps=500)], cwd=ROOT, text=True,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
