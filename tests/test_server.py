@@ -202,7 +202,7 @@ def test_key_and_password_stay_where_they_belong(serve, arguments, tmp_path, mon
         environments.extend(Path(f"/proc/{judge.process.pid}/environ").read_bytes() for judge in judges)
         return completion("    return 1\n")
 
-    monkeypatch.setattr(sandbox, "Worker", lambda settings: judges.append(real(settings)) or judges[-1])
+    monkeypatch.setattr(sandbox, "Worker", lambda *settings: judges.append(real(*settings)) or judges[-1])
     server = serve(answer, key=KEY)
     eval_humaneval.main(arguments(server, limit=1))
     assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
