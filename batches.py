@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from metrics import mean_parts
 from policy import drop_merged_copy, set_recomputing
 from rewards import base_reward
 from rollout import Rollout
@@ -183,7 +184,7 @@ def step_figures(samples: list[Sample], advantage: list[float]) -> dict[str, flo
         "advantage_std": pstdev(advantage or [0.0]),
         "tied_groups": tied_groups([s.base_reward for s in samples], [s.group for s in samples]),
         "weak": sum(s.verdict.weak for s in samples),
-    }
+    } | mean_parts([s.verdict.parts for s in samples])
 
 
 def completion_rows(samples: list[Sample], advantage: list[float]) -> list[dict[str, Any]]:
@@ -196,6 +197,7 @@ def completion_rows(samples: list[Sample], advantage: list[float]) -> list[dict[
             "reward": s.reward,
             "advantage": a,
             "length": s.length,
+            **({"parts": s.verdict.parts} if s.verdict.parts else {}),
         }
         for s, a in zip(samples, advantage, strict=True)
     ]

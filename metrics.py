@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from statistics import NormalDist, mean
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -28,3 +28,14 @@ def wilson_interval(rate: float, count: int, confidence: float = 0.95) -> tuple[
     spread = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def mean_parts(verdicts: list[dict[str, float] | None]) -> dict[str, float]:
+    """The mean of each part of Verilog's verdicts, over those that have it.
+
+    >>> mean_parts([{"compilation": 1.0, "functional": 0.5}, {"compilation": 0.0}, None])
+    {'compilation': 0.5, 'functional': 0.5}
+    """
+    parts = [parts for parts in verdicts if parts]
+    names = list(dict.fromkeys(name for one in parts for name in one))
+    return {name: mean(one[name] for one in parts if name in one) for name in names}

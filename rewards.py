@@ -1,10 +1,11 @@
-"""From verdicts to what the policy is trained on: one of three presets, or a function of the user's own (--reward).
+"""From verdicts to what the policy is trained on: one of four presets, or a function of the user's own (--reward).
 
     unit_test  r - alpha * length / 100: r is 1 if every test passes, else 0; length in tokens, EOS included
     shaped     1 + bonus * quality if every test passes; -penalty if the code does not compile; else 0
     partial    1 if every test passes, else (1 - bonus) * share of the tests passed
+    parts      of Verilog: the mean of its verdict's parts by --part_weights, less alpha * length / 100
 
-With each, wrong code always earns less than right code. `docs/rewards.md` says more.
+With the first three, wrong code always earns less than right code. `docs/rewards.md` says more.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import importlib.util
 import math
 import numbers
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import InputError, require, require_at_least
 from quality import quality_measure
 from sandbox import Verdict
+from tasks import code_of
+from verilog import PARTS, score
 
 if TYPE_CHECKING:
     from batches import Sample
@@ -69,12 +72,25 @@ def partial_reward(verdict: Verdict, full_bonus: float) -> float:
     return (1 - full_bonus) * verdict.tests_passed / verdict.tests_total
 
 
-def chosen_reward(args: Any) -> Reward:
+def parts_reward(verdict: Verdict, weights: Sequence[float], length: int, alpha: float) -> float:
+    """R = sum of weight * part / sum of weights, over the parts that the verdict has, less alpha * length / 100.
+
+    >>> parts_reward(Verdict("fail", "", parts={"compilation": 1.0, "functional": 0.5}), (1, 3, 0, 0, 0), 100, 0.01)
+    0.615
+    """
+    return score(verdict.parts or {}, weights) - alpha * length / 100
+
+
+def chosen_reward(args: Any, language: str = "python") -> Reward:
     """What `--reward` names: gives what each sample of a step earns. With several processes, each computes a share.
 
+    Args:
+        language: of the tasks.
+
     Raises:
-        InputError: there is no such reward, its numbers would let wrong code earn as much as right code, or ruff, which
-            shaped needs, is missing. When called: the user's function raised, or gave no number.
+        InputError: there is no such reward, it is not for this language, its numbers would let wrong code earn as much
+            as right code, or ruff, which shaped needs, is missing. When called: the user's function raised, or gave no
+            number.
     """
     if args.reward == "unit_test":
         alpha, most = args.length_penalty_alpha, args.max_new_tokens
@@ -84,14 +100,23 @@ def chosen_reward(args: Any) -> Reward:
             f"wrong code; must be below {100 / most:.3g}",
         )
         reward = _of_each(lambda s: unit_test_reward(s.verdict, s.length, alpha))
+    elif args.reward == "parts":
+        alpha, weights = args.length_penalty_alpha, read_weights(args.part_weights)
+        require(
+            language == "verilog",
+            "--reward parts: only verdicts on Verilog have parts; want unit_test, shaped, partial",
+        )
+        score(dict.fromkeys(PARTS[: 5 if args.judge_url else 4], 0.0), weights)  # raises if none of them is in use
+        reward = _of_each(lambda s: parts_reward(s.verdict, weights, s.length, alpha))
     elif args.reward == "shaped":
+        require(language == "python", "--reward shaped: ruff reads Python, not Verilog; want unit_test, partial, parts")
         penalty, bonus = args.syntax_penalty, args.quality_bonus
         require_at_least(0, args, "syntax_penalty", "quality_bonus")
         require(penalty + bonus < math.inf, "--syntax_penalty and --quality_bonus must be finite")
         measure = quality_measure()
 
         def reward(samples: list[Sample]) -> list[float]:
-            clean = iter(measure([(s.task, s.rollout.text) for s in samples if s.verdict.passed]))
+            clean = iter(measure([(s.task, code_of(s.task, s.rollout.text)) for s in samples if s.verdict.passed]))
             quality = [next(clean) if s.verdict.passed else 0.0 for s in samples]
             return [shaped_reward(s.verdict, q, penalty, bonus) for s, q in zip(samples, quality, strict=True)]
 
@@ -102,6 +127,18 @@ def chosen_reward(args: Any) -> Reward:
     else:
         reward = _of_each(_users_own(args.reward))
     return _shared_out(reward)
+
+
+def read_weights(text: str) -> tuple[float, ...]:
+    """`--part_weights`: one number a part, commas between.
+
+    >>> read_weights("0.4,0.5,0.3,0.5,0.6")
+    (0.4, 0.5, 0.3, 0.5, 0.6)
+    """
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"--part_weights {text}: want numbers with commas between: {', '.join(PARTS)}") from None
 
 
 def reward_file(reward: str) -> Path:
@@ -128,7 +165,7 @@ def _shared_out(reward: Reward) -> Reward:
 def _users_own(name: str) -> Callable[[Sample], float]:
     """`function(task, completion, verdict, length) -> float` of FILE.py:FUNCTION."""
     path, _, function_name = name.rpartition(":")
-    require(path.endswith(".py"), f"--reward {name}: want unit_test, shaped, partial, or FILE.py:FUNCTION")
+    require(path.endswith(".py"), f"--reward {name}: want unit_test, shaped, partial, parts, or FILE.py:FUNCTION")
     require(Path(path).is_file(), f"--reward {name}: there is no file {path}")
     spec = importlib.util.spec_from_file_location("reward_of_the_user", path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from common import InputError
 from logprobs import base_of, pad
 from policy import eos_ids, merged_copy
-from tasks import Task, truncate_at_stop
+from tasks import Task, instruction, truncate_at_stop
 
 
 @dataclass
@@ -39,7 +40,7 @@ def encode_prompts(tokenizer, tasks: list[Task], max_prompt_tokens: int) -> list
     Raises:
         InputError: a prompt is longer than max_prompt_tokens; names the task and the way out.
     """
-    encoded = [tokenizer(task["prompt"]).input_ids for task in tasks]
+    encoded = [tokenizer(**prompt_text(tokenizer, task)).input_ids for task in tasks]
     for task, ids in zip(tasks, encoded, strict=True):
         if len(ids) > max_prompt_tokens:
             raise InputError(
@@ -47,6 +48,20 @@ def encode_prompts(tokenizer, tasks: list[Task], max_prompt_tokens: int) -> list
                 f"{max_prompt_tokens}; raise --max_length or drop the task"
             )
     return encoded
+
+
+def prompt_text(tokenizer, task: Task) -> dict[str, Any]:
+    """What a model is given for a task, as arguments of its tokenizer.
+
+    An `instruct` task is put as a question, in the tokenizer's chat template, or under plain headings if it has none.
+    """
+    if not task.get("instruct"):
+        return {"text": task["prompt"]}
+    if not tokenizer.chat_template:
+        return {"text": f"### Instruction:\n{instruction(task)}\n\n### Response:\n"}
+    messages = [{"role": "user", "content": instruction(task)}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return {"text": text, "add_special_tokens": False}  # the template has them
 
 
 def sample(

@@ -20,7 +20,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,7 @@ import sandbox_probe
 from common import InputError
 from sandbox_codec import TooBig
 from sandbox_worker import Dead, Worker
+from tasks import code_of
 
 STATUSES = (
     "pass",  # the last line of the tests was reached, every assert held, and the function was called
@@ -164,7 +165,7 @@ class Sandbox:
             raise InputError(f"task {task.get('task_id')!r} has no text field {lacking[0]!r}")
         job = {
             "task": {name: task[name] for name in TASK_FIELDS if name in task},
-            "completion": completion,
+            "completion": code_of(task, completion),
             "time_limit": time_limit or self.time_limit,
             "weak": self.allow_weak_tests,
         }
@@ -205,6 +206,10 @@ class Sandbox:
         for _ in range(pending):
             finished, future = done.get()
             yield finished, future.result()
+
+    def versions(self) -> dict[str, str]:
+        """Of the programs that a check runs, beside Python."""
+        return {}
 
     def close(self) -> None:
         """Drop what is queued, end the workers, and wait until nothing is left of them."""
@@ -289,47 +294,51 @@ def missing_layers(layers: dict[str, Any]) -> list[str]:
     return [name for name in REQUIRED_LAYERS if not layers.get(name)]
 
 
-def self_test(sandbox: Sandbox | None = None) -> None:
+def self_test(sandbox: Sandbox, attack: Callable[[Any], list[str]] = sandbox_probe.attack) -> None:
     """Try a handful of attacks, in about a second; every training run starts with this.
 
     Raises:
-        InputError: one of them got through.
+        InputError: names the first one that got through.
     """
-    if sandbox is not None:
-        sandbox_probe.self_test(sandbox)
-        return
-    with Sandbox(num_workers=1) as own:
-        sandbox_probe.self_test(own)
+    if problems := attack(sandbox):
+        raise InputError(f"the sandbox does not hold: {problems[0]}; --probe of sandbox.py or verilog.py tells more")
 
 
-def probe() -> int:
-    """Print what holds on this machine. Returns the exit code: 0 if that is enough."""
+def probe(make: Callable[..., Sandbox], attack: Callable[[Any], list[str]]) -> int:
+    """Print what holds on this machine. Returns the exit code: 0 if that is enough.
+
+    Args:
+        make: the class of the sandbox. attack: tries it, and gives what got through.
+    """
     try:
-        sandbox = Sandbox(num_workers=1, allow_missing_layers=True)
+        sandbox = make(num_workers=1, allow_missing_layers=True)
     except InputError as error:
         print(error)
         return 1
     with sandbox:
         missing = missing_layers(sandbox.layers)
+        for name, version in sandbox.versions().items():
+            print(f"{name:<14} {version}")
         for name, value in sandbox.layers.items():
             text = ", ".join(value) if isinstance(value, list) else {True: "yes", False: "no"}.get(value, value)
             required = "required" if name in REQUIRED_LAYERS else "a bonus"
-            print(f"{name:<12} {required:<9} {text or 'none'}")
-        problems = sandbox_probe.attack(sandbox) if "error" not in sandbox.layers else []
+            print(f"{name:<14} {required:<9} {text or 'none'}")
+        problems = attack(sandbox) if "error" not in sandbox.layers else []
     for problem in problems:
         print(f"got through: {problem}")
-    print(f"missing: {', '.join(missing)}" if missing else f"{len(sandbox_probe.ATTACKS)} attacks tried")
+    print(f"missing: {', '.join(missing)}" if missing else "the attacks of the self-test were tried")
     return 1 if missing or problems else 0
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Runs untrusted Python; see docs/sandbox.md.")
-    parser.add_argument("--probe", action="store_true", help="print the layers that hold on this machine")
+def run_probe(description: str, make: Callable[..., Sandbox], attack: Callable[[Any], list[str]]) -> int:
+    """The command line of a sandbox's file. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--probe", action="store_true", help="print what holds on this machine, and try some attacks")
     if parser.parse_args().probe:
-        return probe()
+        return probe(make, attack)
     parser.print_help()
     return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_probe("Runs untrusted Python; see docs/sandbox.md.", Sandbox, sandbox_probe.attack))

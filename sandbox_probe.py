@@ -6,8 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import InputError
-
 # The file to write is named by the tests, which is how an honest function learns of anything.
 TASK = {
     "task_id": "self-test",
@@ -61,13 +59,3 @@ def attack(sandbox: Any, time_limit: float = 0.5) -> list[str]:
         if path.exists() or secret.stat().st_mode & 0o777 != 0o600:
             problems.append("a file of the host was written or changed")
     return problems
-
-
-def self_test(sandbox: Any) -> None:
-    """Stop here if this sandbox lets one of the attacks through.
-
-    Raises:
-        InputError: names the first one.
-    """
-    if problems := attack(sandbox):
-        raise InputError(f"the sandbox does not hold: {problems[0]}; python sandbox.py --probe tells more")

@@ -256,13 +256,8 @@ def main() -> None:
     if lockdown.LINUX:
         lockdown.die_with_parent(parent)
         lockdown.no_new_privileges()
-    namespaces = lockdown.enter_namespaces() if settings["namespaces"] else []
-    if namespaces:  # the first process of a pid namespace takes every other one with it when it ends
-        pid = os.fork()
-        if pid:
-            control.close()
-            os.waitpid(pid, 0)
-            os._exit(0)
+    namespaces = lockdown.enter_as_first(control) if settings["namespaces"] else []
+    if namespaces:
         parent = 0  # it is outside, and has no number in here
     try:
         zygote = Zygote(settings["memory_mib"], int(sys.argv[2]))

@@ -4,32 +4,47 @@ A task is one JSON object per line with HumanEval's fields: `task_id`, `prompt` 
 docstring of the function to complete), `canonical_solution` (its body), `test` (defines `check(candidate)`) and
 `entry_point` (the function's name). In place of the last two there may be MBPP's `test_list` (asserts that call
 functions by name) and `test_setup_code`.
+
+With `"language": "verilog"` the prompt ends with a module's header, `test` is a testbench, and `top_module` stands in
+place of `entry_point`. Any task may have its prompt in two more levels of detail, `prompt_detailed` and `prompt_terse`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
-from common import InputError, read_jsonl
+from common import InputError, read_jsonl, require
 
 FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 MBPP_FIELDS = ("task_id", "prompt", "canonical_solution", "test_setup_code")
+VERILOG_FIELDS = ("task_id", "prompt", "canonical_solution", "test", "top_module")
+CURRICULUM = ("detailed", "normal", "terse")  # levels of a prompt, in the order of training
 
 # Where the bigcode evaluation harness stops reading: what starts a new top-level statement (arXiv 2107.03374) and what
 # some models end with. For MBPP the model writes whole functions, so `def` ends nothing there.
 STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
 MBPP_STOP_STRINGS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
+VERILOG_STOP_STRINGS = ("endmodule",)  # where VeriGen stops reading (arXiv 2308.00708)
+KEPT = ("endmodule",)  # stop strings that are a part of the completion
+
+_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 Task = dict[str, Any]
 
 
-def read_tasks(path: str | Path) -> list[Task]:
+def read_tasks(path: str | Path, level: str = "normal", instruct: bool = False) -> list[Task]:
     """Read a JSONL task file.
 
+    Args:
+        level: which prompt `prompt` is to be, one of `CURRICULUM`; or "curriculum": the tasks must have all three.
+        instruct: mark the tasks as answered in prose with the program in a fenced block.
+
     Raises:
-        InputError: the file is missing, empty, or has a line that is not a task; names the file and the line.
+        InputError: the file is missing, empty, has a line that is not a task, or tasks of two languages; names the
+            file and the line.
     """
     tasks, seen = [], {}
     for where, task in read_jsonl(path, "task file; data/README.md says how each one is made"):
@@ -37,23 +52,57 @@ def read_tasks(path: str | Path) -> list[Task]:
         if task["task_id"] in seen:
             raise InputError(f"{where}: task_id {task['task_id']!r} was already used at {seen[task['task_id']]}")
         seen[task["task_id"]] = where
-        tasks.append(task)
+        for needed in CURRICULUM if level == "curriculum" else (level,):
+            field = prompt_field(needed)
+            require(isinstance(task.get(field), str), f"{where}: task has no text field {field!r}, which "
+                    f"--prompt_level {level} needs")  # fmt: skip
+        task = at_level(task, "normal" if level == "curriculum" else level)
+        tasks.append(task | {"instruct": True} if instruct else task)
     if not tasks:
         raise InputError(f"{path}: has no tasks")
+    language_of(tasks, path)
     return tasks
 
 
 def check_task(task: Task, where: str) -> None:
     """Raise InputError unless the object has a task's fields; `where` names its file and line."""
-    listed = "test_list" in task
-    for field in MBPP_FIELDS if listed else FIELDS:
+    listed, language = "test_list" in task, task.get("language", "python")
+    require(language in ("python", "verilog"), f"{where}: language {language!r}: want python or verilog")
+    verilog = language == "verilog"
+    for field in VERILOG_FIELDS if verilog else MBPP_FIELDS if listed else FIELDS:
         if not isinstance(task.get(field), str):
             raise InputError(f"{where}: task has no text field {field!r}")
+    if verilog:
+        name = task["top_module"]
+        require(
+            bool(re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)), f"{where}: top_module {name!r} is no module's name"
+        )
+        return
     asserts = task.get("test_list")
     if listed and not (isinstance(asserts, list) and asserts and all(isinstance(test, str) for test in asserts)):
         raise InputError(f"{where}: test_list must be a list of asserts")
     if not listed and not task["entry_point"].isidentifier():
         raise InputError(f"{where}: entry_point {task['entry_point']!r} is not a Python name")
+
+
+def language_of(tasks: list[Task], path: str | Path = "the tasks") -> str:
+    """python or verilog. Raises InputError where there are both: each is judged by a sandbox of its own."""
+    languages = {task.get("language", "python") for task in tasks}
+    require(len(languages) == 1, f"{path}: has tasks in {' and '.join(sorted(languages))}; make a file of each")
+    return languages.pop()
+
+
+def prompt_field(level: str) -> str:
+    return "prompt" if level == "normal" else f"prompt_{level}"
+
+
+def at_level(task: Task, level: str) -> Task:
+    """The task with its prompt in this level of detail.
+
+    >>> at_level({"prompt": "Add.", "prompt_terse": "+"}, "terse")["prompt"]
+    '+'
+    """
+    return task | {"prompt": task[prompt_field(level)]}
 
 
 def sha256(path: str | Path) -> str:
@@ -64,10 +113,59 @@ def sha256(path: str | Path) -> str:
 def candidate_source(task: Task, completion: str) -> str:
     """The program under test: what the model was given, and what it wrote.
 
+    A Verilog completion that has the top module's header itself is the program: there cannot be two of a name.
+
     >>> candidate_source({"prompt": "def one():\\n"}, "    return 1")
     'def one():\\n\\n\\n    return 1'
     """
+    top = task.get("top_module")
+    if top and re.search(rf"^[ \t]*module[ \t]+{top}\b", completion, re.MULTILINE):
+        return completion
     return task["prompt"] + "\n\n" + completion
+
+
+def code_of(task: Task, text: str) -> str:
+    """What of a model's text is the completion: all of it, or for an `instruct` task its first fenced block, if any.
+
+    >>> code_of({"instruct": True}, "It adds.\\n```python\\ndef one():\\n    return 1\\n```\\nDone.")
+    'def one():\\n    return 1\\n'
+    """
+    if not task.get("instruct"):
+        return text
+    found = _FENCE.search(text)
+    return found.group(1) if found else ""
+
+
+def prose_of(text: str) -> str:
+    """What stands before the first fenced block of an `instruct` answer.
+
+    >>> prose_of("It adds.\\n```python\\n")
+    'It adds.'
+    """
+    found = _FENCE.search(text)
+    return text[: found.start()].strip() if found else ""
+
+
+def instruction(task: Task) -> str:
+    """What an `instruct` task asks of the model."""
+    what, fence = ("Verilog module", "verilog") if "top_module" in task else ("Python function", "python")
+    return (
+        f"Complete this {what}. First explain in a few sentences how it works, then write the whole of it in one "
+        f"fenced block.\n\n```{fence}\n{task['prompt'].rstrip()}\n```"
+    )
+
+
+def answer(task: Task) -> str:
+    """What a model is to write for the task, in the form that is asked of it: what SFT learns.
+
+    An `instruct` task may have its `explanation`; the program stands in the block whole.
+    """
+    if not task.get("instruct"):
+        return task["canonical_solution"]
+    fence = "verilog" if "top_module" in task else "python"
+    told = task.get("explanation", "").strip()
+    program = task["prompt"].rstrip() + "\n" + task["canonical_solution"].strip("\n")
+    return (f"{told}\n\n" if told else "") + f"```{fence}\n{program}\n```"
 
 
 def test_source(task: Task) -> str:
@@ -85,7 +183,11 @@ test_source.__test__ = False  # pytest takes the name for a test
 
 
 def stop_strings(task: Task) -> tuple[str, ...]:
-    """What ends a completion of this task: HumanEval's stop strings or MBPP's."""
+    """What ends a completion of this task: HumanEval's stop strings, MBPP's, Verilog's. An answer in prose has none."""
+    if task.get("instruct"):
+        return ()
+    if "top_module" in task:
+        return VERILOG_STOP_STRINGS
     return MBPP_STOP_STRINGS if task.get("test_list") else STOP_STRINGS
 
 
@@ -96,6 +198,8 @@ def truncate_at_stop(completion: str, stops: tuple[str, ...]) -> str:
     '    return 1\n'
     >>> truncate_at_stop("def one():\n    return 1\n\ndef two():", MBPP_STOP_STRINGS)
     'def one():\n    return 1\n\ndef two():'
+    >>> truncate_at_stop("    assign y = a;\nendmodule\nmodule tb;", VERILOG_STOP_STRINGS)
+    '    assign y = a;\nendmodule'
     """
-    cuts = [at for stop in stops if (at := completion.find(stop)) >= 0]
+    cuts = [at + len(stop) * (stop in KEPT) for stop in stops if (at := completion.find(stop)) >= 0]
     return completion[: min(cuts)] if cuts else completion

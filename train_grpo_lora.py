@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from common import check_sampling_args, require, require_at_least, run
 from rewards import chosen_reward
-from tasks import read_tasks
+from tasks import language_of, read_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 @dataclass
 class Args:
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
+    prompt_level: Literal["normal", "detailed", "terse", "curriculum"] = "normal"  # the last: detailed to terse
+    curriculum_epochs: float = 1.0  # curriculum: passes over the tasks at a level before the next
+    instruct: bool = False  # ask for an explanation, then the program in a fenced block
     sft_model: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # adapter to start from, and the KL's reference
     output_dir: str = "checkpoints/deepseek_1_3b_lora_grpo_alpha0.01"  # where the new adapter goes
     max_length: int = 1024  # tokens of prompt and completion together, at most
@@ -57,11 +60,14 @@ class Args:
     max_resamples: int = 3  # how often that is tried for a batch
     overlong_buffer: int = 0  # tokens before the limit in which up to 1 of the reward is lost; 0: none is
     mask_truncated: bool = False  # completions that were cut off count in their group, but are not trained on
-    length_penalty_alpha: float = 0.01  # unit_test: reward lost per 100 tokens
-    reward: str = "unit_test"  # unit_test, shaped, partial (see docs/rewards.md), or FILE.py:FUNCTION
+    length_penalty_alpha: float = 0.01  # unit_test, parts: reward lost per 100 tokens
+    reward: str = "unit_test"  # unit_test, shaped, partial, parts (see docs/rewards.md), or FILE.py:FUNCTION
     syntax_penalty: float = 0.2  # shaped: lost by code that does not compile
     quality_bonus: float = 0.1  # shaped: most that clean code earns on top, if it passes
     full_bonus: float = 0.5  # partial: earned by passing all tests; the rest is the share of them that pass
+    part_weights: str = "0.4,0.5,0.3,0.5,0.6"  # parts: compilation, functional, synthesis, quality, reasoning
+    judge_url: str = ""  # OpenAI-compatible server whose model scores Verilog's reasoning; "": that part is not in use
+    judge_model: str = ""  # its name there
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
     sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
     unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
@@ -230,8 +236,8 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
 
 def main(args: Args) -> None:
     check(args)
-    earned = chosen_reward(args)
-    tasks = read_tasks(args.train_path)
+    tasks = read_tasks(args.train_path, args.prompt_level, args.instruct)
+    earned = chosen_reward(args, language_of(tasks))
 
     import torch
 

@@ -13,13 +13,15 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from common import InputError, RunLog, command, machine, require, require_at_least, run
-from tasks import Task, read_tasks, sha256
+from tasks import CURRICULUM, Task, answer, read_tasks, sha256
 from tracking import Tracker, check_tracker, run_name
 
 
 @dataclass
 class Args:
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
+    prompt_level: Literal["normal", "detailed", "terse", "all"] = "normal"  # which prompt of a task; all: each of them
+    instruct: bool = False  # learn an explanation (a task's "explanation", if any), then the program in a fenced block
     model_name: str = "deepseek-ai/deepseek-coder-1.3b-base"  # hub name or folder of the base model
     output_dir: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # where the adapter goes
     max_length: int = 1024  # tokens of prompt and solution together, at most
@@ -47,8 +49,10 @@ def encode(tokenizer, task: Task, max_length: int) -> dict[str, list[int]]:
     Raises:
         InputError: longer than max_length; a cut solution would lose its end.
     """
-    prompt = tokenizer(task["prompt"]).input_ids
-    solution = tokenizer(task["canonical_solution"], add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    from rollout import prompt_text
+
+    prompt = tokenizer(**prompt_text(tokenizer, task)).input_ids
+    solution = tokenizer(answer(task), add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
     ids = prompt + solution
     if len(ids) > max_length:
         raise InputError(
@@ -62,7 +66,8 @@ def main(args: Args) -> None:
     require(args.num_train_epochs > 0 or args.max_steps > 0, "--num_train_epochs must be positive")
     require_at_least(0, args, "keep_every")
     check_tracker(args)
-    tasks = read_tasks(args.train_path)
+    levels = CURRICULUM if args.prompt_level == "all" else (args.prompt_level,)
+    tasks = [task for level in levels for task in read_tasks(args.train_path, level, args.instruct)]
 
     import torch
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments, set_seed

@@ -1,6 +1,6 @@
 """The frame around a training loop: folder, policy, sampling, scoring, log, saved state. The loop is the script's own.
 
-with training_run(args, "rl", read_tasks(args.train_path), args.num_steps, args.token_budget) as run:
+with training_run(args, "rl", tasks, args.num_steps, args.token_budget) as run:
     for step in run.steps():
         samples = run.score(run.sample(args.batch_size))
         ...                                     # advantage, loss, backward
@@ -31,6 +31,7 @@ import processes
 from batches import BeforeUpdate, Sample, complete, completion_rows, item_order, micro_batches, step_figures
 from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
 from common import Preempted, RunLog, command, machine, require
+from judging import open_sandbox
 from logprobs import TokenOutputs, completion_outputs, takes_shared_prompts
 from parity import as_reference, check_parity, largest, load_reference
 from policy import (
@@ -45,8 +46,8 @@ from policy import (
 )
 from rollout import encode_prompts, sample
 from rollout_vllm import VllmSampler, check_engine
-from sandbox import Sandbox, Verdict, self_test
-from tasks import read_tasks, sha256
+from sandbox import Verdict
+from tasks import CURRICULUM, Task, at_level, language_of, read_tasks, sha256
 from tracking import Tracker, check_tracker, run_name
 from validation import Validation
 
@@ -75,7 +76,11 @@ def training_run(
         Preempted: SIGTERM or SIGINT came; the state is saved.
     """
     check_tracker(args)
-    valid = read_tasks(args.valid_path) if getattr(args, "valid_path", "") else []
+    valid = []
+    if getattr(args, "valid_path", ""):
+        level = "normal" if args.prompt_level == "curriculum" else args.prompt_level
+        valid = read_tasks(args.valid_path, level, args.instruct)
+        language_of([*items, *valid], f"{args.train_path} and {args.valid_path}")
     if judged:
         check_engine(args)
     require(
@@ -90,7 +95,7 @@ def training_run(
         return state is not None
 
     output = processes.output_folder("" if args.dry_run else args.output_dir, keep=goes_on)
-    with output as folder, open_sandbox(args) if judged else nullcontext() as sandbox, StopRequest() as stop:
+    with output as folder, open_sandbox(args, items) if judged else nullcontext() as sandbox, StopRequest() as stop:
         state = processes.from_first(state)
         run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid)
         if state is not None:
@@ -99,20 +104,6 @@ def training_run(
             yield run
         if not args.dry_run:
             run.finish()
-
-
-@contextlib.contextmanager
-def open_sandbox(args: Any) -> Iterator[Sandbox]:
-    """A sandbox that has just passed its self-test: a reward that can be forged is no reward."""
-    with Sandbox(
-        args.time_limit,
-        allow_weak_tests=args.allow_weak_tests,
-        allow_missing_layers=args.allow_missing_layers,
-    ) as sandbox:
-        if not args.allow_missing_layers:
-            self_test(sandbox)
-        print("sandbox: " + ", ".join(name for name, held in sandbox.layers.items() if held))
-        yield sandbox
 
 
 class Run:
@@ -134,7 +125,8 @@ class Run:
         self.validation = None
         if sandbox:
             longest = args.max_length - args.max_new_tokens
-            self.prompts = encode_prompts(self.tokenizer, items, longest)
+            self.variants = prompt_variants(items, args.prompt_level)
+            self.prompts = encode_prompts(self.tokenizer, self.variants, longest)
             if valid:
                 prompts = encode_prompts(self.tokenizer, valid, longest)
                 self.validation = Validation(valid, prompts, args.valid_every, args.patience)
@@ -229,11 +221,17 @@ class Run:
     def sample(self, num_tasks: int) -> list[Sample]:
         """`num_samples` completions of each of the next tasks; with several processes, of this one's share of them."""
         args, started, first = self.args, time.perf_counter(), self.drawn
-        chosen = processes.share(list(enumerate(self.draw(num_tasks), start=first)))  # (group, index)
-        drawn = complete(self, self.items, self.prompts, chosen, num_samples=args.num_samples,
+        drawn = enumerate(self.draw(num_tasks), start=first)
+        chosen = processes.share([(group, self.level(group) * len(self.items) + index) for group, index in drawn])
+        drawn = complete(self, self.variants, self.prompts, chosen, num_samples=args.num_samples,
                          temperature=args.temperature, top_p=args.top_p)  # fmt: skip
         self.spent["sample"] += time.perf_counter() - started
         return drawn
+
+    def level(self, number: int) -> int:
+        """Of the prompt that the item drawn as this number is given: 0, or its place in the curriculum."""
+        levels = len(self.variants) // len(self.items)
+        return min(levels - 1, int(number / (len(self.items) * self.args.curriculum_epochs))) if levels > 1 else 0
 
     def validate(self) -> dict[str, float]:
         """What to log of a validation, if there is one after this step."""
@@ -346,11 +344,13 @@ class Run:
         training = now - self.started - sum(self.spent.values())
         record = {
             "step": self.step,
+            "epoch": self.drawn / len(self.items),
             **record,
             "skipped_updates": self.finite.skipped,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         if self.sandbox:
+            record |= {"curriculum_level": self.level(self.drawn - 1)} if len(self.variants) > len(self.items) else {}
             record |= {
                 "sampled_tokens": self.tokens,
                 "sample_tokens_per_second": self.step_tokens / max(self.spent["sample"], 1e-9),
@@ -387,6 +387,13 @@ class Run:
         save_adapter(self.model, self.tokenizer, folder)
         if self.critic is not None:
             save_file(self.critic.state_dict(), folder / "critic.safetensors")
+
+
+def prompt_variants(items: list[Task], level: str) -> list[Task]:
+    """The tasks; for a curriculum, all of them at its first level, then all at the next, and so on."""
+    if level != "curriculum":
+        return items
+    return [at_level(task, one) for one in CURRICULUM for task in items]
 
 
 def verdicts(drawn: list[Sample]) -> list[Verdict]:

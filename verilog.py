@@ -7,14 +7,13 @@
 A task has the text fields `prompt` (with the module's header), `test` (a testbench) and `top_module`, and may have
 `"latches": true`. `docs/verilog.md` says what each part is, and what is promised. The parts of this: verilog_worker
 (judges), verilog_tools (runs a tool under the sandbox's locks), verilog_source (reads Verilog), verilog_reasoning
-(asks a judge model).
+(asks a judge model), verilog_probe (attacks to try it with).
 
 `python verilog.py --probe` prints the tools with their versions, and the locks that hold on this machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import re
@@ -23,8 +22,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import verilog_probe
 from common import InputError
-from sandbox import Sandbox, Verdict, missing_layers
+from sandbox import Sandbox, Verdict, run_probe
+from tasks import code_of, prose_of
 from verilog_reasoning import Judge, explanation
 from verilog_tools import find_tools
 
@@ -97,11 +98,13 @@ class VerilogSandbox(Sandbox):
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", task["top_module"]):
             raise InputError(f"task {task.get('task_id')!r}: top_module {task['top_module']!r} is not a module's name")
         kept = {name: task[name] for name in TASK_FIELDS} | {"latches": task.get("latches") is True}
-        job = {"task": kept, "completion": completion, "time_limit": time_limit or self.time_limit}
+        code = code_of(task, completion)
+        job = {"task": kept, "completion": code, "time_limit": time_limit or self.time_limit}
         verdict = self._queue(job)
         if self._asking is None or self.judge is None:
             return verdict
-        asked = self._asking.submit(self.judge.score, task["prompt"], explanation(completion), completion)
+        told = prose_of(completion) if task.get("instruct") else explanation(code)
+        asked = self._asking.submit(self.judge.score, task["prompt"], told, code)
         return _joined(verdict, asked)
 
     def _judge(self, number: int, job: dict[str, Any]) -> Verdict:
@@ -143,31 +146,5 @@ def _joined(verdict: Future[Verdict], asked: Future[float | None]) -> Future[Ver
     return both
 
 
-def probe() -> int:
-    """Print the tools and the locks. Returns the exit code: 0 if they will do."""
-    try:
-        with VerilogSandbox(num_workers=1, allow_missing_layers=True) as sandbox:
-            missing = missing_layers(sandbox.layers)
-            for name, version in sandbox.versions().items():
-                print(f"{name:<14} {version}")
-            for name, value in sandbox.layers.items():
-                text = ", ".join(value) if isinstance(value, list) else {True: "yes", False: "no"}.get(value, value)
-                print(f"{name:<14} {text or 'none'}")
-    except InputError as error:
-        print(error)
-        return 1
-    print(f"missing: {', '.join(missing)}" if missing else "all that is needed is there")
-    return 1 if missing else 0
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Runs untrusted Verilog; see docs/verilog.md.")
-    parser.add_argument("--probe", action="store_true", help="print the tools with their versions, and the locks")
-    if parser.parse_args().probe:
-        return probe()
-    parser.print_help()
-    return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_probe("Runs untrusted Verilog; see docs/verilog.md.", VerilogSandbox, verilog_probe.attack))

@@ -152,6 +152,26 @@ _SUMMARIES = {  # what a testbench prints last: (format literal, whether its fir
 }
 
 
+_DUMP = re.compile(r"\$dump(?:file|vars|on|off|all|flush|limit)\b\s*(?:\([^;]*\))?\s*;")
+
+
+def without_waveforms(test: str) -> str:
+    """The testbench without the calls that write a waveform: no tool writes a file here, and vvp ends where it cannot.
+
+    >>> without_waveforms('initial begin $dumpfile("w.vcd"); $dumpvars(1, tb); go; end')
+    'initial begin ; ; go; end'
+    """
+    return _DUMP.sub(";", test)
+
+
+def latches_allowed(source: str) -> str:
+    """The source with `always_comb` as `always @*`, of which yosys may make a latch.
+
+    It refuses to for the former, and there would be no netlist to simulate. A latch is a fault of the synthesis.
+    """
+    return re.sub(r"\balways_comb\b", "always @*", source)
+
+
 def seal(test: str, secret: str) -> tuple[str, bool]:
     r"""The testbench with the secret put into its one summary, and whether the first number counts failures.
 

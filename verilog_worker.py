@@ -27,7 +27,8 @@ from typing import Any
 import sandbox_lockdown as lockdown
 from sandbox_codec import MAX_REQUEST, dump_frame, split_frame
 from sandbox_session import one_line
-from verilog_source import Refused, check_netlist, check_source, read_summary, seal
+from tasks import candidate_source
+from verilog_source import Refused, check_netlist, check_source, latches_allowed, read_summary, seal, without_waveforms
 from verilog_tools import SECOND, STDIN, STDOUT, NotStarted, Result, Toolbox, versions
 
 WARNING_COST = 0.04  # of a compiler's warning, in `compilation`
@@ -106,7 +107,7 @@ class Check:
         except Refused as error:
             return "refused", str(error)
         try:
-            source = self.compile(task["prompt"] + "\n\n" + self.job["completion"])
+            source = self.compile(candidate_source(task, self.job["completion"]))
             netlist = self.synthesise(source, task["top_module"], bool(task.get("latches")))
         except Refused as error:
             return "fail", str(error)
@@ -124,7 +125,7 @@ class Check:
     def testbench(self, test: str) -> str:
         """The testbench without macros, expanded once for all checks of a task; raises Refused."""
         if test not in _expanded:
-            flat = self.run("ivlpp", [STDIN], test)
+            flat = self.run("ivlpp", [STDIN], without_waveforms(test))
             if not flat.good:
                 raise Refused(one_line(f"the testbench is not taken by the preprocessor: {flat.errors}"))
             while len(_expanded) >= MAX_EXPANDED:
@@ -152,7 +153,12 @@ class Check:
     def synthesise(self, source: str, top_module: str, latches: bool) -> str:
         """The netlist of the candidate, safe to simulate; raises Refused or Stop where there is none."""
         until = time.monotonic() + SYNTHESIS_SHARE * (self.until - time.monotonic())
-        done = self.run("yosys", ["-Q", "-T", "-q", "-p", synthesis_script(top_module, latches)], source, until=until)
+        done = self.run(
+            "yosys",
+            ["-Q", "-T", "-q", "-p", synthesis_script(top_module, latches)],
+            latches_allowed(source),
+            until=until,
+        )
         netlist, end, _ = done.output.partition("\nendmodule\n")
         if not end and done.good:
             raise Refused("yosys finds nothing in the module")
@@ -260,13 +266,8 @@ def main() -> None:
         os.sched_setaffinity(0, {settings["core"]})
     lockdown.die_with_parent(parent)
     lockdown.no_new_privileges()
-    namespaces = lockdown.enter_namespaces() if settings["namespaces"] else []
-    if namespaces:  # the first process of a pid namespace takes every other one with it when it ends
-        pid = os.fork()
-        if pid:
-            caller.close()
-            os.waitpid(pid, 0)
-            os._exit(0)
+    namespaces = lockdown.enter_as_first(caller) if settings["namespaces"] else []
+    if namespaces:
         lockdown.die_with_parent(0)  # it is outside, and has no number in here
     tools = Toolbox(settings["memory_mib"], number, settings["tools"])
     resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY, WORKER_MEMORY))

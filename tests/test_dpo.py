@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from test_resume import broken_log
 
 import generate_dpo_data
+import judging
 import parity
 import rollout
 import train_dpo_lora
@@ -410,7 +411,7 @@ def generate(start, few_tasks, tmp_path, monkeypatch, judge, **settings) -> Simp
         sampled.append(real(*args, **kwargs))
         return sampled[-1]
 
-    monkeypatch.setattr(training, "open_sandbox", lambda args: contextlib.nullcontext(sandbox))
+    monkeypatch.setattr(judging, "open_sandbox", lambda args, tasks: contextlib.nullcontext(sandbox))
     monkeypatch.setattr(rollout, "sample", spy)
     path = tmp_path / "out" / "pairs.jsonl"
     args = dict(train_path=few_tasks, sft_model=start, output_path=str(path), max_length=384, max_new_tokens=12,

@@ -149,7 +149,7 @@ def test_with_a_ruff_that_does_not_run(monkeypatch):
         (dict(reward="partial", full_bonus=0.0), "must be above 0"),
         (dict(reward="partial", full_bonus=1.1), "at most 1"),
         (dict(reward="partial", full_bonus=1e-20), "must be above 0"),
-        (dict(reward="shapd"), "want unit_test, shaped, partial, or FILE.py:FUNCTION"),
+        (dict(reward="shapd"), "want unit_test, shaped, partial, parts, or FILE.py:FUNCTION"),
         (dict(reward="nowhere.py:f"), "there is no file nowhere.py"),
         (dict(reward="rewards.py:f"), "has no function 'f'"),
         (dict(reward="rewards.py:"), "has no function ''"),

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from verilog_attacks import ALL, END, HANGING, HEADER, QUICK, RIGHT, TASK, TESTBENCH, TOTAL, ZERO
 
-import verilog
+import verilog_probe
 from common import InputError
+from sandbox import probe
 from verilog import PARTS, VerilogSandbox, score
 from verilog_source import Refused, check_netlist, seal
 from verilog_tools import find_tools
@@ -268,7 +269,7 @@ def test_a_task_that_lacks_a_field_is_named(box):
 
 @needs_tools
 def test_probe_prints_tools_and_locks(capsys):
-    assert verilog.probe() == 0
+    assert probe(VerilogSandbox, verilog_probe.attack) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in ("Icarus Verilog", "Yosys", "Verilator", "landlock", "seccomp"))
 

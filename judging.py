@@ -1,0 +1,46 @@
+"""The sandbox for the language of a run's tasks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import verilog_probe
+from common import require
+from sandbox import Sandbox, self_test
+from tasks import Task, language_of
+from verilog import VerilogSandbox
+from verilog_reasoning import Judge
+
+
+@contextlib.contextmanager
+def open_sandbox(args: Any, tasks: list[Task], tested: bool = True) -> Iterator[Sandbox]:
+    """What judges completions of these tasks.
+
+    Args:
+        args: of a script; `judge_url` and `judge_model` are those of a judge model for explanations of Verilog.
+        tested: whether it has to pass its self-test first: a reward that can be forged is no reward.
+
+    Raises:
+        InputError: it does not hold on this machine, a program it needs is missing, or an argument is of no use here.
+    """
+    url = getattr(args, "judge_url", "")
+    if language_of(tasks) == "verilog":
+        require(not args.allow_weak_tests, "--allow_weak_tests: Verilog has none")
+        judge = Judge(url, args.judge_model) if url else None
+        sandbox = VerilogSandbox(args.time_limit, allow_missing_layers=args.allow_missing_layers, judge=judge)
+    else:
+        require(not url, "--judge_url: a judge model reads explanations of Verilog, and these tasks are in Python")
+        judge = None
+        sandbox = Sandbox(args.time_limit, allow_weak_tests=args.allow_weak_tests,
+                          allow_missing_layers=args.allow_missing_layers)  # fmt: skip
+    with sandbox:
+        if tested and not args.allow_missing_layers:
+            self_test(sandbox, *([verilog_probe.attack] if language_of(tasks) == "verilog" else []))
+        if tested:
+            print("sandbox: " + ", ".join(name for name, held in sandbox.layers.items() if held))
+        yield sandbox
+    if judge and judge.asked:
+        print(f"judge model: {judge.asked} explanations read, {judge.unreached} got no answer, "
+              f"{judge.unread} an answer that is no score")  # fmt: skip
