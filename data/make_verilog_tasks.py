@@ -54,6 +54,7 @@ def make_task(problem: Problem) -> dict[str, str | bool]:
         "prompt_terse": prompt(problem, problem.terse),
         "prompt": prompt(problem, problem.normal),
         "prompt_detailed": prompt(problem, problem.detailed),
+        "explanation": inspect.cleandoc(problem.detailed),
         "canonical_solution": solution(problem),
         "test": testbench(problem),
         "top_module": problem.name,
