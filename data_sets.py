@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import require
-from tasks import read_tasks
+from tasks import language_of, read_tasks
 
 ROOT = Path(__file__).parent
 
@@ -33,6 +33,8 @@ DATASETS = {
     "mbpp": of_mbpp("mbpp"),
     "humaneval": Dataset("data/humaneval_train.jsonl", "", "data/humaneval_test.jsonl", HUMANEVAL),
     "pocket": Dataset("data/pocket_train.jsonl", "data/pocket_valid.jsonl", "data/pocket_test.jsonl"),
+    "verilog": Dataset("data/verilog_train.jsonl", "", "data/verilog_test.jsonl"),
+    "pocket_verilog": Dataset(*(f"data/pocket_verilog_{part}.jsonl" for part in ("train", "valid", "test"))),
     "pocket_mbpp": of_mbpp("pocket_mbpp", "--source", str(ROOT / "data/pocket_mbpp.jsonl"), "--name", "pocket_mbpp"),
 }
 ALL_OF_HUMANEVAL = Dataset("", "", "data/humaneval_all.jsonl", HUMANEVAL)  # for what was trained on something else
@@ -73,7 +75,10 @@ def evaluated_on(names: str, trained_on: str, pocket: bool) -> dict[str, str]:
         InputError: one has tasks that the model trains on, or two have one name.
     """
     pocket = trained_on.startswith("pocket") or (pocket and trained_on not in DATASETS)
-    wanted = (names or ("pocket,pocket_mbpp" if pocket else "mbpp,humaneval")).split(",")
+    usual = "pocket,pocket_mbpp" if pocket else "mbpp,humaneval"
+    if language(trained_on) == "verilog":
+        usual = trained_on if trained_on in DATASETS else "verilog"
+    wanted = (names or usual).split(",")
     tests = {Path(name).stem: data_of(name, trained_on).test for name in wanted}
     require(len(tests) == len(wanted), f"--eval_on {names}: two of these have the same name")
     trained = identities(data_of(trained_on).train)
@@ -83,6 +88,11 @@ def evaluated_on(names: str, trained_on: str, pocket: bool) -> dict[str, str]:
             f"--eval_on {path}: these are the tasks that it trains on, or some of them are; --eval_on names others",
         )
     return tests
+
+
+def language(name: str) -> str:
+    """Of the tasks of a data set or a task file."""
+    return language_of(read_tasks(data_of(name).train), name)
 
 
 def identities(path: str) -> set[tuple[str, str]]:

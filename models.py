@@ -76,14 +76,18 @@ MODELS = [
 
 
 def is_pocket(model: str) -> bool:
-    return Path(model).resolve() == (Path(__file__).parent / "data" / "pocket_coder").resolve()
+    """Whether it is one of the two embedded models."""
+    folder = Path(__file__).resolve().parent / "data"
+    return Path(model).resolve() in (folder / "pocket_coder", folder / "pocket_verilog_coder")
 
 
-def settings_for(method: str, model: str, num_parameters: int, given: set[str]) -> tuple[dict[str, Any], list[str]]:
+def settings_for(
+    method: str, model: str, num_parameters: int, given: set[str], language: str = "python"
+) -> tuple[dict[str, Any], list[str]]:
     """Settings for a method and a model, and a line for each row of the table that changed one.
 
     Args:
-        model: hub name or folder. given: names that the user set, which stay as they are.
+        model: hub name or folder. given: names that the user set, which stay as they are. language: of the tasks.
 
     >>> settings, lines = settings_for("grpo", "deepseek-ai/deepseek-coder-6.7b-base", 6_740_000_000, set())
     >>> settings["learning_rate"], settings["batch_size"]
@@ -92,8 +96,11 @@ def settings_for(method: str, model: str, num_parameters: int, given: set[str]) 
     ['DeepSeek-Coder: learning_rate 3e-06 x 0.7 = 2.1e-06, batch_size 4 x 0.5 = 2']
     """
     if is_pocket(model):
-        return POCKET_LORA | POCKET_LENGTHS | POCKET[method], ["pocket_coder: settings of its own (models.py)"]
+        return POCKET_LORA | POCKET_LENGTHS | POCKET[method], ["the embedded model: settings of its own (models.py)"]
     settings, lines = LORA | LENGTHS | METHODS[method], []
+    if language == "verilog" and settings.get("reward") == "shaped":
+        settings |= {"reward": "parts", "time_limit": 10.0}
+        lines += ["Verilog: reward parts"] if "reward" not in given else []
     seen = Model(Path(model).name, num_parameters)
     for row in MODELS:
         if row.matches(seen):

@@ -2,6 +2,7 @@
 #
 #   PROFILE=pocket|deepseek   what to run; by default deepseek where there is a CUDA GPU, else pocket
 #   MODEL= TRAIN= TEST=       another model, other task files
+#   LANGUAGE=verilog          the profile's Verilog tasks (train_VERILOG.sh)
 #   SEED=1                    another seed; its checkpoints and results end in _seed1
 #   FORCE=1                   redo stages that are complete
 #   RESULTS= CHECKPOINTS=     other folders for what comes out
@@ -27,7 +28,13 @@ if [ -z "${PROFILE:-}" ]; then
 fi
 echo "profile: $PROFILE${why:-}"
 
-case $PROFILE in
+need() { # MAKER FILE...: make what ships with the repository, should it be gone
+    maker=$1
+    shift
+    for file in "$@"; do [ -e "$file" ] || python "data/$maker"; done
+}
+
+case $PROFILE${LANGUAGE:+_$LANGUAGE} in
 pocket)
     : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=pocket}"
     : "${MODEL:=data/pocket_coder}" "${TRAIN:=data/pocket_train.jsonl}" "${TEST:=data/pocket_test.jsonl}"
@@ -41,8 +48,34 @@ pocket)
     DPO_DATA_FLAGS="$length_flags --token_budget $((60000 / ${ROUNDS:-1})) --num_samples 4 --rejected random --batch_size 32"
     DPO_FLAGS="--learning_rate 5e-4 --beta 0.2"
     EVAL_FLAGS="$length_flags --batch_size 128"
-    [ -f data/pocket_train.jsonl ] && [ -f data/pocket_test.jsonl ] || python data/make_pocket_tasks.py
-    [ -d data/pocket_coder ] || python data/make_pocket_coder.py
+    need make_pocket_tasks.py data/pocket_train.jsonl data/pocket_test.jsonl
+    need make_pocket_coder.py data/pocket_coder
+    ;;
+pocket_verilog)
+    : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=pocket_verilog}" "${MODEL:=data/pocket_verilog_coder}"
+    : "${TRAIN:=data/pocket_verilog_train.jsonl}" "${TEST:=data/pocket_verilog_test.jsonl}"
+    SFT=${PREFIX}_lora_sft
+    length_flags="--max_length 384 --max_new_tokens 128"
+    budget="--token_budget 60000" # sampled tokens: the same for every method
+    SFT_FLAGS="--max_length 384 --prompt_level all"
+    PPO_FLAGS="$length_flags $budget --num_updates 1000 --batch_size 8 --num_samples 4 --learning_rate 1e-3"
+    GRPO_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 4 --learning_rate 1e-3"
+    EVAL_FLAGS="$length_flags --batch_size 128"
+    need make_pocket_verilog_tasks.py data/pocket_verilog_train.jsonl data/pocket_verilog_test.jsonl
+    need make_pocket_verilog_coder.py data/pocket_verilog_coder
+    ;;
+deepseek_verilog) # the original's: LoRA r 16, alpha 32, dropout 0.1
+    : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=deepseek_7b_verilog}"
+    : "${MODEL:=deepseek-ai/deepseek-coder-7b-instruct-v1.5}"
+    : "${TRAIN:=data/verilog_train.jsonl}" "${TEST:=data/verilog_test.jsonl}"
+    SFT=${PREFIX}_lora_sft
+    length_flags="--max_length 1536 --max_new_tokens 768 --instruct"
+    rl_flags="$length_flags --gradient_checkpointing --no_unpack_to_sample --sample_batch_size 8 --time_limit 10"
+    SFT_FLAGS="--max_length 1536 --instruct --prompt_level all --gradient_checkpointing"
+    SFT_FLAGS="$SFT_FLAGS --lora_r 16 --lora_alpha 32 --lora_dropout 0.1"
+    PPO_FLAGS="$rl_flags --batch_size 8"
+    GRPO_FLAGS="$rl_flags"
+    EVAL_FLAGS="$length_flags --batch_size 8 --time_limit 10"
     ;;
 deepseek) # the scripts' own defaults
     : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=deepseek_1_3b}"
@@ -55,7 +88,7 @@ deepseek) # the scripts' own defaults
     done
     ;;
 *)
-    echo "error: PROFILE=$PROFILE: want pocket or deepseek" >&2
+    echo "error: PROFILE=$PROFILE: want pocket or deepseek${LANGUAGE:+; LANGUAGE=$LANGUAGE: want verilog}" >&2
     exit 2
     ;;
 esac
@@ -69,11 +102,11 @@ SEED=${SEED:-42}
 [ "$SEED" = 42 ] && run="" || run=_seed$SEED
 SFT=$CHECKPOINTS/$SFT$run
 SFT_FLAGS="$SFT_FLAGS --seed $SEED ${STEPS:+--max_steps $STEPS}"
-RL_FLAGS="$RL_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
+RL_FLAGS="${RL_FLAGS:-} --seed $SEED ${STEPS:+--num_steps $STEPS}"
 PPO_FLAGS="$PPO_FLAGS --seed $SEED ${STEPS:+--num_updates $STEPS}"
 GRPO_FLAGS="$GRPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
-DPO_DATA_FLAGS="$DPO_DATA_FLAGS ${LIMIT:+--limit $LIMIT}"
-DPO_FLAGS="$DPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
+DPO_DATA_FLAGS="${DPO_DATA_FLAGS:-} ${LIMIT:+--limit $LIMIT}"
+DPO_FLAGS="${DPO_FLAGS:-} --seed $SEED ${STEPS:+--num_steps $STEPS}"
 EVAL_FLAGS="$EVAL_FLAGS ${LIMIT:+--limit $LIMIT}"
 
 # checkpoint_name METHOD ALPHA: as the original named them.
@@ -102,7 +135,7 @@ stage() {
     mkdir -p "$CHECKPOINTS/.made_by"
     echo "$now" > "$made_by"
 }
-SHARED="training.py processes.py batches.py validation.py tracking.py policy.py logprobs.py parity.py rollout*.py rewards.py quality.py tasks.py metrics.py common.py checkpoint.py sandbox*.py"
+SHARED="training.py processes.py batches.py validation.py tracking.py policy.py logprobs.py parity.py rollout*.py rewards.py quality.py tasks.py metrics.py common.py checkpoint.py judging.py sandbox*.py verilog*.py"
 
 # evaluate NAME MODEL: on the test tasks, into $RESULTS.
 evaluate() {

@@ -2,7 +2,7 @@
 
 Runs that differ only in `_seedN` at the end of their name are one row: the means over the seeds. The interval is
 Wilson's on the number of tasks, not of tasks times seeds: the seeds share the tasks. Rows of different task files, base
-models, time limits or ways to sample stand in different tables.
+models, time limits or ways to sample stand in different tables. Verilog has a column for each part of its verdicts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 from common import InputError, require, run, write_text
-from metrics import wilson_interval
+from metrics import mean_parts, wilson_interval
 
 ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo")  # rows stand in the order of the story
 
@@ -45,6 +45,7 @@ class Row:
     interval: tuple[float, float]
     seconds: float
     machine: str
+    parts: dict[str, float]  # of Verilog: the mean of each part of the verdicts
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -66,8 +67,10 @@ def suite(metrics: dict) -> str:
     args, base = metrics["args"], metrics.get("base_model")
     sampling = f"T {args['temperature']:g}, top_p {args['top_p']:g}" if args["temperature"] else "greedy"
     tasks = f"{Path(args['data_path']).name}, {metrics['num_tasks']} tasks ({metrics['data_sha256'][:8]})"
+    level = args.get("prompt_level", "normal")
+    asked = ", ".join([f"{level} prompts"] * (level != "normal") + ["instruct"] * args.get("instruct", False))
     limits = f"{args['max_new_tokens']} new tokens, {args['time_limit']:g} s a check"
-    return ", ".join(part for part in (tasks, base, sampling, limits) if part)
+    return ", ".join(part for part in (tasks, base, asked, sampling, limits) if part)
 
 
 def make_row(name: str, where: str, runs: list[dict]) -> Row:
@@ -87,6 +90,7 @@ def make_row(name: str, where: str, runs: list[dict]) -> Row:
         interval=wilson_interval(mean(rates), runs[0]["num_tasks"]),
         seconds=mean(metrics["seconds"] for metrics in runs),
         machine=" / ".join(sorted({hardware(metrics) for metrics in runs})),
+        parts=mean_parts([metrics.get("parts") for metrics in runs]),
     )
 
 
@@ -105,18 +109,17 @@ def markdown(rows: list[Row]) -> str:
     parts = []
     for where in sorted({row.suite for row in rows}):
         members = [row for row in rows if row.suite == where]
-        lines = [
-            f"**{where}**",
-            "",
-            "| method | pass@1 | passed/tasks | avg length | pass@1 stopped | 95% interval | seeds | evaluation |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
+        parts = list(dict.fromkeys(name for row in members for name in row.parts))
+        columns = ["method", "pass@1", "passed/tasks", "avg length", "pass@1 stopped", "95% interval", "seeds"]
+        columns += [*parts, "evaluation"]
+        lines = [f"**{where}**", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for row in members:
             seeds = "1" if row.num_seeds == 1 else f"{row.num_seeds} ({row.spread[0]:.1%} to {row.spread[1]:.1%})"
             length = "" if row.length is None else f"{row.length:.1f}"
+            shares = "".join(f"{row.parts[name]:.1%} | " if name in row.parts else " | " for name in parts)
             lines.append(
-                f"| {row.name} | {row.rate:.1%} | {row.num_pass}/{row.num_samples} | {length} | "
-                f"{row.stopped:.1%} | {row.interval[0]:.1%} to {row.interval[1]:.1%} | {seeds} | {row.seconds:.0f} s |"
+                f"| {row.name} | {row.rate:.1%} | {row.num_pass}/{row.num_samples} | {length} | {row.stopped:.1%} | "
+                f"{row.interval[0]:.1%} to {row.interval[1]:.1%} | {seeds} | {shares}{row.seconds:.0f} s |"
             )
         machines = sorted({row.machine for row in members})
         lines += ["", "Length in tokens, EOS included. Measured on: " + " / ".join(machines) + "."]

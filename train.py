@@ -29,7 +29,7 @@ from typing import Any, Literal
 import yaml
 
 from common import InputError, answer_for, as_flags, field_names, parse_args, read_yaml, require, unknown_name
-from data_sets import data_of, evaluated_on
+from data_sets import data_of, evaluated_on, language
 from final_evaluation import conclude, evaluations
 from models import is_pocket, settings_for
 from tasks import read_tasks
@@ -44,14 +44,16 @@ class Args:
     method: Literal["sft", "rl", "ppo", "grpo", "dpo"] = "sft"  # how to train
     gpu: int = -1  # number of the GPU; -1: the first, or the CPU where there is none
     model: str = ""  # hub name or folder; "": deepseek-coder-1.3b-base, or on a CPU the embedded pocket_coder
-    dataset: str = ""  # mbpp, humaneval, pocket, pocket_mbpp or a task file; "": mbpp, for pocket_coder pocket
+    dataset: str = ""  # mbpp, humaneval, verilog, pocket, pocket_mbpp, pocket_verilog or a task file; "": the model's
     epochs: float = 1.0  # passes over the tasks
     batch_size: int = 0  # tasks a step (sft: examples at a time; dpo: pairs); 0: as models.py has it
     early_stopping: bool = True  # rl, ppo, grpo: keep the adapter that passes most validation tasks, end when past it
     merge: bool = True  # make a plain model of the trained adapter
     save_merged_epochs: bool = False  # and of the adapter after each epoch
     auto_eval: bool = False  # evaluate at the end: pass@1, 5, 10 of samples at temperature 0.2, and greedily
-    eval_on: str = ""  # data sets or task files of that, commas between; "": mbpp,humaneval or pocket,pocket_mbpp
+    eval_on: str = (
+        ""  # data sets or task files of that, commas between; "": mbpp,humaneval, pocket,pocket_mbpp, verilog
+    )
     wandb: bool = False  # the same as --report_to wandb
     debug: bool = False  # a short run of the whole: 2 steps, 4 tasks an evaluation, no tracker, names end in -debug
     checkpoints: str = "checkpoints"  # folder of everything that is trained
@@ -286,10 +288,11 @@ def main(argv: list[str]) -> None:
     from memory_parts import num_parameters
 
     args.model = args.model or ("deepseek-ai/deepseek-coder-1.3b-base" if on_gpu else "data/pocket_coder")
-    args.dataset = args.dataset or ("pocket" if is_pocket(args.model) else "mbpp")
+    pocket = "pocket_verilog" if "verilog" in Path(args.model).name else "pocket"
+    args.dataset = args.dataset or (pocket if is_pocket(args.model) else "mbpp")
     print(f"{args.method}: {args.model} on {args.dataset}")
     size = num_parameters(args.model, given.get("trust_remote_code") in (True, "True"))
-    table, lines = settings_for(args.method, args.model, size, {*given, *own})
+    table, lines = settings_for(args.method, args.model, size, {*given, *own}, language(args.dataset))
     for line in lines:
         print(f"settings: {line}")
 
@@ -303,6 +306,8 @@ def main(argv: list[str]) -> None:
     output = train.settings["output_dir"]
     tests = evaluated_on(args.eval_on, args.dataset, is_pocket(args.model)) if args.auto_eval else {}
     settings = theirs("eval_humaneval.py", table | given, *NOT_OF_TRAINING)
+    if settings.get("prompt_level") == "curriculum":  # of training alone
+        del settings["prompt_level"]
     if args.debug:
         settings = {"limit": 4} | settings
     stages += [Stage("eval_humaneval.py", one) for one in evaluations(tests, name, output, settings)]

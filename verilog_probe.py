@@ -44,13 +44,13 @@ ATTACKS = (
         f"    assign y = a;\nendmodule\nmodule tb;\n    initial {SUMMARY}\nendmodule\n",
         ("fail",),
     ),
-    ("a loop without delay", "    reg x = 0;\n    always x = ~x;\n    assign y = x;\nendmodule\n", ("fail", "timeout")),
+    ("a loop without delay", "    wire x = ~x & a[0];\n    assign y = {4{x}};\nendmodule\n", ("fail", "timeout")),
     ("a vector too large", "    wire [999999999:0] x = ~a;\n    assign y = x;\nendmodule\n",
      ("fail", "timeout", "memory", "syntax", "crash")),
 )  # fmt: skip
 
 
-def attack(sandbox: Any, time_limit: float = 5.0) -> list[str]:
+def attack(sandbox: Any, time_limit: float = 3.0) -> list[str]:
     """Judge every module. Returns a line for each verdict that is wrong, [] when all is well."""
     futures = [sandbox.submit(TASK, completion, time_limit) for _, completion, _ in ATTACKS]
     problems = []

@@ -100,11 +100,16 @@ def train_tokenizer(files: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
     )
 
 
-def token_rows(pool: list[Composition], tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[list[int]]:
+def corpus(pool: list[Composition], rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Files without end."""
+    while True:
+        yield write_file(pool, rng)
+
+
+def token_rows(files: Iterator[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> Iterator[list[int]]:
     """Rows of CONTEXT token ids, files end to end; prompt and completion are tokenised apart, as in training later."""
     buffer: list[int] = []
-    while True:
-        prompt, completion = write_file(pool, rng)
+    for prompt, completion in files:
         buffer += tokenizer(prompt).input_ids
         buffer += tokenizer(completion, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
         while len(buffer) >= CONTEXT:
@@ -112,7 +117,9 @@ def token_rows(pool: list[Composition], tokenizer: PreTrainedTokenizerFast, rng:
             buffer = buffer[CONTEXT:]
 
 
-def pretrain(tokenizer: PreTrainedTokenizerFast, pool: list[Composition], args: argparse.Namespace) -> LlamaForCausalLM:
+def pretrain(
+    tokenizer: PreTrainedTokenizerFast, files: Iterator[tuple[str, str]], args: argparse.Namespace
+) -> LlamaForCausalLM:
     torch.manual_seed(args.seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -129,7 +136,7 @@ def pretrain(tokenizer: PreTrainedTokenizerFast, pool: list[Composition], args: 
     )
     model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
-    rows = token_rows(pool, tokenizer, random.Random(args.seed))
+    rows = token_rows(files, tokenizer)
     num_steps = args.tokens // (args.batch_size * CONTEXT)
     started = time.perf_counter()
     for step in range(num_steps):
@@ -150,32 +157,38 @@ def pretrain(tokenizer: PreTrainedTokenizerFast, pool: list[Composition], args: 
     return model
 
 
-def main() -> None:
+def arguments(description: str | None, output_dir: str, tokens: int) -> argparse.Namespace:
     here = Path(__file__).parent
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=here / "pocket_coder", help="where the model goes")
-    parser.add_argument("--tokens", type=int, default=16_000_000, help="tokens to train on")
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=here / output_dir, help="where the model goes")
+    parser.add_argument("--tokens", type=int, default=tokens, help="tokens to train on")
     parser.add_argument("--batch_size", type=int, default=16, help="rows a step")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="peak of the cosine")
     parser.add_argument("--seed", type=int, default=42, help="weights and corpus")
     parser.add_argument(
         "--slips", action="store_true", help="print the share of wrong bodies in the corpus, train nothing"
     )
-    args = parser.parse_args()
+    return parser.parse_args()
 
-    _, pool = split_compositions()
-    rng = random.Random(args.seed)
-    if args.slips:
-        print(f"{share_of_wrong_bodies(pool, rng):.0%} of 2,000 bodies of the corpus are wrong on some input")
-        return
-    tokenizer = train_tokenizer([write_file(pool, rng) for _ in range(6000)])
-    model = pretrain(tokenizer, pool, args)
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> None:
     model.to(torch.bfloat16).save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
     settings = {key: value for key, value in vars(args).items() if key not in ("output_dir", "slips")}
     record = {**settings, "parameters": model.num_parameters(), "torch": torch.__version__}
     (args.output_dir / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"{args.output_dir}: {model.num_parameters():,} parameters")
+
+
+def main() -> None:
+    args = arguments(__doc__, "pocket_coder", 16_000_000)
+    _, pool = split_compositions()
+    rng = random.Random(args.seed)
+    if args.slips:
+        print(f"{share_of_wrong_bodies(pool, rng):.0%} of 2,000 bodies of the corpus are wrong on some input")
+        return
+    tokenizer = train_tokenizer([write_file(pool, rng) for _ in range(6000)])
+    save(pretrain(tokenizer, corpus(pool, random.Random(args.seed)), args), tokenizer, args)
 
 
 if __name__ == "__main__":

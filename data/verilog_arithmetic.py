@@ -431,7 +431,7 @@ PROBLEMS = [
         "alu_flags",
         "alu",
         "input [3:0] a, input [3:0] b, input [1:0] op, output [3:0] y, output negative, output overflow",
-        terse="Signed 4-bit ALU: 0 a+b, 1 a-b, 2 minimum, 3 maximum; negative and overflow flags.",
+        terse="Signed 4-bit ALU: 0 a+b, 1 a-b, 2 minimum, 3 maximum; overflow flag; negative: sign of the exact result.",
         normal="""Signed 4-bit ALU. op: 0 a + b, 1 a - b, 2 the smaller, 3 the greater of a and b.
             negative is the sign of the exact result, also if it overflows; overflow is high
             if the sum or difference does not fit into four bits.""",

@@ -42,8 +42,8 @@ PROBLEMS = [
         "input clk, input reset, input x, output reg match, output reg [2:0] tally",
         terse="Moore detector of 110 or 001, no overlap, with a count modulo 8; synchronous reset.",
         normal="""Moore machine that finds 110 and 001 in the bits of x without overlap: after a match three new bits are
-            needed. match is high in the cycle after the last bit; tally counts them modulo 8.
-            reset is synchronous and active high; before the first bit there is no history.""",
+            needed. match is high in the cycle after the last bit; tally counts modulo 8, at the same edge that raises match.
+            reset is synchronous, active high, and clears match and tally; before the first bit there is no history.""",
         detailed="""At each rising edge of clk with reset = 0 one bit of x is taken. If the last three bits taken are 1, 1, 0 or 0, 0, 1
             and none of them belongs to an earlier match, match is 1 from that edge to the next and tally goes up by one
             at that same edge. Otherwise match is 0. reset = 1 at an edge: match = 0, tally = 0, no bits remembered.""",
@@ -78,8 +78,9 @@ PROBLEMS = [
         "input clk, input reset, input five, input ten, input refund, output reg drink, output reg [5:0] change",
         terse="Vending machine, price 25, coins 5 and 10; drink and change for one cycle; synchronous reset.",
         normal="""Vending machine for a drink at 25 cents. At each clock edge five and ten tell of a coin (both: 15 together).
-            When 25 are reached drink is high for one cycle and change is what is too much.
-            refund gives all the money back as change, with coins of the same cycle. reset: synchronous, active high.""",
+            When 25 are reached drink is high for one cycle and change is what is too much. refund goes before a drink and gives
+            all the money back as change for one cycle, with coins of the same edge. change is 0 in all other cycles.
+            drink and change are registers. reset: synchronous, active high, clears everything.""",
         detailed="""At the rising edge of clk let m be the money held plus 5 if five = 1 plus 10 if ten = 1. reset = 1: money = 0,
             drink = 0, change = 0, coins are lost. Otherwise refund = 1: money = 0, drink = 0, change = m (also if m is 25 or
             more). Otherwise m >= 25: money = 0, drink = 1, change = m - 25. Otherwise money = m, drink = 0, change = 0.
@@ -114,10 +115,11 @@ PROBLEMS = [
         "traffic_light",
         "finite state machines",
         "input clk, input rst_n, input tick, input request, output [2:0] cars, output walk",
-        terse="Traffic light {red,yellow,green} with a walk request; synchronous active-low reset to green.",
-        normal="""Pedestrian light. cars is {red, yellow, green}, one-hot. It stays green until a request (remembered at any time) and
-            at least 4 ticks of green; then yellow for 2 ticks, red with walk for 3 ticks, red for 1 tick, and green again.
-            A request during walk counts as served. Time passes only in cycles with tick. rst_n: synchronous, active low.""",
+        terse="Traffic light {red,yellow,green}: 4 ticks green and a request, 2 yellow, 3 red with walk, 1 red; sync low reset.",
+        normal="""Pedestrian light. cars is {red, yellow, green}, one-hot. Green ends at a tick that is at least its fourth and finds
+            a request stored at an earlier edge; then yellow for 2 ticks, red with walk for 3 ticks, red for 1 tick, green again.
+            Requests are stored at any edge, with tick or without; walk serves them all, also one at the edge that ends it.
+            Time passes only in cycles with tick. rst_n: synchronous, active low, to the start of green without a request.""",
         detailed="""States: GREEN (cars 3'b001), YELLOW (3'b010), WALK (3'b100, walk = 1), CLEAR (3'b100, walk = 0); walk = 0 elsewhere.
             A register asked is set at an edge with request = 1 in GREEN, YELLOW or CLEAR and is 0 after every edge at which
             the state is WALK. Edges with tick = 0 change nothing else. A counter of ticks starts at 0 in each state.
@@ -170,7 +172,8 @@ PROBLEMS = [
         terse="Receiver of frames: start 0, 4 bits (least significant first), even parity, stop 1; synchronous reset.",
         normal="""Serial receiver, one bit a clock cycle; the idle line is 1. A frame is a start bit 0, four data bits with the least
             significant first, an even parity bit and a stop bit 1. After the stop bit good is high for one cycle and data has
-            the bits, or bad is high (wrong parity or stop bit) and data keeps. reset is synchronous and active high.""",
+            the bits, or bad is high (wrong parity or stop bit) and data keeps. The bit after a stop bit, right or wrong, may be
+            a start bit; a wrong stop bit is none. reset is synchronous, active high, and clears data.""",
         detailed="""line is sampled at each rising edge of clk. Idle: a 0 starts a frame, a 1 does nothing. The next four samples are data
             bits 0 to 3, then the parity bit (the five have an even number of ones), then the stop bit. At the edge of the
             stop bit: if parity and stop bit (1) are right, data = the four bits and good = 1; otherwise bad = 1 and data
@@ -214,10 +217,11 @@ PROBLEMS = [
         "combination_lock",
         "finite state machines",
         "input clk, input arst_n, input key, input [3:0] digit, output unlocked, output alarm",
-        terse="Lock with code 4, 1, 7: any wrong digit restarts; three wrong attempts raise the alarm; async low reset.",
-        normal="""Combination lock: key enters digit at a clock edge. 4, 1, 7 in a row unlocks. A wrong digit is a failed attempt and
-            starts again from the first digit (the wrong digit is not taken as a new 4). The third failed attempt sets alarm;
-            any key locks an unlocked lock again. alarm and then everything else stay until arst_n (asynchronous, active low).""",
+        terse="Lock with code 4, 1, 7: a wrong digit restarts; three before an unlocking raise the alarm; async low reset.",
+        normal="""Combination lock: key enters digit at a clock edge. 4, 1, 7 in a row unlocks and forgets failures. A wrong digit is a
+            failure and starts again from the first digit (it is not taken as a new 4). The third failure without an unlocking in
+            between sets alarm. Any key locks an unlocked lock again; its digit is ignored and no failure. With alarm everything
+            stays until arst_n (asynchronous, active low), which gives a locked lock without failures.""",
         detailed="""Registers: right (0 to 3 digits matched) and failures (0 to 3). unlocked = (right = 3), alarm = (failures = 3).
             arst_n = 0: both 0 at once. At the rising edge of clk with key = 1 and alarm = 0: if unlocked, right = 0 (digit is
             ignored, failures hold); else if digit is the code's next one (4, 1, 7 for right = 0, 1, 2), right goes up by one,
@@ -251,7 +255,7 @@ PROBLEMS = [
             failures == 2'd3 => failures >= 2'd2""",
         drive={
             "key": "bits(2) != 0",
-            "digit": "bits(3) == 0 ? bits(4) : dut_unlocked ? bits(4) : digit == 4 ? 1 : digit == 1 ? 7 : 4",
+            "digit": "bits(3) == 0 ? bits(4) : ref_unlocked ? bits(4) : digit == 4 ? 1 : digit == 1 ? 7 : 4",
             "arst_n": "ref_alarm ? bits(2) != 0 : bits(6) != 0",
         },
         steps=200,
@@ -299,13 +303,14 @@ PROBLEMS = [
         "finite state machines",
         "input clk, input reset, input go, input ack, output reg req, output reg ok, output reg timeout",
         terse="Four-phase req/ack master with a timeout of 6 cycles; synchronous reset.",
-        normal="""Master of a four-phase handshake: go while idle raises req; ack high makes req fall; ack low again ends the cycle and ok is
-            high for one clock. If ack is not seen high at six edges with req high, req falls and timeout is high for one
-            clock, and the master is idle. go counts only while idle. reset is synchronous and active high.""",
-        detailed="""States IDLE (req 0), WAIT (req 1), RELEASE (req 0); after reset IDLE, all outputs 0. At the rising edge of clk:
-            IDLE: go = 1 leads to WAIT (also if ack is 1). WAIT: ack = 1 leads to RELEASE; at the sixth edge in WAIT with
-            ack = 0 to IDLE with timeout = 1. RELEASE: ack = 0 leads to IDLE with ok = 1. ok and timeout are registers that are
-            0 after all other edges; all outputs change at edges only.""",
+        normal="""Master of a four-phase handshake: go while idle raises req (whatever ack is); ack high makes req fall; when ack is
+            low again ok is high for one clock and the master is idle. If ack is not seen high at six edges with req high, req
+            falls, timeout is high for one clock and the master is idle. go counts only while idle, also in a cycle of ok or
+            timeout. Outputs change at edges only. reset is synchronous, active high, and gives idle with all outputs 0.""",
+        detailed="""States IDLE (req 0), WAIT (req 1), RELEASE (req 0). At the rising edge of clk: reset = 1: IDLE, all outputs 0.
+            Otherwise, IDLE: go = 1 leads to WAIT (also if ack is 1). WAIT: ack = 1 leads to RELEASE; at the sixth edge in WAIT
+            with ack = 0 to IDLE with timeout = 1. RELEASE: ack = 0 leads to IDLE with ok = 1. ok and timeout are registers that
+            are 0 after all other edges; all outputs change at edges only.""",
         body="""
     reg release_wait;
     reg [2:0] waited;

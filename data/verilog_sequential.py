@@ -151,10 +151,10 @@ PROBLEMS = [
         "rising_edges",
         "edge detectors",
         "input clk, input reset, input [3:0] in, output reg [3:0] rose",
-        terse="Per bit: high for a cycle after the input went from 0 to 1; synchronous reset.",
+        terse="Per bit: high for a cycle after the input went from 0 to 1; synchronous reset, at which inputs count as 1.",
         normal="""For each bit of in: rose is high for one clock cycle if the bit was 0 at the edge before and is 1
-            at this edge. reset is synchronous; the inputs count as 1 while it is high, so that
-            an input which is high throughout gives no pulse.""",
+            at this edge. reset is synchronous, active high, and clears rose; at an edge with reset high the inputs count as
+            sampled 1, so that an input which is high throughout gives no pulse.""",
         detailed="""in is sampled at each rising edge of clk. If a bit was sampled 0 at one edge and 1 at the next, that bit of rose
             is 1 from this second edge until the following edge; otherwise it is 0. rose is a register.
             reset (synchronous, active high) clears rose and sets the remembered samples to all ones.""",
@@ -185,9 +185,9 @@ PROBLEMS = [
         normal="""Each bit of seen is set when the same bit of in goes from 1 at one clock edge to 0 at the next,
             and stays set until the bit of clear is high. If both happen at one edge it is set.
             reset is synchronous and clears seen; after it in counts as having been 0.""",
-        detailed="""in is sampled at every rising edge of clk, also with reset high. Bit i of seen becomes 1 at an edge where in[i] is 0
-            and was 1 at the edge before. It becomes 0 at an edge where clear[i] = 1 and no such change is found, and holds
-            otherwise. reset = 1 (synchronous): seen = 0 and the remembered sample is 0, not in.""",
+        detailed="""in is sampled at every rising edge of clk with reset = 0. Bit i of seen becomes 1 at such an edge if in[i] is 0 and
+            the remembered sample was 1. It becomes 0 at an edge where clear[i] = 1 and no such change is found, and holds
+            otherwise. reset = 1 (synchronous): seen = 0, and the remembered sample becomes 0, whatever in is.""",
         body="""
     reg [7:0] previous;
     always @(posedge clk) begin
@@ -211,10 +211,10 @@ PROBLEMS = [
         "both_edges_count",
         "edge detectors",
         "input clk, input arst_n, input signal, output pulse, output reg [3:0] edges",
-        terse="Pulse on each change of a synchronised signal, and a 4-bit count of the changes.",
+        terse="Pulse on each change of a signal behind two flip-flops, and a 4-bit count of the pulses; async low reset.",
         normal="""signal passes a synchroniser of two flip-flops. pulse is high during the cycle in which the
             output of the second differs from its value a cycle earlier, and edges counts these cycles
-            (modulo 16). arst_n is an asynchronous active-low reset of all registers to 0.""",
+            (modulo 16), each at the edge that ends it. arst_n is an asynchronous active-low reset of all registers to 0.""",
         detailed="""Three flip-flops in a row sample signal at the rising edge of clk: first, second, third. pulse = second XOR third
             (combinational). edges is a 4-bit counter that is increased at each rising edge at which pulse is 1, and wraps
             from 15 to 0. arst_n = 0 sets the three flip-flops and edges to 0 at once.""",
@@ -353,7 +353,7 @@ PROBLEMS = [
         "johnson_counter",
         "counters",
         "input clk, input rst_n, input backwards, output reg [4:0] ring",
-        terse="5-bit Johnson counter with direction; synchronous active-low reset.",
+        terse="5-bit Johnson counter, shifting left, or right if backwards; synchronous active-low reset.",
         normal="""Johnson counter of five bits: 00000, 00001, 00011, ... 11111, 11110, 11100, ... 10000, and again.
             It steps at every clock edge, through the same states in reverse if backwards is high.
             rst_n is synchronous, active low, and gives 00000.""",
@@ -406,9 +406,9 @@ PROBLEMS = [
         "clock dividers",
         "input clk, input reset, input [3:0] period, output tick",
         terse="A tick every period+1 cycles; a shorter period takes effect at once; synchronous reset.",
-        normal="""Tick generator: tick is high for one cycle in every period + 1 cycles (always if period is 0).
-            period may change at any time; a cycle count at or beyond the new period ends at once.
-            reset is synchronous and active high.""",
+        normal="""Tick generator: tick is high in the last of every period + 1 cycles (always if period is 0). Cycles are counted from
+            0, and tick is high (combinational) while the count is at or beyond period, which may change at any time.
+            The count is 0 again after a cycle with tick and after an edge with reset (synchronous, active high).""",
         detailed="""A 4-bit counter starts at 0 after reset. tick = (counter >= period), combinational. At the rising edge of clk the
             counter becomes 0 if reset or tick is 1, and goes up by one otherwise. So for a constant period n tick is high
             in every (n + 1)-th cycle.""",
@@ -431,13 +431,13 @@ PROBLEMS = [
         "pwm",
         "clock dividers",
         "input clk, input rst_n, input [3:0] duty, output reg out, output start",
-        terse="PWM of 15 cycles: out high for duty of them; duty is taken over at the start of a period.",
-        normal="""Pulse width modulator with a period of 15 cycles, of which out is high in the first duty
-            (0: never, 15: always). A new duty is used from the next period on. start is high in the last
-            cycle of a period. rst_n is synchronous and active low.""",
+        terse="PWM, period 15: out high in the first duty cycles; start in the last one, to which rst_n (synchronous) resets.",
+        normal="""Pulse width modulator with a period of 15 cycles, of which out (a register) is high in the first duty
+            (0: never, 15: always). duty is taken at the edge that begins a period and is used for all of it. start is high in
+            the last cycle of a period. rst_n is synchronous and active low: out is 0 and the cycle is the last of a period.""",
         detailed="""Registers: count (0 to 14) and width (4 bits). start = (count = 14). At the rising edge of clk: rst_n = 0: count = 14,
             width = 0, out = 0. Otherwise, if start: count = 0, width = duty, out = (duty > 0); else count goes up by one
-            and out = (count + 1 < width). out is a register; duty is read only at edges where start is high.""",
+            and out = (new count < width). out is a register; duty is read only at edges where start is high.""",
         body="""
     reg [3:0] count, width;
     assign start = count == 4'd14;

@@ -7,7 +7,7 @@ PROBLEMS = [
         "universal_shift",
         "shift registers",
         "input clk, input arst_n, input [1:0] mode, input left_in, input right_in, input [7:0] d, output reg [7:0] q",
-        terse="Universal 8-bit shift register; mode 0 hold, 1 right, 2 left, 3 load; asynchronous active-low reset.",
+        terse="8-bit shift register; mode 0 hold, 1 right (left_in enters), 2 left (right_in), 3 load; async active-low reset.",
         normal="""Universal shift register. mode: 0 holds, 1 shifts right (left_in comes in at bit 7), 2 shifts left
             (right_in comes in at bit 0), 3 loads d. arst_n is asynchronous, active low and clears q.""",
         detailed="""arst_n = 0: q = 0 at once. Otherwise at the rising edge of clk: mode 2'd0: q holds; 2'd1: q = {left_in, q[7:1]};
@@ -37,8 +37,8 @@ PROBLEMS = [
         "input clk, input reset, input bit_valid, input bit_in, output reg [7:0] byte_out, output reg byte_valid",
         terse="Collect 8 bits, first bit most significant; byte_valid for one cycle; synchronous reset.",
         normal="""Serial to parallel: each cycle with bit_valid high brings one bit, the most significant of a byte first.
-            After the eighth bit byte_out has the byte and byte_valid is high for one cycle.
-            byte_out holds until the next byte is complete. reset is synchronous and active high.""",
+            After the eighth bit byte_out has the byte and byte_valid is high for one cycle. byte_out holds until the next
+            byte is complete. reset is synchronous, active high, drops the bits collected and clears both outputs.""",
         detailed="""At the rising edge of clk: reset = 1: byte_out = 0, byte_valid = 0, no bits collected. Otherwise, if bit_valid = 1,
             bit_in is the next bit. With the eighth one byte_out becomes the eight bits (the first in bit 7, the eighth in
             bit 0), byte_valid becomes 1 and collecting starts again. At all other edges byte_valid becomes 0 and byte_out
@@ -75,7 +75,7 @@ PROBLEMS = [
         "serializer",
         "shift registers",
         "input clk, input reset, input send, input [5:0] data, output bit_out, output busy",
-        terse="Send 6 bits, least significant first; send is ignored while busy; synchronous reset.",
+        terse="Send 6 bits, least significant first, 1 when idle; send is ignored while busy; synchronous reset.",
         normal="""Parallel to serial: if send is high while busy is low, data is taken at the clock edge and its six bits
             appear on bit_out in the next six cycles, the least significant first, with busy high.
             bit_out is 1 when idle. reset is synchronous, active high, and ends a transfer.""",
@@ -158,10 +158,10 @@ PROBLEMS = [
         "scrambler",
         "pseudo-random",
         "input clk, input arst_n, input seed_load, input [6:0] seed, input valid, input bit_in, output bit_out",
-        terse="Additive scrambler, 7-bit Fibonacci LFSR x^7+x^4+1; loadable seed, all ones after asynchronous reset.",
+        terse="Additive scrambler, 7-bit Fibonacci LFSR x^7+x^4+1; loadable seed (zero: all ones), asynchronous reset to ones.",
         normal="""Scrambler: a 7-bit register s shifts left, with s[6] XOR s[3] coming in at s[0]; this new bit is also XORed
-            to bit_in to give bit_out (combinational). It shifts in cycles with valid high.
-            seed_load sets s to seed and goes before valid. arst_n (asynchronous, active low) sets s to ones.""",
+            to bit_in to give bit_out (combinational). It shifts in cycles with valid high. seed_load goes before valid and sets
+            s to seed, or to ones if seed is zero. arst_n (asynchronous, active low) sets s to ones.""",
         detailed="""feedback = s[6] XOR s[3]; bit_out = bit_in XOR feedback at all times (combinational, also if valid = 0).
             At the rising edge of clk: seed_load = 1: s = seed, but 7'b1111111 if seed is zero, since the register would
             stay zero for ever; otherwise valid = 1: s = {s[5:0], feedback}; otherwise s holds.
@@ -218,7 +218,7 @@ PROBLEMS = [
         "input clk, input rst_n, input clear, input add, input [7:0] value, output reg [9:0] sum, output reg overflow",
         terse="10-bit accumulator of bytes that sticks at 1023 with overflow; clear may start a new sum at once.",
         normal="""Accumulator: add adds value to sum at the clock edge. A sum above 1023 becomes 1023 and sets overflow, which
-            stays set. clear starts from zero: together with add the new sum is value.
+            stays set until clear or reset. clear starts from zero: together with add the new sum is value.
             rst_n is synchronous, active low, and clears both.""",
         detailed="""At the rising edge of clk: rst_n = 0: sum = 0, overflow = 0. Otherwise base = 0 if clear = 1, else sum; the flag is
             likewise 0 if clear = 1, else overflow. add = 1: base + value is stored, or 1023 if it is above 1023, in which
@@ -305,7 +305,7 @@ PROBLEMS = [
         terse="Unsigned 8-bit divider, one bit a cycle: start, 8 busy cycles, done; synchronous reset.",
         normal="""Sequential unsigned divider. start while not busy takes dividend and divisor; busy is high for the next eight
             cycles, then done is high for one cycle, with quotient and remainder, which hold until the next result.
-            Division by zero gives quotient 255 and remainder dividend. reset is synchronous and active high.""",
+            Division by zero gives quotient 255 and remainder dividend. reset (synchronous, active high) clears all outputs.""",
         detailed="""At a rising edge of clk with busy = 0 and start = 1 (also in the cycle of done) the operands are taken. busy is then 1
             for exactly eight cycles; in the next cycle busy = 0, done = 1, quotient = dividend / divisor and remainder =
             dividend mod divisor. Both results are 0 after reset and change only when a division is finished. start is
@@ -358,10 +358,11 @@ PROBLEMS = [
         "serial_multiplier",
         "iterative arithmetic",
         "input clk, input areset, input start, input [3:0] a, input [3:0] b, output reg [7:0] product, output reg ready",
-        terse="Shift-and-add 4x4 multiplier; ready falls at start and rises after four cycles; asynchronous reset.",
-        normal="""Sequential unsigned multiplier. start while ready is high takes a and b at the clock edge; ready is then low for
-            four cycles and high again when product is a*b. product must be right while ready is high.
-            areset (asynchronous, active high): product 0 and ready high. start is ignored while ready is low.""",
+        terse="Shift-and-add 4x4 multiplier, b[0] first, partial sums visible; not ready for four cycles; asynchronous reset.",
+        normal="""Sequential unsigned multiplier. start while ready is high takes a and b at the clock edge and sets product to 0; ready
+            is then low for four cycles. The edges that end them, i = 0 to 3, add a << i to product if b[i] is 1 (the partial
+            sums are visible); after the last, ready is high and product is a*b until the next start. start is ignored while
+            ready is low. areset (asynchronous, active high): product 0 and ready high.""",
         detailed="""areset = 1: product = 0, ready = 1 at once. At a rising edge of clk with ready = 1 and start = 1: ready = 0, product
             = 0 and the operands are stored. At each of the next four edges, i = 0 to 3, a << i is added to product if b[i]
             is 1 (so that product shows the partial sums); at the last of them ready becomes 1. With ready = 1 and start = 0
@@ -404,10 +405,10 @@ PROBLEMS = [
         "gcd",
         "iterative arithmetic",
         "input clk, input rst_n, input load, input [5:0] a, input [5:0] b, output reg [5:0] x, output done",
-        terse="Greatest common divisor by subtraction; done when the operands are equal or one is zero.",
+        terse="GCD by subtraction in x (from a) and y (from b); done if x = y or y = 0; x = 0 takes y first; sync low reset.",
         normal="""Euclid by subtraction: load stores a in x and b in y. At each later edge the smaller of x and y is taken from the
-            greater until they are equal; done is high while they are, and then x is the result.
-            If y is zero done is high at once (the result is a); if x is zero, y moves to x. rst_n: synchronous, active low.""",
+            greater until they are equal; done is high while they are, and then x is the result. If y is zero done is high at
+            once (the result is a); if x is zero, y moves to x. rst_n: synchronous, active low, clears x and y.""",
         detailed="""Registers x (an output) and y, six bits, unsigned. done = (x = y) or (y = 0), combinational. At the rising edge of
             clk, the first of these that holds: rst_n = 0: x = y = 0. load = 1: x = a, y = b. done = 1: hold. x = 0: x = y
             (y holds). x > y: x = x - y. Otherwise y = y - x. So the GCD of 0 and b is b, that of 0 and 0 is 0.""",

@@ -72,7 +72,7 @@ PROBLEMS = [
         "input clk, input rst_n, input want_a, input want_b, output reg gets_a, output reg gets_b",
         terse="Two-way arbiter; on a tie the one not served last gets it; synchronous active-low reset, a first.",
         normal="""Arbiter of two, decided anew at each clock edge: a single request is granted; if both ask, the one that was not
-            granted last wins (a after reset). Grants are registers. rst_n is synchronous and active low.""",
+            granted last wins (a after reset). Grants are registers. rst_n is synchronous, active low, and clears both.""",
         detailed="""At the rising edge of clk: rst_n = 0: gets_a = gets_b = 0 and b counts as served last. Otherwise: neither asks: both
             grants 0, and who was served last is kept. Only one asks: it alone is granted, also twice or more in a row. Both
             ask: the one not served last is granted. The granted one now counts as served last.""",
@@ -187,7 +187,7 @@ PROBLEMS = [
         "queues",
         "input clk, input reset, input push, input [7:0] data_in, input pop, output [7:0] data_out, "
         "output full, output empty, output [2:0] count",
-        terse="FIFO of 4 bytes with count, full and empty; oldest byte on data_out; synchronous reset.",
+        terse="FIFO of 4 bytes with count, full and empty; oldest byte on data_out, 0 if empty; synchronous reset.",
         normal="""FIFO for four bytes. push stores data_in, pop removes the oldest byte, both at the clock edge; a push is ignored while
             full and a pop while empty. data_out is the oldest byte, 0 if empty. reset: synchronous, active high.""",
         detailed="""At the rising edge of clk: reset = 1 empties the FIFO. Otherwise push takes effect if full = 0, and pop if empty = 0,
@@ -234,10 +234,10 @@ PROBLEMS = [
         "queues",
         "input clk, input areset, input push, input pop, input [3:0] value, output reg [3:0] top, output reg [2:0] depth, "
         "output reg error",
-        terse="Stack of 4 nibbles; push with pop replaces the top; error sticks on over- and underflow; async reset.",
-        normal="""Stack for four 4-bit values; top is the one pushed last (0 if empty) and depth their number. push and pop together replace
-            the top. A push on a full stack or a pop of an empty one (also together with push) changes nothing but sets error,
-            which stays. areset is asynchronous, active high, and empties the stack.""",
+        terse="Stack of 4 nibbles (top 0 if empty); push with pop replaces the top; error sticks on over/underflow; async reset.",
+        normal="""Stack for four 4-bit values; top is the one pushed last (0 if empty) and depth their number. push and pop together
+            replace the top, also of a full stack. A push alone on a full stack or a pop of an empty one (also together with push)
+            changes nothing but sets error, which stays until areset. areset is asynchronous, active high, and empties the stack.""",
         detailed="""areset = 1: depth = 0, error = 0, at once. At the rising edge of clk: push = 1, pop = 0: value goes on top and depth
             + 1, but if depth = 4 only error = 1. push = 0, pop = 1: the top is removed and depth - 1, but if depth = 0 only
             error = 1. Both 1: the top is replaced by value, depth holds, but if depth = 0 only error = 1 and value is lost.
@@ -279,10 +279,10 @@ PROBLEMS = [
         "queues",
         "input clk, input rst_n, input in_valid, input [7:0] in_data, output in_ready, "
         "output reg out_valid, output reg [7:0] out_data, input out_ready",
-        terse="One-entry valid/ready pipeline register that can take and give in the same cycle; sync low reset.",
+        terse="One-entry valid/ready register, can take and give in one cycle; out_data changes with a byte only; sync low reset.",
         normal="""Pipeline register with valid/ready on both sides: a byte moves at a clock edge where valid and ready are both high.
-            in_ready is high if the register is empty or being emptied (out_ready). out_valid and out_data hold until taken.
-            rst_n is synchronous, active low, and empties it (out_data 0).""",
+            in_ready is high if the register is empty or being emptied (out_ready). out_valid and out_data hold until taken;
+            out_data changes only when a byte comes in. rst_n is synchronous, active low, and empties it (out_data 0).""",
         detailed="""in_ready = (out_valid = 0) or out_ready (combinational, also during reset). At the rising edge of clk: rst_n = 0:
             out_valid = 0, out_data = 0. Otherwise in_ready = 1: out_valid = in_valid, and out_data = in_data if in_valid = 1
             (else it holds). in_ready = 0: both hold. So one byte a cycle can pass while out_ready is high.""",

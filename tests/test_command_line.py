@@ -28,6 +28,12 @@ TASKS = "data/pocket_test.jsonl"
         ("train_sft_lora.py --train_path README.md", "README.md:1: not JSON"),
         ("train_sft_lora.py --config pyproject.toml", "--config pyproject.toml"),
         ("results_table.py --results_dir none", "none: no *_metrics.json here"),
+        ("data/prepare_verilogeval.py", "--source: want the benchmark's folder"),
+        (f"eval_humaneval.py --data_path {TASKS} --instruct --server http://x/v1", "has no chat template"),
+        (
+            f"eval_humaneval.py --data_path {TASKS} --prompt_level terse",
+            "jsonl:1: task has no text field 'prompt_terse'",
+        ),
         ("data/prepare_humaneval.py --source none.gz", "--source none.gz: No such file"),
         ("data/prepare_mbpp.py --source data/pocket_mbpp.jsonl", "has 47 of MBPP's 974 tasks"),
     ],
@@ -65,10 +71,10 @@ def test_bad_input_that_takes_the_libraries_to_see(tmp_path, command, says):
 @pytest.mark.parametrize(
     "script",
     ["train_sft_lora.py", "train_rl_lora.py", "train_ppo_lora.py", "train_grpo_lora.py", "eval_humaneval.py",
-     "results_table.py"],
+     "results_table.py", "curves.py"],
 )  # fmt: skip
 def test_help_lists_every_option_with_its_comment(run_cli, script):
     code, out, err = run_cli(script, "--help")
     assert code == 0 and err == ""
-    assert "--seed" in out or script == "results_table.py"
+    assert "--seed" in out or script in ("results_table.py", "curves.py")
     assert "YAML file with any of these" in " ".join(out.replace("│", " ").split())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,43 @@ def test_deepseek_runs_offline_on_humaneval(tmp_path, deepseek):
         "deepseek_1_3b_lora_sft_v2",
     ]
     assert "humaneval_test.jsonl, 2 tasks" in out
+
+
+needs_tools = pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in ("iverilog", "yosys", "verilator")),
+    reason="the Verilog tools are missing",
+)
+
+
+@needs_venv
+@needs_tools
+@pytest.mark.slow
+def test_verilog_from_base_to_table_and_curves(tmp_path):
+    out = pipeline(tmp_path, "train_VERILOG.sh", PROFILE="pocket")
+    for name in ("base", "sft", "ppo", "grpo"):
+        metrics = json.loads((tmp_path / "results" / f"pocket_verilog_{name}_metrics.json").read_text())
+        assert list(metrics["parts"]) == ["compilation", "functional", "synthesis", "quality"]
+        assert f"| pocket_verilog_{name} |" in out
+    assert "| seeds | compilation | functional | synthesis | quality | evaluation |" in out
+    assert (tmp_path / "results" / "pocket_verilog_curves.png").stat().st_size > 10_000
+    args = {method: json.loads((tmp_path / "checkpoints" / f"pocket_verilog_lora_{method}" / "run.json").read_text())
+            ["args"] for method in ("ppo", "grpo")}  # fmt: skip
+    assert all(one["reward"] == "parts" and one["prompt_level"] == "curriculum" for one in args.values())
+    wanted = {"value_coef": 0.5, "entropy_coef": 0.01, "max_grad_norm": 0.5, "clip_range": 0.2}
+    assert wanted.items() <= args["ppo"].items()
+    again = pipeline(tmp_path, "train_VERILOG.sh", PROFILE="pocket")
+    assert again.count("complete: skipped") == 7
+
+
+@needs_venv
+@needs_tools
+@pytest.mark.slow
+def test_verilog_in_prose_on_deepseek_offline(tmp_path, deepseek):
+    settings = dict(PROFILE="deepseek", MODEL=deepseek, PREFIX="deepseek_7b_verilog", STEPS="1", LIMIT="1")
+    out = pipeline(tmp_path, "train_VERILOG.sh", **settings)
+    assert "verilog_test.jsonl, 1 tasks" in out and "instruct" in out
+    args = json.loads((tmp_path / "checkpoints" / "deepseek_7b_verilog_lora_grpo" / "run.json").read_text())["args"]
+    assert args["instruct"] and not args["unpack_to_sample"]
 
 
 def test_an_unknown_profile_is_refused():

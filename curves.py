@@ -1,0 +1,128 @@
+"""Learning curves of runs, from their training logs: a panel for each figure, a line for each method.
+
+    python curves.py checkpoints/my_ppo checkpoints/my_grpo --figures reward base_reward gen_len
+
+Runs whose folders differ only in `_seedN` at the end are one line, the mean of the seeds, in a band from the lowest
+seed to the highest. What is drawn at x is the mean of the steps around it (`--smooth` steps in all). docs/metrics.md
+explains the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from common import read_jsonl, require, require_at_least, run
+
+LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # told apart without colour
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: for all eyes
+
+
+@dataclass
+class Args:
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # folders that training wrote
+    figures: tuple[str, ...] = ("reward", "base_reward", "gen_len", "kl_reference", "entropy")  # names in the log
+    x: str = "epoch"  # what stands on the axis below: epoch, step, sampled_tokens
+    smooth: int = 9  # steps that a point is the mean of; 1: the steps themselves
+    output: str = "curves.png"  # where the picture goes
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+def read_log(folder: Path) -> list[dict]:
+    """The steps of a run in their order, without what belongs to no step.
+
+    Raises:
+        InputError: the folder has no training log, or several.
+    """
+    logs = sorted(folder.glob("*_train_log.jsonl"))
+    require(len(logs) == 1, f"{folder}: has {len(logs)} training logs (*_train_log.jsonl); want a run's folder")
+    return [record for _, record in read_jsonl(logs[0], "training log") if record.get("step", 0) > 0]
+
+
+def smoothed(values: np.ndarray, width: int) -> np.ndarray:
+    """The mean of the `width` values around each; of as many as there are at both ends.
+
+    >>> smoothed(np.array([0.0, 3.0, 6.0, 0.0]), 3).tolist()
+    [1.5, 3.0, 3.0, 3.0]
+    """
+    weights = np.ones(min(width, len(values)))
+    return np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")
+
+
+def curve(logs: list[list[dict]], x: str, y: str, width: int) -> tuple[np.ndarray, ...] | None:
+    """x, and the seeds' mean, lowest and highest there; None if y is in none of the logs.
+
+    Seeds are read off at the same 200 places, as far as the shortest of them goes.
+    """
+    seeds = []
+    for log in logs:
+        points = [(step[x], step[y]) for step in log if x in step and isinstance(step.get(y), int | float)]
+        if points:
+            seeds.append(np.array(points, dtype=float).T)
+    if not seeds:
+        return None
+    places = np.linspace(max(seed[0, 0] for seed in seeds), min(seed[0, -1] for seed in seeds), 200)
+    lines = np.array([np.interp(places, seed[0], smoothed(seed[1], width)) for seed in seeds])
+    return places, lines.mean(0), lines.min(0), lines.max(0)
+
+
+def draw(groups: dict[str, list[list[dict]]], figures: list[str], x: str, width: int, path: Path) -> None:
+    """A PNG with a panel a figure."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = min(2, len(figures))
+    rows = -(-len(figures) // columns)
+    picture, panels = plt.subplots(rows, columns, figsize=(5.5 * columns, 3.4 * rows), squeeze=False)
+    for axes in panels.flat[len(figures) :]:
+        axes.set_visible(False)
+    for axes, name in zip(panels.flat, figures, strict=False):
+        for number, (label, logs) in enumerate(groups.items()):
+            found = curve(logs, x, name, width)
+            if found is None:
+                continue
+            places, mean, low, high = found
+            line, marker = LINES[number % len(LINES)]
+            colour = COLOURS[number % len(COLOURS)]
+            seeds = f", {len(logs)} seeds" if len(logs) > 1 else ""
+            axes.plot(places, mean, line, color=colour, marker=marker, markevery=25, markersize=4, label=label + seeds)
+            axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.set_xlabel(x.replace("_", " "))
+        axes.set_title(name.replace("_", " "), fontsize=10)
+        axes.grid(alpha=0.3)
+    panels.flat[0].legend(fontsize=8)
+    picture.tight_layout()
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(temporary, dpi=150)
+    plt.close(picture)
+    temporary.replace(path)
+
+
+def main(args: Args) -> None:
+    require(args.output.endswith(".png"), f"--output {args.output}: must end in .png")
+    require_at_least(1, args, "smooth")
+    groups: dict[str, list[list[dict]]] = defaultdict(list)
+    for folder in map(Path, args.runs):
+        if folder.suffix != ".partial":
+            groups[re.sub(r"_seed\d+$", "", folder.name)].append(read_log(folder))
+    known = {name for logs in groups.values() for log in logs for step in log for name in step}
+    figures = [name for name in args.figures if name in known]
+    missing = [name for name in args.figures if name not in known]
+    require(bool(figures), f"none of these runs logged {', '.join(missing)}; they have {', '.join(sorted(known))}")
+    draw(groups, figures, args.x, args.smooth, Path(args.output))
+    note = f" (not logged by these runs: {', '.join(missing)})" if missing else ""
+    print(f"wrote {args.output}: {json.dumps(list(groups))}{note}")
+
+
+if __name__ == "__main__":
+    run(main, Args, __doc__)

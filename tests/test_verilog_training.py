@@ -1,0 +1,132 @@
+"""Verilog through the scripts that train and evaluate: nothing but the task file changes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import train_grpo_lora
+import train_sft_lora
+from common import InputError
+from judging import open_sandbox
+from sandbox import Verdict
+from tasks import read_tasks
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN, VALID = "data/pocket_verilog_train.jsonl", "data/pocket_verilog_valid.jsonl"
+MODEL = "data/pocket_verilog_coder"
+MISSING = [tool for tool in ("iverilog", "vvp", "yosys", "verilator") if shutil.which(tool) is None]
+needs_tools = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+LENGTHS = ["--max_length", "384", "--max_new_tokens", "96"]
+
+
+@pytest.fixture(scope="module")
+def few_tasks(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("tasks") / "few.jsonl"
+    path.write_text("".join((ROOT / TRAIN).read_text().splitlines(keepends=True)[:4]))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, few_tasks) -> str:
+    """The fresh adapter, from which the model is as it was."""
+    folder = str(tmp_path_factory.mktemp("sft") / "sft")
+    train_sft_lora.main(train_sft_lora.Args(train_path=few_tasks, model_name=MODEL, output_dir=folder, max_length=384,
+                                            max_steps=0, prompt_level="all"))  # fmt: skip
+    return folder
+
+
+@needs_tools
+def test_grpo_learns_from_the_parts_and_climbs_the_levels(tmp_path, few_tasks, adapter):
+    args = train_grpo_lora.Args(
+        train_path=few_tasks, sft_model=adapter, output_dir=str(tmp_path / "grpo"), max_length=384, max_new_tokens=96,
+        num_steps=3, batch_size=2, num_samples=2, reward="parts", prompt_level="curriculum", curriculum_epochs=0.5,
+        log_completions=1, learning_rate=1e-4,
+    )  # fmt: skip
+    train_grpo_lora.main(args)
+    log = [json.loads(line) for line in open(tmp_path / "grpo" / "grpo_train_log.jsonl")]
+    assert [step["epoch"] for step in log] == [0.5, 1.0, 1.5]
+    assert [step["curriculum_level"] for step in log] == [0, 1, 2]
+    rows = [json.loads(line) for line in open(tmp_path / "grpo" / "completions.jsonl")]
+    for step in log:
+        mine = [row for row in rows if row["step"] == step["step"]]
+        for part in ("compilation", "functional", "synthesis", "quality"):
+            assert step[part] == pytest.approx(sum(row["parts"][part] for row in mine) / len(mine))
+        for row in mine:
+            weighed = sum(w * row["parts"][p] for p, w in zip(row["parts"], (0.4, 0.5, 0.3, 0.5), strict=True)) / 1.7
+            assert row["reward"] == pytest.approx(weighed - 0.01 * row["length"] / 100)
+        assert step["reward"] == pytest.approx(sum(row["reward"] for row in mine) / len(mine))
+    saved = json.loads((tmp_path / "grpo" / "run.json").read_text())
+    assert saved["sandbox"]["seccomp"] and saved["args"]["prompt_level"] == "curriculum"
+
+
+@needs_tools
+def test_evaluation_gives_the_rates_of_the_parts(tmp_path, run_cli):
+    tasks = read_tasks(VALID)[:6]
+    rows = [{"task_id": t["task_id"], "completion": t["canonical_solution"] + "\nstray text"} for t in tasks[:3]]
+    rows += [{"task_id": t["task_id"], "completion": "endmodule\n"} for t in tasks[3:]]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = run_cli("eval_humaneval.py", "--data_path", VALID, "--limit", "6", "--exp_name", "v", "--samples",
+                             str(tmp_path / "samples.jsonl"), "--results_dir", str(tmp_path))  # fmt: skip
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "v_metrics.json").read_text())
+    assert metrics["num_pass"] == 0 and metrics["num_pass_stopped"] == 3  # the cut is behind endmodule
+    assert metrics["parts_stopped"]["compilation"] == 1.0 and metrics["parts"]["compilation"] == 0.5
+    assert metrics["parts_stopped"]["functional"] < 0.8 and list(metrics["parts"])[-1] == "quality"
+    assert "compilation 50.0%, functional" in out
+
+
+REFUSED = {
+    "shaped": (["--reward", "shaped"], "ruff reads Python, not Verilog"),
+    "weights": (["--reward", "parts", "--part_weights", "0,0,0,0,1"], "the weights of the parts in use are all 0"),
+    "no numbers": (["--reward", "parts", "--part_weights", "a,b"], "want numbers with commas between"),
+    "languages": (["--valid_path", "data/pocket_valid.jsonl"], "has tasks in python and verilog"),
+    "curriculum": (["--prompt_level", "curriculum", "--curriculum_epochs", "0"], "must be positive"),
+}
+
+
+@pytest.mark.parametrize("flags, said", REFUSED.values(), ids=REFUSED)
+def test_what_does_not_fit_is_refused_in_a_line(flags, said, capsys, monkeypatch, adapter, tmp_path):
+    from common import run
+
+    monkeypatch.setattr("sys.argv", ["train_grpo_lora.py", "--train_path", TRAIN, "--sft_model", adapter, *LENGTHS,
+                                     "--output_dir", str(tmp_path / "out"), *flags])  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        run(train_grpo_lora.main, train_grpo_lora.Args, "")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and said in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_and_judge_models_are_not_for_python():
+    args = train_grpo_lora.Args(reward="parts")
+    with pytest.raises(InputError, match="only verdicts on Verilog have parts"):
+        train_grpo_lora.chosen_reward(args, "python")
+    args = train_grpo_lora.Args(judge_url="http://localhost:1/v1")
+    with pytest.raises(InputError, match="these tasks are in Python"), open_sandbox(args, [{"task_id": "a"}]):
+        pass
+
+
+@needs_tools
+def test_a_sandbox_that_lets_a_module_cheat_stops_the_run(monkeypatch):
+    from concurrent.futures import Future
+
+    from verilog import VerilogSandbox
+
+    def fooled(self, task, completion, time_limit=None):
+        done = Future()
+        done.set_result(Verdict("pass", ""))
+        return done
+
+    monkeypatch.setattr(VerilogSandbox, "submit", fooled)
+    tasks = read_tasks(VALID)[:1]
+    with pytest.raises(InputError, match="a wrong answer: pass instead of fail"):
+        with open_sandbox(train_grpo_lora.Args(), tasks):
+            pass
+
+
+@needs_tools
+def test_the_self_test_passes_here():
+    with open_sandbox(train_grpo_lora.Args(), read_tasks(VALID)[:1]) as box:
+        assert "yosys" in box.versions()
