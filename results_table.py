@@ -106,25 +106,25 @@ def place(row: Row) -> tuple:
 
 def markdown(rows: list[Row]) -> str:
     """One table a suite, with its hardware below."""
-    parts = []
+    tables = []
     for where in sorted({row.suite for row in rows}):
         members = [row for row in rows if row.suite == where]
-        parts = list(dict.fromkeys(name for row in members for name in row.parts))
+        judged = list(dict.fromkeys(name for row in members for name in row.parts))
         columns = ["method", "pass@1", "passed/tasks", "avg length", "pass@1 stopped", "95% interval", "seeds"]
-        columns += [*parts, "evaluation"]
+        columns += [*judged, "evaluation"]
         lines = [f"**{where}**", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for row in members:
             seeds = "1" if row.num_seeds == 1 else f"{row.num_seeds} ({row.spread[0]:.1%} to {row.spread[1]:.1%})"
             length = "" if row.length is None else f"{row.length:.1f}"
-            shares = "".join(f"{row.parts[name]:.1%} | " if name in row.parts else " | " for name in parts)
+            shares = "".join(f"{row.parts[name]:.1%} | " if name in row.parts else " | " for name in judged)
             lines.append(
                 f"| {row.name} | {row.rate:.1%} | {row.num_pass}/{row.num_samples} | {length} | {row.stopped:.1%} | "
                 f"{row.interval[0]:.1%} to {row.interval[1]:.1%} | {seeds} | {shares}{row.seconds:.0f} s |"
             )
         machines = sorted({row.machine for row in members})
         lines += ["", "Length in tokens, EOS included. Measured on: " + " / ".join(machines) + "."]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) + "\n"
 
 
 def insert(readme: str, section: str, text: str) -> str:

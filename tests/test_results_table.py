@@ -65,3 +65,17 @@ def test_what_is_missing_is_said(results, tmp_path):
     (results / "bad_metrics.json").write_text("{}")
     with pytest.raises(InputError, match="bad_metrics.json: not an evaluation"):
         read_rows(results)
+
+
+def test_verilog_has_a_column_for_each_part(tmp_path):
+    for seed, share in (("", 0.5), ("_seed1", 1.0)):
+        record = metrics(f"v_sft{seed}", 0.4) | {"parts": {"compilation": 1.0, "functional": share}}
+        (tmp_path / f"v_sft{seed}_metrics.json").write_text(json.dumps(record))
+    (tmp_path / "v_base_metrics.json").write_text(json.dumps(metrics("v_base", 0.1)))
+    terse = metrics("v_terse", 0.2)
+    terse["args"] |= {"prompt_level": "terse", "instruct": True}
+    (tmp_path / "v_terse_metrics.json").write_text(json.dumps(terse))
+    table = results_table.markdown(read_rows(tmp_path))
+    assert "| seeds | compilation | functional | evaluation |" in table
+    assert "2 (40.0% to 40.0%) | 100.0% | 75.0% | 3 s |" in table and "| 1 |  |  | 3 s |" in table
+    assert "terse prompts, instruct, greedy" in table and table.count("| method |") == 2  # asked otherwise: apart

@@ -130,3 +130,26 @@ def test_a_sandbox_that_lets_a_module_cheat_stops_the_run(monkeypatch):
 def test_the_self_test_passes_here():
     with open_sandbox(train_grpo_lora.Args(), read_tasks(VALID)[:1]) as box:
         assert "yosys" in box.versions()
+
+
+def test_the_front_door_takes_the_parts_for_verilog():
+    from data_sets import evaluated_on, language
+    from models import is_pocket, settings_for
+
+    settings, lines = settings_for("grpo", "some/model-7b", 7_000_000_000, set(), "verilog")
+    assert settings["reward"] == "parts" and "Verilog: reward parts" in lines
+    assert settings_for("grpo", "some/model-7b", 7_000_000_000, set())[0]["reward"] == "shaped"
+    assert language("verilog") == "verilog" and language("pocket") == "python" and is_pocket(MODEL)
+    assert evaluated_on("", "verilog", False) == {"verilog": "data/verilog_test.jsonl"}
+    assert evaluated_on("", "pocket_verilog", True) == {"pocket_verilog": "data/pocket_verilog_test.jsonl"}
+
+
+@needs_tools
+@pytest.mark.slow
+def test_the_front_door_trains_and_evaluates_on_verilog(tmp_path, run_cli):
+    code, out, err = run_cli("train.py", "grpo", MODEL, "--debug", "--auto-eval", "--prompt-level", "curriculum",
+                             "--checkpoints", str(tmp_path / "c"), "--results-dir", str(tmp_path / "r"))  # fmt: skip
+    assert code == 0, err
+    assert "grpo: data/pocket_verilog_coder on pocket_verilog" in out and "prompt_level: curriculum" in out
+    (summary,) = (tmp_path / "r").glob("evaluation_results_*.json")
+    assert list(json.loads(summary.read_text())["final_eval"]) == ["pocket_verilog"]
