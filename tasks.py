@@ -105,6 +105,13 @@ def at_level(task: Task, level: str) -> Task:
     return task | {"prompt": task[prompt_field(level)]}
 
 
+def prompt_variants(tasks: list[Task], level: str) -> list[Task]:
+    """The tasks; for a curriculum, all of them at its first level, then all at the next, and so on."""
+    if level != "curriculum":
+        return tasks
+    return [at_level(task, one) for one in CURRICULUM for task in tasks]
+
+
 def sha256(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes, which names a data set in the metrics."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

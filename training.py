@@ -47,7 +47,7 @@ from policy import (
 from rollout import encode_prompts, sample
 from rollout_vllm import VllmSampler, check_engine
 from sandbox import Verdict
-from tasks import CURRICULUM, Task, at_level, language_of, read_tasks, sha256
+from tasks import language_of, prompt_variants, read_tasks, sha256
 from tracking import Tracker, check_tracker, run_name
 from validation import Validation
 
@@ -387,13 +387,6 @@ class Run:
         save_adapter(self.model, self.tokenizer, folder)
         if self.critic is not None:
             save_file(self.critic.state_dict(), folder / "critic.safetensors")
-
-
-def prompt_variants(items: list[Task], level: str) -> list[Task]:
-    """The tasks; for a curriculum, all of them at its first level, then all at the next, and so on."""
-    if level != "curriculum":
-        return items
-    return [at_level(task, one) for one in CURRICULUM for task in items]
 
 
 def verdicts(drawn: list[Sample]) -> list[Verdict]:

@@ -9,10 +9,9 @@ from typing import Any
 
 from pocket_verilog_grammar import Circuit, fill
 
-SLIP_RATE = 0.14  # of an operation, a choice, a change or a register
-OFTEN = ("nand", "difference", "reversed", "rotated_left", "rotated_right", "all", "falling", "preset", "low_reset",
-         "async_reset", "reset_enable")  # fmt: skip
-OFTEN_RATE = 0.65  # of these, and of a choice at low level, which people get wrong more often than not
+SLIP_RATE = 0.1  # of an operation, a choice, a change or a register
+OFTEN = ("nand", "reversed", "rotated_left", "rotated_right", "all", "preset", "low_reset", "async_reset")
+OFTEN_RATE = 0.6  # of these, which people get wrong more often than not
 TYPICAL_RATE = 0.75  # of slips that are the first in their list
 NARROW_RATE = 0.08  # of a net declared without its width
 LATCH_RATE = 0.25  # of an `if` without its `else`, in the style that has one
@@ -61,7 +60,7 @@ def sloppy_code(circuit: Circuit, rng: random.Random) -> Code:
 
     parts = {"operation": circuit.operation, "change": circuit.change, "register": circuit.register}
     slips = {part: slip(piece.slips, piece.name in OFTEN) for part, piece in parts.items()}
-    slips["choice"] = slip(("swapped", "ignored") if circuit.choice.other else (), circuit.choice.level == 0)
+    slips["choice"] = slip(("swapped", "ignored") if circuit.choice.other else (), False)
     return replace(
         code,
         **{part: chosen for part, chosen in slips.items() if chosen is not None},

@@ -19,13 +19,14 @@ from tasks import (
     answer,
     candidate_source,
     code_of,
+    prompt_variants,
     prose_of,
     read_tasks,
     stop_strings,
     truncate_at_stop,
 )
 from train_sft_lora import encode
-from training import Run, prompt_variants
+from training import Run
 
 PYTHON = {"task_id": "p", "prompt": 'def add(a, b):\n    """The sum."""\n', "canonical_solution": "    return a + b\n",
           "test": "def check(c):\n    assert c(1, 2) == 3\n", "entry_point": "add",
