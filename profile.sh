@@ -60,8 +60,8 @@ pocket_verilog)
     SFT_FLAGS="--max_length 384 --prompt_level all"
     PPO_FLAGS="$length_flags $budget --num_updates 1000 --batch_size 8 --num_samples 4 --learning_rate 3e-4 --gae_lambda 1"
     PPO_FLAGS="$PPO_FLAGS --curriculum_epochs 0.5"
-    GRPO_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 4 --loss_type dr_grpo --learning_rate 1e-3"
-    GRPO_FLAGS="$GRPO_FLAGS --curriculum_epochs 0.25" # half of PPO's: a task has twice the samples
+    GRPO_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 4 --loss_type dr_grpo"
+    GRPO_FLAGS="$GRPO_FLAGS --num_iterations 4 --learning_rate 3e-4 --curriculum_epochs 0.25" # half of PPO's: a task has twice the samples
     EVAL_FLAGS="$length_flags --batch_size 128"
     need make_pocket_verilog_tasks.py data/pocket_verilog_train.jsonl data/pocket_verilog_test.jsonl
     need make_pocket_verilog_coder.py data/pocket_verilog_coder
