@@ -6,6 +6,8 @@ import gzip
 import json
 import os
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -163,3 +165,40 @@ def run_cli():
         return done.returncode, done.stdout, done.stderr
 
     return call
+
+
+class JudgeStub(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(request)
+        if self.server.answer == "hang":
+            self.server.released.wait(20)
+            return
+        status = self.server.answer if isinstance(self.server.answer, int) else 200
+        message = {"role": "assistant", "content": self.server.answer}
+        choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+        body = {"id": "1", "object": "chat.completion", "created": 0, "model": "judge", "choices": choices}
+        data = json.dumps(body if status == 200 else {"error": {"message": "no"}}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def stub():
+    """A judge model on loopback: set its `answer`, read its `requests`."""
+    pytest.importorskip("openai")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), JudgeStub)
+    server.daemon_threads = True
+    server.requests, server.released = [], threading.Event()
+    server.url = f"http://127.0.0.1:{server.server_port}/v1"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    server.server_close()

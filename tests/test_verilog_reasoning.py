@@ -1,51 +1,11 @@
 """The judge model that reads explanations: the real client against a small server of our own."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 from test_verilog import needs_tools
 from verilog_attacks import HEADER, RIGHT, TASK
 
 from verilog import VerilogSandbox, score
 from verilog_reasoning import Judge, explanation, read_score
-
-
-class JudgeStub(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(request)
-        if self.server.answer == "hang":
-            self.server.released.wait(20)
-            return
-        status = self.server.answer if isinstance(self.server.answer, int) else 200
-        message = {"role": "assistant", "content": self.server.answer}
-        choices = [{"index": 0, "finish_reason": "stop", "message": message}]
-        body = {"id": "1", "object": "chat.completion", "created": 0, "model": "judge", "choices": choices}
-        data = json.dumps(body if status == 200 else {"error": {"message": "no"}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-
-@pytest.fixture
-def stub():
-    pytest.importorskip("openai")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), JudgeStub)
-    server.daemon_threads = True
-    server.requests, server.released = [], threading.Event()
-    server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server
-    server.released.set()
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+import eval_humaneval
 import train_grpo_lora
 import train_sft_lora
 from common import InputError
 from judging import open_sandbox
 from sandbox import Verdict
-from tasks import read_tasks
+from tasks import answer, read_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, VALID = "data/pocket_verilog_train.jsonl", "data/pocket_verilog_valid.jsonl"
@@ -75,6 +76,41 @@ def test_evaluation_gives_the_rates_of_the_parts(tmp_path, run_cli):
     assert metrics["parts_stopped"]["compilation"] == 1.0 and metrics["parts"]["compilation"] == 0.5
     assert metrics["parts_stopped"]["functional"] < 0.8 and list(metrics["parts"])[-1] == "quality"
     assert "compilation 50.0%, functional" in out
+
+
+@needs_tools
+def test_answers_in_prose_are_judged_and_their_explanations_read(tmp_path, stub):
+    """The whole module stands in a block; a judge model reads what stands before it, or is left out."""
+    stub.answer = '{"score": 0.5}'
+    tasks = read_tasks(VALID, instruct=True)[:3]
+    rows = [{"task_id": task["task_id"], "completion": f"It works so.\n\n{answer(task)}\nDone."} for task in tasks]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = eval_humaneval.Args(
+        data_path=VALID, limit=3, samples=str(tmp_path / "samples.jsonl"), exp_name="p", results_dir=str(tmp_path),
+        instruct=True, judge_url=stub.url, judge_model="j",
+    )  # fmt: skip
+    eval_humaneval.main(args)
+    metrics = json.loads((tmp_path / "p_metrics.json").read_text())
+    assert metrics["pass_at_1"] == metrics["pass_at_1_stopped"] == 1.0 and metrics["parts"]["reasoning"] == 0.5
+    asked = [request["messages"][1]["content"] for request in stub.requests]
+    assert len(asked) == 3 and all(" explanation\nIt works so.\n=== " in text for text in asked)
+    stub.answer = 500
+    eval_humaneval.main(args)
+    parts = json.loads((tmp_path / "p_metrics.json").read_text())["parts"]
+    assert "reasoning" not in parts and parts["functional"] == 1.0
+
+
+@needs_tools
+def test_reasoning_is_a_part_of_the_reward(tmp_path, few_tasks, adapter, stub):
+    stub.answer = '{"score": 1.0}'
+    args = train_grpo_lora.Args(
+        train_path=few_tasks, sft_model=adapter, output_dir=str(tmp_path / "grpo"), max_length=384, max_new_tokens=64,
+        num_steps=1, batch_size=1, num_samples=2, reward="parts", part_weights="0,0,0,0,1", length_penalty_alpha=0,
+        judge_url=stub.url, judge_model="j",
+    )  # fmt: skip
+    train_grpo_lora.main(args)
+    (step,) = [json.loads(line) for line in open(tmp_path / "grpo" / "grpo_train_log.jsonl")]
+    assert step["reward"] == pytest.approx(step["reasoning"])
 
 
 REFUSED = {
