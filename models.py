@@ -16,6 +16,7 @@ from typing import Any
 LORA = {"lora_r": 64, "lora_alpha": 16, "lora_dropout": 0.1}
 LENGTHS = {"max_length": 1024, "max_new_tokens": 256}
 SHAPED = {"reward": "shaped", "time_limit": 3.0}
+VERILOG = {"reward": "parts", "time_limit": 10.0}  # in place of these
 
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"learning_rate": 5e-5, "batch_size": 4, "gradient_accumulation_steps": 2},
@@ -99,8 +100,9 @@ def settings_for(
         return POCKET_LORA | POCKET_LENGTHS | POCKET[method], ["the embedded model: settings of its own (models.py)"]
     settings, lines = LORA | LENGTHS | METHODS[method], []
     if language == "verilog" and settings.get("reward") == "shaped":
-        settings |= {"reward": "parts", "time_limit": 10.0}
-        lines += ["Verilog: reward parts"] if "reward" not in given else []
+        changes = {name: value for name, value in VERILOG.items() if name not in given}
+        settings |= changes
+        lines += [f"Verilog: {', '.join(f'{name} {value}' for name, value in changes.items())}"] if changes else []
     seen = Model(Path(model).name, num_parameters)
     for row in MODELS:
         if row.matches(seen):

@@ -2,7 +2,7 @@
 #
 #   PROFILE=pocket|deepseek   what to run; by default deepseek where there is a CUDA GPU, else pocket
 #   MODEL= TRAIN= TEST=       another model, other task files
-#   LANGUAGE=verilog          the profile's Verilog tasks (train_VERILOG.sh)
+#   TASKS=verilog             the profile's Verilog tasks (train_VERILOG.sh)
 #   SEED=1                    another seed; its checkpoints and results end in _seed1
 #   FORCE=1                   redo stages that are complete
 #   RESULTS= CHECKPOINTS=     other folders for what comes out
@@ -34,7 +34,7 @@ need() { # MAKER FILE...: make what ships with the repository, should it be gone
     for file in "$@"; do [ -e "$file" ] || python "data/$maker"; done
 }
 
-case $PROFILE${LANGUAGE:+_$LANGUAGE} in
+case $PROFILE${TASKS:+_$TASKS} in
 pocket)
     : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=pocket}"
     : "${MODEL:=data/pocket_coder}" "${TRAIN:=data/pocket_train.jsonl}" "${TEST:=data/pocket_test.jsonl}"
@@ -56,12 +56,13 @@ pocket_verilog)
     : "${TRAIN:=data/pocket_verilog_train.jsonl}" "${TEST:=data/pocket_verilog_test.jsonl}"
     SFT=${PREFIX}_lora_sft
     length_flags="--max_length 384 --max_new_tokens 128"
-    budget="--token_budget 120000" # sampled tokens: the same for every method
+    budget="--token_budget 80000" # sampled tokens: the same for every method
+    valid="--valid_path data/pocket_verilog_valid.jsonl" # the adapter that passes most of these is kept
     SFT_FLAGS="--max_length 384 --prompt_level all"
-    PPO_FLAGS="$length_flags $budget --num_updates 1000 --batch_size 8 --num_samples 4 --learning_rate 3e-4 --gae_lambda 1"
-    PPO_FLAGS="$PPO_FLAGS --curriculum_epochs 0.5"
-    GRPO_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 4 --loss_type dr_grpo"
-    GRPO_FLAGS="$GRPO_FLAGS --num_iterations 4 --learning_rate 3e-4 --curriculum_epochs 0.25" # half of PPO's: a task has twice the samples
+    PPO_FLAGS="$length_flags $budget $valid --num_updates 1000 --batch_size 8 --num_samples 4 --learning_rate 3e-4"
+    PPO_FLAGS="$PPO_FLAGS --gae_lambda 1 --curriculum_epochs 0.35"
+    GRPO_FLAGS="$length_flags $budget $valid --num_steps 1000 --batch_size 4 --num_iterations 4 --learning_rate 3e-4"
+    GRPO_FLAGS="$GRPO_FLAGS --loss_type dr_grpo --curriculum_epochs 0.17" # half of PPO's: a task has twice the samples
     EVAL_FLAGS="$length_flags --batch_size 128"
     need make_pocket_verilog_tasks.py data/pocket_verilog_train.jsonl data/pocket_verilog_test.jsonl
     need make_pocket_verilog_coder.py data/pocket_verilog_coder
@@ -75,8 +76,8 @@ deepseek_verilog) # the original's: LoRA r 16, alpha 32, dropout 0.1
     rl_flags="$length_flags --gradient_checkpointing --no_unpack_to_sample --sample_batch_size 8 --time_limit 10"
     SFT_FLAGS="--max_length 1536 --instruct --prompt_level all --gradient_checkpointing"
     SFT_FLAGS="$SFT_FLAGS --lora_r 16 --lora_alpha 32 --lora_dropout 0.1"
-    PPO_FLAGS="$rl_flags --batch_size 8"
-    GRPO_FLAGS="$rl_flags"
+    PPO_FLAGS="$rl_flags --batch_size 8 --curriculum_epochs 4"
+    GRPO_FLAGS="$rl_flags --curriculum_epochs 0.5" # 100 tasks are drawn
     EVAL_FLAGS="$length_flags --batch_size 8 --time_limit 10"
     ;;
 deepseek) # the scripts' own defaults
@@ -90,7 +91,7 @@ deepseek) # the scripts' own defaults
     done
     ;;
 *)
-    echo "error: PROFILE=$PROFILE: want pocket or deepseek${LANGUAGE:+; LANGUAGE=$LANGUAGE: want verilog}" >&2
+    echo "error: PROFILE=$PROFILE: want pocket or deepseek${TASKS:+; TASKS=$TASKS: want verilog}" >&2
     exit 2
     ;;
 esac

@@ -19,6 +19,7 @@ RULES = ("--select=E,F,W,B,C4,SIM", "--ignore=B905")  # B905 wants strict= in ev
 OPTIONS = ("--isolated", "--no-cache", "--ignore-noqa", f"--target-version=py3{sys.version_info.minor}")
 OUTPUT = ("--quiet", "--exit-zero", "--output-format=concise", "--stdin-filename=program.py", "-")
 FINDING = re.compile(rb"^program\.py:(\d+):\d+: ([\w-]+)", re.MULTILINE)
+AGAIN = ("F811", "E402")  # a name defined, or a module imported, a second time and late
 LIMIT_SECONDS, LIMIT_BYTES = 5.0, 1 << 20  # a message may quote all of the code, and there may be many
 
 
@@ -39,24 +40,28 @@ def quality_measure() -> Callable[[list[tuple[Task, str]]], list[float]]:
     require(lint(command, "pass\n") == [], f"--reward shaped: ruff does not run here: {' '.join(command)}")
 
     def measure(pairs: list[tuple[Task, str]]) -> list[float]:
-        programs = {(candidate_source(task, ""), completion) for task, completion in pairs}  # many are the same
+        programs = {(candidate_source(task, ""), code, bool(task.get("instruct"))) for task, code in pairs}
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             found = dict(zip(programs, pool.map(lambda program: quality(command, *program), programs), strict=True))
         unread = sum(value is None for value in found.values())
         if unread:
             print(f"note: ruff could not read {unread} of {len(found)} programs that pass: quality 0")
-        return [found[candidate_source(task, ""), completion] or 0.0 for task, completion in pairs]
+        return [found[candidate_source(task, ""), code, bool(task.get("instruct"))] or 0.0 for task, code in pairs]
 
     return measure
 
 
-def quality(command: list[str], before: str, completion: str) -> float | None:
-    """Of a completion after `before`; None if ruff could not read the two."""
+def quality(command: list[str], before: str, completion: str, whole: bool = False) -> float | None:
+    """Of a completion after `before`; None if ruff could not read the two.
+
+    Args:
+        whole: the completion defines again what stands before it, as it was asked to.
+    """
     findings = lint(command, before + completion + "\n")
     if findings is None or any(rule == "invalid-syntax" for _, rule in findings):
         return None
     first = len(re.split("\r\n|\r|\n", before))  # the line on which the completion begins, as ruff counts
-    return 1 / (1 + sum(line >= first for line, _ in findings))
+    return 1 / (1 + sum(line >= first and not (whole and rule in AGAIN) for line, rule in findings))
 
 
 def lint(command: list[str], source: str) -> list[tuple[int, str]] | None:

@@ -68,7 +68,11 @@ def suite(metrics: dict) -> str:
     sampling = f"T {args['temperature']:g}, top_p {args['top_p']:g}" if args["temperature"] else "greedy"
     tasks = f"{Path(args['data_path']).name}, {metrics['num_tasks']} tasks ({metrics['data_sha256'][:8]})"
     level = args.get("prompt_level", "normal")
-    asked = ", ".join([f"{level} prompts"] * (level != "normal") + ["instruct"] * args.get("instruct", False))
+    asked = ", ".join(
+        [f"{level} prompts"] * (level != "normal")
+        + ["instruct"] * args.get("instruct", False)
+        + [f"judge {args.get('judge_model')}"] * bool(args.get("judge_url"))
+    )
     limits = f"{args['max_new_tokens']} new tokens, {args['time_limit']:g} s a check"
     return ", ".join(part for part in (tasks, base, asked, sampling, limits) if part)
 

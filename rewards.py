@@ -106,7 +106,7 @@ def chosen_reward(args: Any, language: str = "python") -> Reward:
             language == "verilog",
             "--reward parts: only verdicts on Verilog have parts; want unit_test, shaped, partial",
         )
-        score(dict.fromkeys(PARTS[: 5 if args.judge_url else 4], 0.0), weights)  # raises if none of them is in use
+        score(dict.fromkeys(PARTS[:4], 0.0), weights)  # raises if none counts that is there without a judge model
         reward = _of_each(lambda s: parts_reward(s.verdict, weights, s.length, alpha))
     elif args.reward == "shaped":
         require(language == "python", "--reward shaped: ruff reads Python, not Verilog; want unit_test, partial, parts")

@@ -89,7 +89,7 @@ def sample(
         prompts: token ids of each prompt.
         batch_size: completions at a time (at least one prompt's samples).
         stops: of each prompt the strings (ASCII) that end its completions too, and that the text then does not
-            contain; None: only an EOS ends them.
+            contain (but for those of `tasks.KEPT`); None: only an EOS ends them.
         unpack: decode with a merged copy of the policy (`policy.merged_copy`): faster, and 2 bytes a weight.
         seeds: of each prompt; None: new ones.
         on_rollout: called with each completion as it ends, while others are still being sampled.
@@ -173,7 +173,7 @@ def _decode(model, tokenizer, prompts: list[list[int]], draws: torch.Tensor, tem
 
 
 def completion_text(tokenizer, ids: list[int], ends: set[int], stops: tuple[str, ...]) -> str:
-    """What the ids say, without the EOS (one of `ends`), and without stop string and what follows it."""
+    """What the ids say, without the EOS (one of `ends`), cut at a stop string as `tasks.truncate_at_stop` does."""
     text = tokenizer.decode(ids[:-1] if ids[-1] in ends else ids)
     return truncate_at_stop(text, stops)
 

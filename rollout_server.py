@@ -41,14 +41,14 @@ def public_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/') or '/v1'}"
 
 
-def check_url(url: str) -> None:
-    """Raises InputError unless it is an http or https address."""
+def check_url(url: str, flag: str) -> None:
+    """Raises InputError unless it is an http or https address; names the flag."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
-    require(good, "--server: want an address like http://localhost:8000/v1")
+    require(good, f"{flag}: want an address like http://localhost:8000/v1")
 
 
 class Server:
@@ -67,7 +67,7 @@ class Server:
             import openai
         except ImportError:
             raise InputError("--server: needs the package openai; .venv/bin/pip install openai") from None
-        check_url(url)
+        check_url(url, "--server")
         self.openai, self.url = openai, public_url(url)
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
         require(self.key.isascii() and self.key.isprintable(), "OPENAI_API_KEY: has characters that no key has")

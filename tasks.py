@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common import InputError, read_jsonl, require
+from verilog_ports import declares_module
 
 FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 MBPP_FIELDS = ("task_id", "prompt", "canonical_solution", "test_setup_code")
@@ -30,7 +31,7 @@ MBPP_STOP_STRINGS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/",
 VERILOG_STOP_STRINGS = ("endmodule",)  # where VeriGen stops reading (arXiv 2308.00708)
 KEPT = ("endmodule",)  # stop strings that are a part of the completion
 
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 Task = dict[str, Any]
 
@@ -57,6 +58,7 @@ def read_tasks(path: str | Path, level: str = "normal", instruct: bool = False) 
             require(isinstance(task.get(field), str), f"{where}: task has no text field {field!r}, which "
                     f"--prompt_level {level} needs")  # fmt: skip
         task = at_level(task, "normal" if level == "curriculum" else level)
+        task.pop("instruct", None)  # the flag decides, not the file
         tasks.append(task | {"instruct": True} if instruct else task)
     if not tasks:
         raise InputError(f"{path}: has no tasks")
@@ -68,10 +70,11 @@ def check_task(task: Task, where: str) -> None:
     """Raise InputError unless the object has a task's fields; `where` names its file and line."""
     listed, language = "test_list" in task, task.get("language", "python")
     require(language in ("python", "verilog"), f"{where}: language {language!r}: want python or verilog")
-    verilog = language == "verilog"
+    verilog = is_verilog(task)
     for field in VERILOG_FIELDS if verilog else MBPP_FIELDS if listed else FIELDS:
         if not isinstance(task.get(field), str):
             raise InputError(f"{where}: task has no text field {field!r}")
+    require(isinstance(task.get("explanation", ""), str), f"{where}: explanation is not text")
     if verilog:
         name = task["top_module"]
         require(
@@ -83,6 +86,10 @@ def check_task(task: Task, where: str) -> None:
         raise InputError(f"{where}: test_list must be a list of asserts")
     if not listed and not task["entry_point"].isidentifier():
         raise InputError(f"{where}: entry_point {task['entry_point']!r} is not a Python name")
+
+
+def is_verilog(task: Task) -> bool:
+    return task.get("language") == "verilog"
 
 
 def language_of(tasks: list[Task], path: str | Path = "the tasks") -> str:
@@ -125,8 +132,7 @@ def candidate_source(task: Task, completion: str) -> str:
     >>> candidate_source({"prompt": "def one():\\n"}, "    return 1")
     'def one():\\n\\n\\n    return 1'
     """
-    top = task.get("top_module")
-    if top and re.search(rf"^[ \t]*module[ \t]+{top}\b", completion, re.MULTILINE):
+    if is_verilog(task) and declares_module(completion, task["top_module"]):
         return completion
     return task["prompt"] + "\n\n" + completion
 
@@ -155,7 +161,7 @@ def prose_of(text: str) -> str:
 
 def instruction(task: Task) -> str:
     """What an `instruct` task asks of the model."""
-    what, fence = ("Verilog module", "verilog") if "top_module" in task else ("Python function", "python")
+    what, fence = ("Verilog module", "verilog") if is_verilog(task) else ("Python function", "python")
     return (
         f"Complete this {what}. First explain in a few sentences how it works, then write the whole of it in one "
         f"fenced block.\n\n```{fence}\n{task['prompt'].rstrip()}\n```"
@@ -169,7 +175,7 @@ def answer(task: Task) -> str:
     """
     if not task.get("instruct"):
         return task["canonical_solution"]
-    fence = "verilog" if "top_module" in task else "python"
+    fence = "verilog" if is_verilog(task) else "python"
     told = task.get("explanation", "").strip()
     program = task["prompt"].rstrip() + "\n" + task["canonical_solution"].strip("\n")
     return (f"{told}\n\n" if told else "") + f"```{fence}\n{program}\n```"
@@ -193,7 +199,7 @@ def stop_strings(task: Task) -> tuple[str, ...]:
     """What ends a completion of this task: HumanEval's stop strings, MBPP's, Verilog's. An answer in prose has none."""
     if task.get("instruct"):
         return ()
-    if "top_module" in task:
+    if is_verilog(task):
         return VERILOG_STOP_STRINGS
     return MBPP_STOP_STRINGS if task.get("test_list") else STOP_STRINGS
 

@@ -287,7 +287,9 @@ def main(argv: list[str]) -> None:
     from memory import check_fits  # not at the top: bitsandbytes starts CUDA
     from memory_parts import num_parameters
 
-    args.model = args.model or ("deepseek-ai/deepseek-coder-1.3b-base" if on_gpu else "data/pocket_coder")
+    verilog = args.dataset != "" and language(args.dataset) == "verilog"
+    embedded = "data/pocket_verilog_coder" if verilog else "data/pocket_coder"
+    args.model = args.model or ("deepseek-ai/deepseek-coder-1.3b-base" if on_gpu else embedded)
     pocket = "pocket_verilog" if "verilog" in Path(args.model).name else "pocket"
     args.dataset = args.dataset or (pocket if is_pocket(args.model) else "mbpp")
     print(f"{args.method}: {args.model} on {args.dataset}")
@@ -306,7 +308,7 @@ def main(argv: list[str]) -> None:
     output = train.settings["output_dir"]
     tests = evaluated_on(args.eval_on, args.dataset, is_pocket(args.model)) if args.auto_eval else {}
     settings = theirs("eval_humaneval.py", table | given, *NOT_OF_TRAINING)
-    if settings.get("prompt_level") == "curriculum":  # of training alone
+    if settings.get("prompt_level") in ("curriculum", "all"):  # of training alone
         del settings["prompt_level"]
     if args.debug:
         settings = {"limit": 4} | settings

@@ -2,7 +2,7 @@
 # Verilog: SFT, PPO with a critic and GRPO, with the parts of docs/verilog.md as the reward: a table and learning curves.
 # JUDGE_URL= JUDGE_MODEL=   a judge model behind an OpenAI-compatible server: the part `reasoning` is then in use
 cd "$(dirname "$0")"
-LANGUAGE=verilog
+TASKS=verilog
 . ./profile.sh
 python verilog.py --probe > /dev/null || { python verilog.py --probe >&2 && exit 2; }
 
@@ -23,6 +23,6 @@ grpo=$CHECKPOINTS/${PREFIX}_lora_grpo$run
 stage "$grpo" "$SFT" python train_grpo_lora.py --output_dir "$grpo" $RL $GRPO_FLAGS
 evaluate "grpo$run" "$grpo"
 
+python results_table.py --results_dir "$RESULTS" --readme "${README-README.md}"
 python curves.py "$CHECKPOINTS/${PREFIX}_lora_ppo"* "$CHECKPOINTS/${PREFIX}_lora_grpo"* \
     --figures reward compilation functional reasoning --output "$RESULTS/${PREFIX}_curves.png"
-python results_table.py --results_dir "$RESULTS" --readme "${README-README.md}"

@@ -237,7 +237,7 @@ def main(args: Args) -> None:
             # step
             grad_norm = run.update(figures["loss"], batch)
             run.step_tokens = chosen_tokens + rejected_tokens
-            run.log(figures | {"epoch": run.drawn / len(pairs), "grad_norm": grad_norm})
+            run.log(figures | {"grad_norm": grad_norm})
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ class VerilogSandbox(Sandbox):
             raise InputError(f"task {task.get('task_id')!r} has no text field {lacking[0]!r}")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", task["top_module"]):
             raise InputError(f"task {task.get('task_id')!r}: top_module {task['top_module']!r} is not a module's name")
-        kept = {name: task[name] for name in TASK_FIELDS} | {"latches": task.get("latches") is True}
+        kept = {name: task[name] for name in TASK_FIELDS}
+        kept |= {"language": "verilog", "latches": task.get("latches") is True}
         code = code_of(task, completion)
         job = {"task": kept, "completion": code, "time_limit": time_limit or self.time_limit}
         verdict = self._queue(job)

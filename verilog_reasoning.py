@@ -79,7 +79,9 @@ class Judge:
             import openai
         except ImportError:
             raise InputError("a judge model needs the package openai; .venv/bin/pip install openai") from None
-        check_url(url)
+        check_url(url, "--judge_url")
+        require("@" not in url, "--judge_url: the key goes into OPENAI_API_KEY; the address is written to files")
+        require(model != "", "--judge_url: name the judge model too, with --judge_model")
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         require(key.isascii() and key.isprintable(), "OPENAI_API_KEY: has characters that no key has")
         self.client = openai.OpenAI(

@@ -28,6 +28,7 @@ import sandbox_lockdown as lockdown
 from sandbox_codec import MAX_REQUEST, dump_frame, split_frame
 from sandbox_session import one_line
 from tasks import candidate_source
+from verilog_ports import check_ports, task_ports
 from verilog_source import Refused, check_netlist, check_source, latches_allowed, read_summary, seal, without_waveforms
 from verilog_tools import SECOND, STDIN, STDOUT, NotStarted, Result, Toolbox, versions
 
@@ -103,6 +104,7 @@ class Check:
         task = self.job["task"]
         secret = secrets.token_hex(16)
         try:
+            self.ports = task_ports(task["prompt"], task["top_module"])
             testbench, inverted = seal(self.testbench(task["test"]), secret)
         except Refused as error:
             return "refused", str(error)
@@ -167,6 +169,7 @@ class Check:
         self.parts["synthesis"] = float(done.good)
         if len(netlist) > MAX_NETLIST:
             raise Refused(f"the netlist has {len(netlist)} characters, more than {MAX_NETLIST}")
+        check_ports(netlist, self.ports)
         return check_netlist(netlist + end, top_module)
 
     def simulate(self, netlist: str, testbench: str, secret: str, inverted: bool) -> tuple[str, str]:

@@ -32,7 +32,9 @@ def test_seeds_of_other_lengths_are_drawn_as_far_as_the_shortest(tmp_path):
 
 
 def test_seeds_of_a_method_are_one_line(tmp_path, monkeypatch, capsys):
-    folders = [run_folder(tmp_path / name, [0.1, 0.2, 0.4]) for name in ("ppo", "ppo_seed1", "grpo", "grpo.partial")]
+    folders = [run_folder(tmp_path / name, [0.1, 0.2, 0.4]) for name in ("ppo", "ppo_seed1", "grpo")]
+    (tmp_path / "ppo-merged").mkdir()
+    folders += [tmp_path / "ppo-merged"]
     seen = {}
     real = curves.draw
     monkeypatch.setattr(curves, "draw", lambda groups, *rest: (seen.update(groups), real(groups, *rest)))
@@ -45,10 +47,19 @@ def test_seeds_of_a_method_are_one_line(tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in output.parent.iterdir()) == ["c.png"]
 
 
+def test_runs_of_one_name_in_two_folders_are_two_methods(tmp_path, monkeypatch):
+    folders = [str(run_folder(tmp_path / name / "ppo", [0.1, 0.2])) for name in ("a", "b")]
+    seen = []
+    monkeypatch.setattr(curves, "draw", lambda groups, *_: seen.extend(groups))
+    main(Args(tuple(folders), figures=("reward",)))
+    assert seen == folders
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["nowhere"], "has 0 training logs"),
+        (["nowhere"], "want folders of runs, with a training log each"),
+        (["RUN", "--x", "time"], "invalid choice"),
         (["RUN", "--figures", "glory"], "none of these runs logged glory; they have epoch, reward, step"),
         (["RUN", "--output", "c.pdf"], "must end in .png"),
         (["RUN", "--smooth", "0"], "--smooth 0: must be at least 1"),

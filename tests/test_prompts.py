@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import train_grpo_lora
 from common import InputError
 from policy import load_policy, load_tokenizer
+from quality import quality_measure
 from rollout import encode_prompts, sample
 from sandbox import Sandbox
 from tasks import (
@@ -57,6 +58,7 @@ def test_a_level_is_the_prompt_of_that_name(tmp_path):
     ("task", "says"),
     [
         (VERILOG | {"language": "vhdl"}, "language 'vhdl': want python or verilog"),
+        (VERILOG | {"explanation": None}, "explanation is not text"),
         (VERILOG | {"top_module": "a; b"}, "is no module's name"),
         ({k: v for k, v in VERILOG.items() if k != "top_module"}, "has no text field 'top_module'"),
         (PYTHON | {"task_id": "q"}, "has tasks in python and verilog; make a file of each"),
@@ -130,11 +132,29 @@ def test_a_fenced_program_is_found_whatever_stands_around_it(before, program, af
     assert code_of({}, text) == text
 
 
+def test_the_flag_says_whether_answers_are_in_prose_and_not_the_file(tmp_path):
+    path = write(tmp_path / "t.jsonl", PYTHON | {"instruct": "no"})
+    assert "instruct" not in read_tasks(path)[0] and read_tasks(path, instruct=True)[0]["instruct"] is True
+    fences = "I write ```x``` here.\n" + RIGHT
+    assert code_of({"instruct": True}, fences) == code_of({"instruct": True}, RIGHT)
+
+
+def test_a_whole_program_is_as_clean_as_its_lines():
+    """An answer defines the prompt's function again, and imports again: it was asked to."""
+    task = PYTHON | {"prompt": "import math\n\n" + PYTHON["prompt"]}
+    code = "import math\n\n\ndef add(a, b):\n    return math.floor(a + b)\n"
+    measure = quality_measure()
+    assert measure([(task | {"instruct": True}, code)]) == [1.0] and measure([(task, code)])[0] < 1.0
+
+
 def test_a_whole_module_stands_for_itself():
     whole = VERILOG["prompt"] + VERILOG["canonical_solution"]
     assert candidate_source(VERILOG, whole) == whole
     body = VERILOG["canonical_solution"]
     assert candidate_source(VERILOG, body) == VERILOG["prompt"] + "\n\n" + body
+    for header in ("(* keep *) module pass(", "module\n  pass (", "module /* mine */ pass("):
+        assert candidate_source(VERILOG, f"{header}input a, output y);\n{body}").startswith(header)
+    assert candidate_source(VERILOG, "// module pass\n" + body).startswith(VERILOG["prompt"])
     other = body + "module passing; endmodule\n"
     assert candidate_source(VERILOG, other).startswith(VERILOG["prompt"])
 

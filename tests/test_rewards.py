@@ -222,7 +222,7 @@ def test_a_shaped_run(start, tasks_path, tmp_path, known_run, monkeypatch):
     sampled, measured = known_run(), []
     real = quality.quality
 
-    def spy(command, before, completion):
+    def spy(command, before, completion, whole):
         measured.append((completion, real(command, before, completion)))
         return measured[-1][1]
 

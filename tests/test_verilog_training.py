@@ -105,17 +105,19 @@ def test_reasoning_is_a_part_of_the_reward(tmp_path, few_tasks, adapter, stub):
     stub.answer = '{"score": 1.0}'
     args = train_grpo_lora.Args(
         train_path=few_tasks, sft_model=adapter, output_dir=str(tmp_path / "grpo"), max_length=384, max_new_tokens=64,
-        num_steps=1, batch_size=1, num_samples=2, reward="parts", part_weights="0,0,0,0,1", length_penalty_alpha=0,
+        num_steps=1, batch_size=1, num_samples=2, reward="parts", part_weights="0,0,0,1e-9,1", length_penalty_alpha=0,
         judge_url=stub.url, judge_model="j",
     )  # fmt: skip
     train_grpo_lora.main(args)
     (step,) = [json.loads(line) for line in open(tmp_path / "grpo" / "grpo_train_log.jsonl")]
-    assert step["reward"] == pytest.approx(step["reasoning"])
+    assert step["reward"] == pytest.approx(step["reasoning"], abs=1e-6)
 
 
 REFUSED = {
     "shaped": (["--reward", "shaped"], "ruff reads Python, not Verilog"),
     "weights": (["--reward", "parts", "--part_weights", "0,0,0,0,1"], "the weights of the parts in use are all 0"),
+    "judge": (["--judge_url", "http://x/v1"], "name the judge model too, with --judge_model"),
+    "key": (["--judge_url", "http://me:key@x/v1", "--judge_model", "j"], "the key goes into OPENAI_API_KEY"),
     "no numbers": (["--reward", "parts", "--part_weights", "a,b"], "want numbers with commas between"),
     "languages": (["--valid_path", "data/pocket_valid.jsonl"], "has tasks in python and verilog"),
     "curriculum": (["--prompt_level", "curriculum", "--curriculum_epochs", "0"], "must be positive"),

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from prepare_verilogeval import make_task
 
 from tasks import read_tasks
 from verilog import VerilogSandbox
@@ -100,6 +101,37 @@ def test_references_pass_as_completions_and_empty_modules_fail(source, run_cli):
         assert not verdict.passed and 0 < verdict.parts["functional"] < 1
         # yosys takes the case without a default for a latch: that is the synthesis' fault, not the function's
         assert box.check(tasks[1], tasks[1]["canonical_solution"]).parts["synthesis"] == 0
+
+
+DRIVING = {  # the stimulus stands on a net here, so that a module could overwrite it, and the reference would see that
+    "assigns to its input": "  assign in = 4'd0;\n  assign out = 1'b0;\nendmodule\n",
+    "assigns to a bit of it": "  assign {in[3:1], out} = 4'd0;\n  assign in[0] = 1'b0;\nendmodule\n",
+    "turns its input round": "module TopModule(output [3:0] in, output out);\n  assign in = 4'd0;\n"
+                             "  assign out = 1'b0;\nendmodule\n",
+    "opens its input": "module TopModule(inout [3:0] in, output out);\n  assign in = 4'd0;\n  assign out = 1'b0;\n"
+                       "endmodule\n",
+    "has a port more": "module TopModule(input [3:0] in, output out, output good);\n  assign out = 1'b0;\n"
+                       "  assign good = 1'b0;\nendmodule\n",
+    "assigns in a submodule": "  assign out = 1'b0;\n  pull p(in);\nendmodule\nmodule pull(inout [3:0] x);\n"
+                              "  assign x = 4'd0;\nendmodule\n",
+}  # fmt: skip
+
+
+@needs_tools
+@pytest.mark.parametrize("completion", DRIVING.values(), ids=DRIVING)
+def test_a_module_cannot_drive_the_stimulus(source, completion):
+    task = make_task(source, "Prob001_parity")
+    with VerilogSandbox(num_workers=1) as box:
+        verdict = box.check(task, completion)
+    assert verdict.status in ("fail", "syntax") and verdict.parts["functional"] == 0, verdict
+
+
+@needs_tools
+def test_a_prompt_without_a_header_is_refused(source):
+    task = make_task(source, "Prob001_parity") | {"prompt": "Give the parity of in."}
+    with VerilogSandbox(num_workers=1) as box:
+        verdict = box.check(task, PROBLEMS["Prob001_parity"][1].replace("RefModule", "TopModule"))
+    assert verdict.status == "refused" and "header of TopModule" in verdict.reason
 
 
 def test_a_folder_that_is_none_is_named(source, run_cli, tmp_path):
