@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ ATTACKS = (
 )
 
 
+def wrong_verdicts(sandbox: Any, task: dict, attacks: Iterable[tuple], time_limit: float) -> list[str]:
+    """Judge each completion of (name, completion, right statuses). Returns a line for each verdict that is wrong."""
+    futures = [(name, right, sandbox.submit(task, completion, time_limit)) for name, completion, right in attacks]
+    problems = []
+    for name, right, future in futures:
+        verdict = future.result()
+        if verdict.status not in right:
+            problems.append(f"{name}: {verdict.status} instead of {right[0]} ({verdict.reason})")
+    return problems
+
+
 def attack(sandbox: Any, time_limit: float = 0.5) -> list[str]:
     """Run every attack. Returns a line for each that got through, [] when all is well."""
     with tempfile.TemporaryDirectory() as folder:
@@ -50,12 +62,7 @@ def attack(sandbox: Any, time_limit: float = 0.5) -> list[str]:
         secret.write_text("secret")
         secret.chmod(0o600)
         task = {**TASK, "test": TASK["test"].replace("PATH", repr(str(path)))}
-        futures = [sandbox.submit(task, completion, time_limit) for _, completion, _ in ATTACKS]
-        problems = []
-        for (name, _, expected), future in zip(ATTACKS, futures, strict=True):
-            verdict = future.result()
-            if verdict.status not in expected:
-                problems.append(f"{name}: {verdict.status} instead of {expected[0]} ({verdict.reason})")
+        problems = wrong_verdicts(sandbox, task, ATTACKS, time_limit)
         if path.exists() or secret.stat().st_mode & 0o777 != 0o600:
             problems.append("a file of the host was written or changed")
     return problems

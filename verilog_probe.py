@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sandbox_probe import wrong_verdicts
+
 TASK = {
     "task_id": "self-test",
     "language": "verilog",
@@ -35,6 +37,7 @@ ATTACKS = (
     ("an empty module", "endmodule\n", ("fail",)),
     ("a broken program", "    assign y = (;\nendmodule\n", ("syntax",)),
     ("printing the verdict", f"    assign y = a;\n    initial begin {SUMMARY} $finish; end\nendmodule\n", ("fail",)),
+    ("driving its input", "    assign a = 0;\n    assign y = 15;\nendmodule\n", ("fail", "syntax")),
     ("ending the simulation", "    initial $finish;\nendmodule\n", ("fail",)),
     ("reading a file", '    assign y = a;\n    initial $readmemh("/etc/passwd", y);\nendmodule\n', ("fail",)),
     ("including a file", '    `include "/etc/passwd"\nendmodule\n', ("fail", "syntax")),
@@ -52,10 +55,4 @@ ATTACKS = (
 
 def attack(sandbox: Any, time_limit: float = 3.0) -> list[str]:
     """Judge every module. Returns a line for each verdict that is wrong, [] when all is well."""
-    futures = [sandbox.submit(TASK, completion, time_limit) for _, completion, _ in ATTACKS]
-    problems = []
-    for (name, _, expected), future in zip(ATTACKS, futures, strict=True):
-        verdict = future.result()
-        if verdict.status not in expected:
-            problems.append(f"{name}: {verdict.status} instead of {expected[0]} ({verdict.reason})")
-    return problems
+    return wrong_verdicts(sandbox, TASK, ATTACKS, time_limit)
