@@ -132,3 +132,10 @@ def test_an_unknown_profile_is_refused():
     environment = os.environ | {"PROFILE": "huge"}
     done = subprocess.run(["sh", "train_SFT_RL.sh"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "PROFILE=huge: want pocket or deepseek" in done.stderr
+
+
+@needs_venv
+def test_the_locale_s_languages_are_no_profile():
+    environment = os.environ | {"PROFILE": "pocket", "LANGUAGE": "en_US:en", "TRAIN": "none.jsonl"}
+    done = subprocess.run(["sh", "train_SFT_RL.sh"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "error: none.jsonl: no such task file\n"

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import train_grpo_lora
+from batches import Sample
 from common import InputError
+from generate_dpo_data import pair_line
 from policy import load_policy, load_tokenizer
 from quality import quality_measure
-from rollout import encode_prompts, sample
-from sandbox import Sandbox
+from rollout import Rollout, encode_prompts, sample
+from sandbox import Sandbox, Verdict
 from tasks import (
     CURRICULUM,
     VERILOG_STOP_STRINGS,
@@ -26,6 +28,7 @@ from tasks import (
     stop_strings,
     truncate_at_stop,
 )
+from train_dpo_lora import encode_pairs, read_pairs
 from train_sft_lora import encode
 from training import Run
 
@@ -188,3 +191,18 @@ def test_grpo_in_prose_on_python(tmp_path, start, pocket):
     (step,) = [json.loads(line) for line in open(tmp_path / "o" / "grpo_train_log.jsonl")]
     assert step["base_reward"] == 0 and step["epoch"] == 1.0
     assert load_policy(str(tmp_path / "o"), torch.device("cpu")) is not None
+
+
+def test_pairs_of_questions_can_be_trained_on(tmp_path, pocket):
+    """Their prompt's ids are of the chat template; the task's own text would give others."""
+    tokenizer, task = load_tokenizer(pocket), PYTHON | {"instruct": True}
+    (prompt_ids,) = encode_prompts(tokenizer, [task], 500)
+    right, wrong = (
+        Sample(task, 0, Rollout(0, prompt_ids, ids, [-1.0] * len(ids), True, "text"), Verdict(status, ""))
+        for ids, status in (([5, 6, 1], "pass"), ([5, 7, 1], "fail"))
+    )
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(pair_line(right, wrong, "failing")) + "\n")
+    pairs = read_pairs(path)
+    encode_pairs(pairs, tokenizer, 1024, 1024)
+    assert (pairs[0].prompt_ids, pairs[0].chosen_ids, pairs[0].rejected_ids) == (prompt_ids, [5, 6, 1], [5, 7, 1])

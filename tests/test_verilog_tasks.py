@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from make_verilog_tasks import PROBLEMS, make_task, split_problems
-from verilog_testbench import mutants, parse_ports
+from verilog_testbench import mutants, parse_ports, solution
+
+from verilog import VerilogSandbox
 
 DATA = Path(__file__).parents[1] / "data"
 TASKS = {problem.name: make_task(problem) for problem in PROBLEMS}
@@ -88,6 +90,24 @@ def test_references_pass_and_mutants_fail_on_a_sample(tmp_path):
 @needs_tools
 def test_references_pass_and_mutants_fail(tmp_path):
     check_verdicts(PROBLEMS, tmp_path)
+
+
+@pytest.mark.slow
+@needs_tools
+def test_the_judge_passes_references_and_no_mutant():
+    """verilog.py itself, which takes another way through yosys than the check above."""
+    if not shutil.which("verilator"):
+        pytest.skip("not installed: verilator (Debian package)")
+    with VerilogSandbox(time_limit=30.0) as box:
+        pairs = [(TASKS[problem.name], body) for problem in PROBLEMS for body in (solution(problem), *mutants(problem))]
+        verdicts = box.check_many(pairs)
+    right = [body == task["canonical_solution"] for task, body in pairs]
+    assert sum(right) == len(PROBLEMS) and len(right) - sum(right) > 400
+    assert [
+        task["task_id"] for (task, _), good, v in zip(pairs, right, verdicts, strict=True) if v.passed != good
+    ] == []
+    assert all(v.parts[part] == 1.0 for v, good in zip(verdicts, right, strict=True) if good
+               for part in ("compilation", "functional", "synthesis"))  # fmt: skip
 
 
 @needs_tools
