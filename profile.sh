@@ -7,6 +7,7 @@
 #   FORCE=1                   redo stages that are complete
 #   RESULTS= CHECKPOINTS=     other folders for what comes out
 #   ROUNDS=2                  train_DPO.sh samples, pairs and trains twice
+#   NEW_TOKENS=768            tokens of an answer, at most (deepseek with TASKS=verilog)
 #   STEPS=2 LIMIT=4           a short run: updates a stage, tasks an evaluation and DPO's pairs are made from
 set -eu
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
@@ -72,7 +73,8 @@ deepseek_verilog) # the original's: LoRA r 16, alpha 32, dropout 0.1
     : "${MODEL:=deepseek-ai/deepseek-coder-7b-instruct-v1.5}"
     : "${TRAIN:=data/verilog_train.jsonl}" "${TEST:=data/verilog_test.jsonl}"
     SFT=${PREFIX}_lora_sft
-    length_flags="--max_length 1536 --max_new_tokens 768 --instruct"
+    : "${NEW_TOKENS:=768}"
+    length_flags="--max_length $((768 + NEW_TOKENS)) --max_new_tokens $NEW_TOKENS --instruct"
     rl_flags="$length_flags --gradient_checkpointing --no_unpack_to_sample --sample_batch_size 8 --time_limit 10"
     SFT_FLAGS="--max_length 1536 --instruct --prompt_level all --gradient_checkpointing"
     SFT_FLAGS="$SFT_FLAGS --lora_r 16 --lora_alpha 32 --lora_dropout 0.1"

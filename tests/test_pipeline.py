@@ -121,7 +121,9 @@ def test_verilog_from_base_to_table_and_curves(tmp_path):
 @needs_tools
 @pytest.mark.slow
 def test_verilog_in_prose_on_deepseek_offline(tmp_path, deepseek):
-    settings = dict(PROFILE="deepseek", MODEL=deepseek, PREFIX="deepseek_7b_verilog", STEPS="1", LIMIT="1")
+    settings = dict(
+        PROFILE="deepseek", MODEL=deepseek, PREFIX="deepseek_7b_verilog", STEPS="1", LIMIT="1", NEW_TOKENS="48"
+    )
     out = pipeline(tmp_path, "train_VERILOG.sh", **settings)
     assert "verilog_test.jsonl, 1 tasks" in out and "instruct" in out
     args = json.loads((tmp_path / "checkpoints" / "deepseek_7b_verilog_lora_grpo" / "run.json").read_text())["args"]
