@@ -175,7 +175,7 @@ def test_the_front_door_takes_the_parts_for_verilog():
     from models import is_pocket, settings_for
 
     settings, lines = settings_for("grpo", "some/model-7b", 7_000_000_000, set(), "verilog")
-    assert settings["reward"] == "parts" and "Verilog: reward parts" in lines
+    assert settings["reward"] == "parts" and "Verilog: reward parts, time_limit 10.0" in lines
     assert settings_for("grpo", "some/model-7b", 7_000_000_000, set())[0]["reward"] == "shaped"
     assert language("verilog") == "verilog" and language("pocket") == "python" and is_pocket(MODEL)
     assert evaluated_on("", "verilog", False) == {"verilog": "data/verilog_test.jsonl"}
