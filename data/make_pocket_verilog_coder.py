@@ -18,14 +18,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the judge, for --slips
 
 from make_pocket_coder import arguments, pretrain, save, train_tokenizer
-from make_pocket_verilog_tasks import make_task, problem_of, split_circuits
+from make_pocket_verilog_tasks import LEVELS, make_task, problem_of, split_circuits
 from pocket_verilog_code import STYLES, sloppy_code, write_body
 from pocket_verilog_grammar import MODULE, Circuit, describe
 from verilog_testbench import header
 
 RAMBLE_RATE = 0.55  # files that go on after the module
 WORDY_RATE = 0.3
-LEVELS = ("terse", "normal", "detailed")
 
 
 def corpus(pool: list[Circuit], rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -42,7 +41,7 @@ def corpus(pool: list[Circuit], rng: random.Random) -> Iterator[tuple[str, str]]
 def module(circuit: Circuit, rng: random.Random) -> tuple[str, str]:
     """Description and header, and a body in which any piece may be wrong."""
     body = write_body(circuit, sloppy_code(circuit, rng), rng.choice(list(STYLES)), rng.random() < WORDY_RATE)
-    return describe(circuit, rng.choice(LEVELS)) + header(problem_of(circuit, body)), body
+    return describe(circuit, rng.choice(list(LEVELS.values()))) + header(problem_of(circuit, body)), body
 
 
 def ramble(other: Circuit, rng: random.Random) -> str:

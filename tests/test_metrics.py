@@ -75,10 +75,8 @@ def test_the_interval_of_a_paired_difference_covers_it_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(600):
-        ease = rng.beta(1, 1, 120)
-        first, second = ((rng.random((3, 120)) < np.clip(ease + shift, 0, 1)).mean(0) for shift in (0.0, 0.1))
         truth = 0.1 - 0.1**2 / 2  # what a gain of 0.1, clipped at 1, is over tasks of uniform ease
-        _, (low, high), _ = paired_difference(first, second, draws=600)
+        _, (low, high), _ = paired_difference(*simulated(rng, 120, 0.1), draws=600)
         covered.append(low <= truth <= high)
     assert 0.93 <= np.mean(covered) <= 0.97
 

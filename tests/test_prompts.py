@@ -12,7 +12,7 @@ import train_grpo_lora
 from batches import Sample
 from common import InputError
 from generate_dpo_data import pair_line
-from policy import load_policy, load_tokenizer
+from policy import load_tokenizer
 from quality import quality_measure
 from rollout import Rollout, encode_prompts, sample
 from sandbox import Sandbox, Verdict
@@ -190,7 +190,6 @@ def test_grpo_in_prose_on_python(tmp_path, start, pocket):
     train_grpo_lora.main(args)
     (step,) = [json.loads(line) for line in open(tmp_path / "o" / "grpo_train_log.jsonl")]
     assert step["base_reward"] == 0 and step["epoch"] == 1.0
-    assert load_policy(str(tmp_path / "o"), torch.device("cpu")) is not None
 
 
 def test_pairs_of_questions_can_be_trained_on(tmp_path, pocket):
