@@ -1,9 +1,11 @@
 """Checks of Verilog per second, all parts but the judge model: `python benchmarks/bench_verilog.py [TASKS.jsonl ...]`.
 
-Without a task file it judges the right answer to the small module of tests/verilog_attacks.py.
+Without a task file it judges the right answer to the small module of tests/verilog_attacks.py. CHECKS=300: at least so
+many checks.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,7 +19,7 @@ from verilog import VerilogSandbox  # noqa: E402
 
 tasks = [json.loads(line) for path in sys.argv[1:] for line in open(path)]
 pairs = [(task, task["canonical_solution"]) for task in tasks] or [(TASK, RIGHT)]
-pairs *= -(-300 // len(pairs))
+pairs *= -(-int(os.environ.get("CHECKS", 300)) // len(pairs))
 with VerilogSandbox() as sandbox:
     sandbox.check_many(pairs[:4])
     started = time.monotonic()

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, SHARED
 
 
-def pipeline(tmp_path, script: str = "train_SFT_RL.sh", **settings) -> str:
+def pipeline(tmp_path, script: str = "train_SFT_RL.sh", *arguments: str, **settings) -> str:
     """A shell script with its outputs in tmp_path; its standard output."""
     environment = {
         "RESULTS": str(tmp_path / "results"),
@@ -20,7 +20,7 @@ def pipeline(tmp_path, script: str = "train_SFT_RL.sh", **settings) -> str:
         "STEPS": "2",
         "LIMIT": "4",
     }
-    done = subprocess.run(["sh", script], cwd=ROOT, env=os.environ | environment | settings,
+    done = subprocess.run(["sh", script, *arguments], cwd=ROOT, env=os.environ | environment | settings,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -64,6 +64,38 @@ def test_pocket_ppo_grpo_and_dpo_from_sft_to_table(tmp_path):
     batches = [json.loads((tmp_path / "checkpoints" / f"pocket_lora_{name}" / "run.json").read_text())["args"]
                ["batch_size"] for name in ppo]  # fmt: skip
     assert batches == [4, 8, 4, 8]
+    out = pipeline(tmp_path, "train_DPO.sh", PROFILE="pocket", ROUNDS="2")
+    assert "| pocket_dpo |" in out and "| pocket_dpo_rounds2 |" in out
+
+
+SHORT = {"STEPS": "1", "LIMIT": "4", "BUDGET": "300", "PAGE": ""}
+ABLATIONS = {"rounds": ["dpo_one", "dpo_two"], "exit_code": ["sft_exit", "rl_by_exit_code", "rl_by_sandbox"]}
+
+
+@needs_venv
+@pytest.mark.slow
+@pytest.mark.parametrize("question", ABLATIONS)
+def test_an_ablation_trains_its_choices_and_compares_them(tmp_path, question):
+    out = pipeline(tmp_path, "ablations.sh", question, SEEDS="42", **SHORT)
+    for name in ABLATIONS[question]:
+        metrics = json.loads((tmp_path / "results" / question / f"pocket_{name}_metrics.json").read_text())
+        assert metrics["num_tasks"] == 4 and "pocket_valid.jsonl" in metrics["args"]["data_path"]
+        assert f"| pocket_{name} |" in out
+    runs = [
+        json.loads(path.read_text())["args"] for path in (tmp_path / "checkpoints").glob("pocket_lora_rl_*/run.json")
+    ]
+    assert all(args["token_budget"] == 300 for args in runs) and len(runs) == (2 if question == "exit_code" else 0)
+
+
+@needs_venv
+@pytest.mark.slow
+def test_the_results_table_is_reproduced_and_compared(tmp_path):
+    out = pipeline(tmp_path, "reproduce_table.sh", PROFILE="pocket", SEEDS="1", STEPS="1")
+    ppo = [f"ppo_alpha{alpha}{batch}" for alpha in ("0.01", "0.03") for batch in ("", "_8")]
+    rows = ["base", "sft", "rl_alpha0.01", "rl_alpha0.03", *ppo, "grpo_alpha0.01", "grpo_alpha0.03", "dpo"]
+    table = out.rpartition("| method |")[2]
+    assert [name for name in rows if f"| pocket_{name} |" not in table] == []
+    assert (tmp_path / "results" / "train_logs.tar.gz").stat().st_size > 0
 
 
 @needs_venv

@@ -1,0 +1,379 @@
+"""Every command that a page shows is right: it parses, and it is run, here in a short form or by a test named here.
+
+`RUN` are the scripts whose commands are run here, `ELSEWHERE` what is run by another test or cannot be run at all,
+`PAGES_ELSEWHERE` whole pages. A command that is in none of them fails, and so does an entry that nothing needs.
+"""
+
+import glob
+import importlib
+import json
+import re
+import runpy
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from documented import Command, commands_of
+
+import train
+from common import InputError, as_flags, field_names, parse_args, require
+
+PAGES_ELSEWHERE = {"docs/extend.md": "tests/test_extend.py"}
+GENERATED = {"docs/flags.md"}  # from the scripts; it has a test of its own
+PENDING = ("ablations", "reproduce_table", "report")  # their pages come with the next merge, which empties this
+
+# script: what makes its commands short (words at the end win), or complete (in front of the command's own)
+TRAINING = "--batch_size 2 --max_new_tokens 12"
+RUN = {
+    "train.py": "--debug --max_new_tokens 12",
+    "train_sft_lora.py": "",  # the task files are short here
+    "train_rl_lora.py": f"--num_steps 1 {TRAINING}",
+    "train_ppo_lora.py": f"--num_updates 1 {TRAINING}",
+    "train_grpo_lora.py": f"--num_steps 1 {TRAINING} --num_samples 2",
+    "train_dpo_lora.py": "--num_steps 1",
+    "generate_dpo_data.py": "--limit 8 --stop_at_strings",
+    "eval_humaneval.py": "--limit 2 --max_new_tokens 8",
+    "merge_adapter.py": "",
+    "policy.py": "",
+    "results_table.py": "",
+    "curves.py": "",
+    "report.py": "",
+    "sandbox.py": "",
+    "verilog.py": "",
+    "data/prepare_mbpp.py": "--output_dir made",
+    "benchmarks/bench_sandbox.py": "--rounds 1 --limit 2 --workers 1 --heap-mib 1",
+    "benchmarks/bench_memory.py": "--prompt 16 --max_new_tokens 4",
+    "benchmarks/bench_verilog.py": "",
+}
+SFT = "--sft_model checkpoints/sft --train_path data/pocket_train.jsonl --max_length 384"
+COMPLETED = {
+    "train_grpo_lora.py": f"{SFT} --output_dir checkpoints/completed",
+    "eval_humaneval.py": "--model_path checkpoints/sft --data_path data/pocket_test.jsonl --exp_name completed",
+    "policy.py": "--model_name data/pocket_coder",
+}
+
+# what is not run here: who does (a file, and what in it says so), or why nobody can
+ELSEWHERE: dict[str, tuple[str, str] | str] = {
+    r"sh train_SFT_RL\.sh": (".ci/run", "sh train_SFT_RL.sh"),
+    r"STEPS=2 LIMIT=20 .*sh train_SFT_RL\.sh": (".ci/run", "STEPS=2 LIMIT=20 RESULTS="),
+    r"MODEL=\S+ TRAIN=\S+ TEST=\S+ PROFILE=deepseek sh train_SFT_RL\.sh": (
+        "tests/test_pipeline.py", 'PROFILE="deepseek", MODEL=deepseek'),
+    r"sh train_(PPO|GRPO|DPO)\.sh": ("tests/test_pipeline.py", 'f"train_{method}.sh", PROFILE="pocket"'),
+    r"ROUNDS=2 sh train_DPO\.sh": ("tests/test_pipeline.py", 'ROUNDS="2"'),
+    r"(PROFILE=pocket )?sh train_VERILOG\.sh": ("tests/test_pipeline.py", '"train_VERILOG.sh", PROFILE="pocket"'),
+    r"sh run_tests\.sh.*": (".ci/run", "sh run_tests.sh --slow"),
+    r"(.* )?sh ablations\.sh \w+": ("tests/test_pipeline.py", "ablations.sh"),
+    r"(.* )?sh reproduce_table\.sh": ("tests/test_pipeline.py", '"reproduce_table.sh"'),
+    r"\. \.venv/bin/activate": ("profile.sh", "PATH=$PWD/.venv/bin:$PATH"),  # which is what it does
+    r"\.venv/bin/ruff check \.": (".ci/run", "ruff check ."),
+    r"\.venv/bin/ruff format --check \.": (".ci/run", "ruff format --check ."),
+    r"apt-get install iverilog yosys verilator": (".ci/run", 'tools="iverilog yosys verilator"'),
+    r"apt-get install chromium chromium-driver": "installs; what needs them is skipped without",
+    r"(\S+=\S+ )*accelerate launch .*": ("tests/test_processes.py", "accelerate.commands.launch"),
+    r"vllm serve .*": "a server; tests/test_server.py plays one",
+    r"python eval_humaneval\.py .*--server .*": ("tests/test_server.py", '"--server", address'),
+    r"python data/prepare_humaneval\.py --source .*": (
+        "tests/test_pipeline.py", '"data/prepare_humaneval.py", "--source"'),
+    r"python data/prepare_(humaneval|mbpp)\.py": ("tests/test_mbpp.py", "test_the_full_set_comes_from_the_hub"),
+    r"python data/prepare_mbpp\.py --source (FILE|mbpp\.jsonl)": (  # all 974 tasks; other sources are run here
+        "tests/test_mbpp.py", "test_the_full_set_comes_from_the_hub"),
+    r"python data/prepare_verilogeval\.py .*": (
+        "tests/test_verilogeval.py", '"data/prepare_verilogeval.py", "--source"'),
+    r"python data/make_pocket_tasks\.py": (
+        "tests/test_pocket.py", "test_the_committed_tasks_are_the_ones_the_script_makes"),
+    r"python data/make_(pocket_)?verilog_tasks\.py": (
+        "tests/test_pocket_verilog.py", "test_the_task_files_are_what_the_tables_say"),
+    r"python data/make_pocket_(verilog_)?coder\.py( --slips)?": "trains the embedded model: minutes",
+    r"(\S+=\S+ )*python benchmarks/bench_rl_step\.py .*": ("tests/test_benchmarks.py", "benchmarks/bench_rl_step.py"),
+    r"(\S+=\S+ )*python benchmarks/bench_scaling\.py .*": ("tests/test_benchmarks.py", "benchmarks/bench_scaling.py"),
+    r"python benchmarks/bench_memory\.py --shape deepseek-coder-1\.3b .*": "for a GPU; the small shape is run here",
+    r"python eval_humaneval\.py --data_path data/verilogeval\.jsonl .*": (
+        "tests/test_verilogeval.py", '"--data_path"'),
+}  # fmt: skip
+
+# what stands for something of the reader's own
+PLACEHOLDERS = {"RUN_DIR": "checkpoints/run", "FILE": "completions.jsonl", "FOLDER": "data/pocket_coder",
+                "DIR": "data/pocket_coder", "sanitized-mbpp.json": "data/pocket_mbpp.jsonl",
+                "TASKS.jsonl": "data/verilog_train.jsonl", "ROW": "pocket_sft"}  # fmt: skip
+NOT_COMMITTED = re.compile(r"data/(mbpp|humaneval|verilogeval|pocket_mbpp)_?\w*\.jsonl")
+
+
+def pages() -> list[str]:
+    found = [*ROOT.glob("docs/**/*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md",
+                                                                    "benchmarks/README.md"))]  # fmt: skip
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def commands(page: str) -> list[Command]:
+    return commands_of(ROOT / page, page)
+
+
+def listed(one: Command) -> str:
+    """The pattern in ELSEWHERE that is about this command; "" if there is none."""
+    return next((pattern for pattern in ELSEWHERE if re.fullmatch(pattern, one.text)), "")
+
+
+ALL = [one for page in pages() if page not in PAGES_ELSEWHERE and page not in GENERATED for one in commands(page)]
+
+
+# fast: what they say is there
+
+
+def arguments(script: str) -> type:
+    """The dataclass of a script's arguments."""
+    if script == "policy.py":
+        return importlib.import_module("memory").Args
+    name = script.removesuffix(".py").replace("benchmarks/", "benchmarks.").replace("data/", "")
+    return importlib.import_module(name).Args
+
+
+# scripts that do not read a dataclass
+WITHOUT_FLAGS = ("data/make_pocket_tasks.py", "data/make_verilog_tasks.py", "data/make_pocket_verilog_tasks.py",
+                 "data/make_exit_tasks.py", "benchmarks/bench_verilog.py")  # fmt: skip
+FLAGS_IN = {
+    "sandbox.py": "sandbox.py",
+    "verilog.py": "sandbox.py",
+    "benchmarks/bench_sandbox.py": "benchmarks/bench_sandbox.py",
+    "data/make_pocket_coder.py": "data/make_pocket_coder.py",
+    "data/make_pocket_verilog_coder.py": "data/make_pocket_coder.py",
+}
+
+
+def check_front_door(words: list[str]) -> None:
+    """The options of `python train.py`: its own, and those of a stage."""
+    said = train.read_command(words)
+    own = {name: said.pop(name) for name in field_names(train.Args) if name in said}
+    parse_args(train.Args, as_flags({name: value for name, value in own.items() if name != "config"}))
+    stages = [f"train_{own['method']}_lora.py", "train_sft_lora.py", "generate_dpo_data.py", "eval_humaneval.py"]
+    known = {name for stage in [*stages, "merge_adapter.py"] for name in field_names(arguments(stage))}
+    require(said.keys() <= known, f"unknown: {', '.join(said.keys() - known)}")
+
+
+def check_python(one: Command) -> None:
+    """Its flags and their values are the script's.
+
+    Raises:
+        InputError: they are not.
+    """
+    script, words = one.script, list(one.words[2:])
+    if words == ["--help"]:
+        return
+    if script == "train.py":
+        check_front_door(words)
+    elif script in WITHOUT_FLAGS:
+        require(not [word for word in words if word.startswith("--")], f"{script} takes no flags")
+    elif script in FLAGS_IN:
+        there = re.findall(r'add_argument\(\s*"(--\w[\w-]*)"', (ROOT / FLAGS_IN[script]).read_text(encoding="utf-8"))
+        for word in words:
+            require(not word.startswith("--") or word in there, f"{script} has no {word}")
+    else:
+        args = parse_args(arguments(script), words)
+        if script.startswith("train_"):  # what a run refuses before it loads anything
+            module = importlib.import_module(script.removesuffix(".py"))
+            getattr(module, "check", lambda args: None)(args)
+
+
+def problem(one: Command) -> str:
+    """What is wrong with a command, in a line; "" if it could be run."""
+    script = one.script
+    if not script:
+        inner = [n for n, word in enumerate(one.words) if word.endswith(".py")]
+        return problem(replace(one, words=("python", *one.words[inner[0] :]))) if inner else ""
+    if not (ROOT / script).is_file():
+        return f"there is no {script}"
+    for word in one.words:
+        if re.match(r"(data|docs|configs|benchmarks)/", word) and not NOT_COMMITTED.fullmatch(word):
+            if not (ROOT / word).exists():
+                return f"there is no {word}"
+    if one.words[0] == "sh":
+        known = "".join((ROOT / name).read_text(encoding="utf-8") for name in (script, "profile.sh"))
+        for setting in one.settings:
+            name = setting.partition("=")[0]
+            if not re.search(rf"\$\{{{name}[:+=?-]|^#.*\b{name}=", known, re.M):
+                return f"{script} reads no {name}"
+        return ""
+    try:
+        check_python(one)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("page", sorted({one.where.partition(":")[0] for one in ALL}))
+def test_commands_are_right(page):
+    wrong = [f"{one.where}: {one.text}: {said}" for one in ALL
+             if one.where.startswith(page + ":") and (said := problem(one))]  # fmt: skip
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_command_is_run_somewhere():
+    lost = [f"{one.where}: {one.text}" for one in ALL if not listed(one) and one.script not in RUN]
+    assert not lost, "in neither RUN nor ELSEWHERE:\n" + "\n".join(lost)
+    for pattern, where in ELSEWHERE.items():
+        if isinstance(where, tuple):
+            assert where[1] in (ROOT / where[0]).read_text(encoding="utf-8"), f"{pattern}: not in {where[0]}"
+    for page, test in PAGES_ELSEWHERE.items():
+        assert not (ROOT / page).exists() or page in (ROOT / test).read_text(encoding="utf-8")
+
+
+def test_nothing_is_listed_in_vain():
+    """Of RUN and ELSEWHERE."""
+    used = {listed(one) or one.script for one in ALL}
+    vain = [name for name in (*RUN, *ELSEWHERE) if name not in used]
+    assert [name for name in vain if not any(word in name for word in PENDING)] == []
+
+
+# slow: they run
+
+
+def key(one: Command) -> tuple:
+    """Commands with the same one are alike: one of them is run."""
+    method = one.words[2:3] if one.script == "train.py" else ()
+    return one.script, method, tuple(sorted({word for word in one.words if word.startswith("--")}))
+
+
+DISTINCT = list({key(one): one for one in reversed(ALL) if one.script in RUN and not listed(one)}.values())[::-1]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, start) -> Path:
+    """The project as these commands need it: short task files, results of its own, and an adapter that was trained.
+
+    `checkpoints/run` is that adapter, with a log and completions.
+    """
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("docs", "configs", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "README.md", folder)
+    (folder / "data").mkdir()
+    for path in (ROOT / "data").iterdir():
+        if (
+            path.suffix == ".jsonl"
+            and path.name != "pocket_mbpp.jsonl"
+            and not NOT_COMMITTED.fullmatch(f"data/{path.name}")
+        ):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: 16 if "train" in path.name else 4]
+            (folder / "data" / path.name).write_text("".join(lines), encoding="utf-8")
+        elif not path.name.startswith(("mbpp_", "humaneval_", "pocket_mbpp_", "verilogeval", "__")):
+            (folder / "data" / path.name).symlink_to(path)
+    make_other_data_sets(folder / "data")
+    shutil.copytree(ROOT / "results", folder / "results")
+    of_table = ROOT / "results" / "published"
+    for new, old in {"pocket_sft": "pocket_sft", "my_rl": "pocket_rl_alpha0.01"}.items():
+        for end in ("metrics.json", "per_task.jsonl"):
+            text = (of_table / f"{old}_{end}").read_text(encoding="utf-8").replace(f'"{old}"', f'"{new}"')
+            (folder / "results" / f"{new}_{end}").write_text(text, encoding="utf-8")
+    (folder / "checkpoints").mkdir()
+    shutil.copytree(start, folder / "checkpoints" / "sft")
+    return folder
+
+
+def make_other_data_sets(data: Path) -> None:
+    """A few tasks under the names of MBPP and HumanEval, which are not committed."""
+    prepare = importlib.import_module("prepare_mbpp")
+    prepare.main(prepare.Args(source=str(ROOT / "data/pocket_mbpp.jsonl"), name="pocket_mbpp", output_dir=str(data)))
+    for part, count in (("train", 4), ("validation", 2), ("test", 2)):
+        lines = (data / f"pocket_mbpp_{part}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:count]
+        for name in ("mbpp", "pocket_mbpp"):
+            (data / f"{name}_{part}.jsonl").write_text("".join(lines), encoding="utf-8")
+    lines = (data / "pocket_train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    for name, few in {"train": lines[:12], "test": lines[12:14], "all": lines[12:16]}.items():
+        (data / f"humaneval_{name}.jsonl").write_text("".join(few), encoding="utf-8")
+
+
+@pytest.fixture
+def execute(project, monkeypatch, capsys):
+    """Run a Python script as its user does, but in this process, whose imports are paid; its output."""
+
+    def stage(one):
+        module = importlib.import_module(Path(one.script).stem)
+        module.main(parse_args(module.Args, as_flags(one.settings)))
+
+    def call(script: str, *words: str) -> str:
+        monkeypatch.chdir(project)
+        monkeypatch.setattr(train, "run_stage", stage)
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        monkeypatch.syspath_prepend(str((ROOT / script).parent))
+        try:
+            if script == "train.py":
+                train.main(list(words))
+            else:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return call
+
+
+def ready(one: Command, execute) -> list[str]:
+    """The words after the script's name: completed, made short, placeholders replaced; and what they read is there."""
+    words = list(one.words[2:])
+    if words == ["--help"]:
+        return words
+    words = [PLACEHOLDERS.get(word, word) for word in words]
+    short = RUN[one.script].split()
+    if "--auto-eval" in words:
+        short += ["--n_samples", "1", "--num_samples", "2", "--limit", "1"]
+    if "--overlong_buffer" in words:  # it must be less than the completions
+        short += ["--overlong_buffer", "4"]
+    words = [*COMPLETED.get(one.script, "").split(), *words, *short]
+    words = [local_model(word) if before in ("--model_name", "--model_path") or one.script == "train.py" else word
+             for before, word in zip(["", *words], words, strict=False)]  # fmt: skip
+    for before, word in zip(["", *words], words, strict=False):
+        if before in ("--sft_model", "--model_path", "--adapter_model_id") or one.script in ("curves.py", "report.py"):
+            fill(word.replace("*", ""), execute)
+        elif before == "--train_path" and word.startswith("checkpoints/") and not Path(word).exists():
+            execute(
+                "generate_dpo_data.py", *f"{SFT} --output_path {word}".split(), *RUN["generate_dpo_data.py"].split()
+            )
+        elif before == "--samples":
+            tasks = [json.loads(line) for line in open("data/pocket_test.jsonl")]
+            records = [{"task_id": task["task_id"], "completion": task["canonical_solution"]} for task in tasks]
+            Path(word).write_text("".join(json.dumps(record) + "\n" for record in records))
+    return [path for word in words for path in (sorted(glob.glob(word)) if "*" in word else [word])]
+
+
+def local_model(word: str) -> str:
+    """In place of a model on the hub a folder of its name, which holds the embedded one."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", word) or Path(word).exists() or word.startswith("checkpoints/"):
+        return word
+    folder = Path("models") / word.partition("/")[2]
+    if not folder.exists():
+        shutil.copytree(ROOT / "data" / "pocket_coder", folder)
+    return str(folder)
+
+
+def fill(folder: str, execute) -> None:
+    """Put a trained adapter where a command reads one."""
+    if not folder.startswith("checkpoints/") or Path(folder).exists():
+        return
+    run = Path("checkpoints/run")
+    if not run.exists():
+        execute("train_rl_lora.py", *f"{SFT} --output_dir {run} --num_steps 2 --num_samples 2 {TRAINING}".split())
+    if folder != str(run):
+        shutil.copytree(run, folder)
+
+
+needs_tools = pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in ("iverilog", "yosys", "verilator")),
+    reason="the Verilog tools are missing",
+)
+
+
+def of_verilog(one: Command) -> bool:
+    return "verilog" in " ".join(one.words) and one.script not in ("results_table.py", "curves.py", "train_sft_lora.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "one",
+    [pytest.param(one, id=f"{one.where}-{one.script}", marks=[needs_tools] * of_verilog(one)) for one in DISTINCT],
+)
+def test_a_command_runs(one, project, execute, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("CHECKS", "4")  # of bench_verilog.py
+    assert execute(one.script, *ready(one, execute)), one.text
