@@ -18,6 +18,7 @@ import pytest
 from conftest import ROOT
 from documented import Command, commands_of
 
+import policy
 import train
 from common import InputError, as_flags, field_names, parse_args, require
 
@@ -26,15 +27,15 @@ GENERATED = {"docs/flags.md"}  # from the scripts; it has a test of its own
 PENDING = ("ablations", "reproduce_table", "report")  # their pages come with the next merge, which empties this
 
 # script: what makes its commands short (words at the end win), or complete (in front of the command's own)
-TRAINING = "--batch_size 2 --max_new_tokens 12"
+TRAINING = "--batch_size 1 --max_new_tokens 12"
 RUN = {
     "train.py": "--debug --max_new_tokens 12",
-    "train_sft_lora.py": "",  # the task files are short here
+    "train_sft_lora.py": "--max_steps 1",
     "train_rl_lora.py": f"--num_steps 1 {TRAINING}",
-    "train_ppo_lora.py": f"--num_updates 1 {TRAINING}",
+    "train_ppo_lora.py": f"--num_updates 1 --ppo_epochs 2 {TRAINING}",
     "train_grpo_lora.py": f"--num_steps 1 {TRAINING} --num_samples 2",
     "train_dpo_lora.py": "--num_steps 1",
-    "generate_dpo_data.py": "--limit 8 --stop_at_strings",
+    "generate_dpo_data.py": "--limit 8 --num_samples 4 --max_new_tokens 64 --stop_at_strings",
     "eval_humaneval.py": "--limit 2 --max_new_tokens 8",
     "merge_adapter.py": "",
     "policy.py": "",
@@ -48,7 +49,7 @@ RUN = {
     "benchmarks/bench_memory.py": "--prompt 16 --max_new_tokens 4",
     "benchmarks/bench_verilog.py": "",
 }
-SFT = "--sft_model checkpoints/sft --train_path data/pocket_train.jsonl --max_length 384"
+SFT = "--sft_model checkpoints/sft --train_path data/pocket_train.jsonl"
 COMPLETED = {
     "train_grpo_lora.py": f"{SFT} --output_dir checkpoints/completed",
     "eval_humaneval.py": "--model_path checkpoints/sft --data_path data/pocket_test.jsonl --exp_name completed",
@@ -267,7 +268,7 @@ def project(tmp_path_factory, start) -> Path:
             text = (of_table / f"{old}_{end}").read_text(encoding="utf-8").replace(f'"{old}"', f'"{new}"')
             (folder / "results" / f"{new}_{end}").write_text(text, encoding="utf-8")
     (folder / "checkpoints").mkdir()
-    shutil.copytree(start, folder / "checkpoints" / "sft")
+    shutil.copytree(start, folder / "checkpoints" / "start")
     return folder
 
 
@@ -295,6 +296,7 @@ def execute(project, monkeypatch, capsys):
     def call(script: str, *words: str) -> str:
         monkeypatch.chdir(project)
         monkeypatch.setattr(train, "run_stage", stage)
+        monkeypatch.setattr(policy, "compute_dtype", policy.compute_dtype)  # bench_memory.py sets another
         monkeypatch.setattr(sys, "argv", [script, *words])
         monkeypatch.syspath_prepend(str((ROOT / script).parent))
         try:
@@ -315,7 +317,7 @@ def ready(one: Command, execute) -> list[str]:
     if words == ["--help"]:
         return words
     words = [PLACEHOLDERS.get(word, word) for word in words]
-    short = RUN[one.script].split()
+    short = RUN[one.script].split() if "--max_steps" not in words else []  # of SFT: 0 is the untrained adapter
     if "--auto-eval" in words:
         short += ["--n_samples", "1", "--num_samples", "2", "--limit", "1"]
     if "--overlong_buffer" in words:  # it must be less than the completions
@@ -327,9 +329,8 @@ def ready(one: Command, execute) -> list[str]:
         if before in ("--sft_model", "--model_path", "--adapter_model_id") or one.script in ("curves.py", "report.py"):
             fill(word.replace("*", ""), execute)
         elif before == "--train_path" and word.startswith("checkpoints/") and not Path(word).exists():
-            execute(
-                "generate_dpo_data.py", *f"{SFT} --output_path {word}".split(), *RUN["generate_dpo_data.py"].split()
-            )
+            fill("checkpoints/sft", execute)
+            execute("generate_dpo_data.py", *SFT.split(), "--output_path", word, *RUN["generate_dpo_data.py"].split())
         elif before == "--samples":
             tasks = [json.loads(line) for line in open("data/pocket_test.jsonl")]
             records = [{"task_id": task["task_id"], "completion": task["canonical_solution"]} for task in tasks]
@@ -353,7 +354,8 @@ def fill(folder: str, execute) -> None:
         return
     run = Path("checkpoints/run")
     if not run.exists():
-        execute("train_rl_lora.py", *f"{SFT} --output_dir {run} --num_steps 2 --num_samples 2 {TRAINING}".split())
+        flags = f"{SFT} --sft_model checkpoints/start --output_dir {run} --num_steps 2 --num_samples 2 {TRAINING}"
+        execute("train_rl_lora.py", *flags.split())
     if folder != str(run):
         shutil.copytree(run, folder)
 
