@@ -216,8 +216,11 @@ def write_jsonl(path: str | Path, records: list[dict]) -> None:
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def read_jsonl(path: str | Path, missing: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_jsonl(path: str | Path, missing: str, unfinished: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield "FILE:LINE" and the object of each line that is not blank.
+
+    Args:
+        unfinished: the file is still being written: a last line without its end is passed over.
 
     Raises:
         InputError: the file is missing (`missing` says what to do), not UTF-8, or has a line that is no JSON object.
@@ -228,6 +231,8 @@ def read_jsonl(path: str | Path, missing: str) -> Iterator[tuple[str, dict[str, 
         lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would split inside strings, at U+2028
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text") from None
+    if unfinished:
+        lines.pop()
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
