@@ -42,7 +42,7 @@ def answer_for(work: Callable[[], Any]) -> None:
     try:
         work()
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except Preempted as stop:
         print(stop, file=sys.stderr)
@@ -50,6 +50,15 @@ def answer_for(work: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal or a title: what is not printable (escapes, bidi controls, half surrogates) as its code.
+
+    >>> printable("a\x1b[31m\u202e")
+    'a\\x1b[31m\\u202e'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def parse_args(args_class: type[A], argv: list[str] | None = None, description: str | None = None) -> A:

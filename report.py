@@ -26,10 +26,10 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from common import read_jsonl, require, require_at_least, run, write_text
+from common import printable, read_jsonl, require, require_at_least, run, write_text
 from curves import smoothed
 from model_card import METHODS, read
-from report_rollouts import figure, pack_rollouts, printable, read_rollouts, thinned, tokenizer_of
+from report_rollouts import figure, pack_rollouts, read_rollouts, thinned, tokenizer_of
 
 PARTS = Path(__file__).parent / "report_page"
 SCRIPTS = ("text.js", "curves.js", "diff.js", "detail.js", "list.js")  # one script, in this order
@@ -60,11 +60,10 @@ def find_run(run_dir: str) -> tuple[Path, str]:
     partial = folder.with_name(folder.name + ".partial") if folder.name else folder
     if not folder.is_dir() and partial.is_dir():
         folder = partial
-    require(folder.is_dir(), f"{printable(run_dir)}: no such folder, nor {printable(partial.name)} beside it")
+    require(folder.is_dir(), f"{run_dir}: no such folder, nor {partial.name} beside it")
     methods = [method for method in METHODS if (folder / log_name(method)).is_file()]
-    shown = printable(str(folder))
-    require(len(methods) == 1, f"{shown}: want one training log (METHOD_train_log.jsonl) in it, has {len(methods)}")
-    require((folder / "run.json").is_file(), f"{shown}: has no run.json; is it the folder of a run?")
+    require(len(methods) == 1, f"{folder}: want one training log (METHOD_train_log.jsonl) in it, has {len(methods)}")
+    require((folder / "run.json").is_file(), f"{folder}: has no run.json; is it the folder of a run?")
     return folder, methods[0]
 
 
@@ -235,7 +234,7 @@ def main(args: Args) -> None:
     require_at_least(1, args, "max_rollouts", "smooth")
     folder, method = find_run(args.run_dir)
     output = Path(args.output) if args.output else folder / "report.html"
-    require(not output.is_dir(), f"--output {printable(str(output))}: is a folder")
+    require(not output.is_dir(), f"--output {output}: is a folder")
     page = content(folder, method, args.max_rollouts, args.smooth)
     text = render(page)
     write_text(output, text)

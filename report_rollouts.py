@@ -22,15 +22,6 @@ CALLED = {int: "a whole number", str: "text", NUMBER: "a number", list: "a list 
 Decode = Callable[[tuple[int, ...]], str]
 
 
-def printable(text: str) -> str:
-    r"""Text for a terminal or a title: what is not printable (escapes, bidi controls, half surrogates) as its code.
-
-    >>> printable("a\x1b[31m\u202e")
-    'a\\x1b[31m\\u202e'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def figure(value: Any) -> float | int | None:
     """A number in six digits; None for what is no finite number, which JSON has no name for.
 
@@ -166,7 +157,7 @@ def pack_rollouts(rows: list[dict[str, Any]], tokenizer: Any) -> tuple[dict[str,
 
     Returns:
         "tasks", "prompts": texts; "tokens": [id, piece, 1 if it is special]; "rollouts": in each, "task", "prompt" and
-        "tokens" are places in those; "logprobs" are thousandths; "completion" is there where it is not what all tokens
+        "tokens" are places in those; "logprobs" are ten-thousandths; "completion" is there where it is not what all tokens
         but a special one at the end spell.
     """
     tasks, prompts, tokens = Table(), Table(), Table()
@@ -191,7 +182,7 @@ def pack_rollouts(rows: list[dict[str, Any]], tokenizer: Any) -> tuple[dict[str,
                 one["tokens"] = [tokens.number((i, piece, int(i in special)))
                                  for i, piece in zip(ids, found, strict=True)]  # fmt: skip
                 if "logprobs" in row:
-                    one["logprobs"] = [None if (x := figure(p)) is None else round(1000 * x) for p in row["logprobs"]]
+                    one["logprobs"] = [None if (x := figure(p)) is None else round(10_000 * x) for p in row["logprobs"]]
                 if "token_advantages" in row:
                     one["token_advantages"] = [figure(value) for value in row["token_advantages"]]
             else:

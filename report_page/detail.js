@@ -1,6 +1,7 @@
 // The chosen rollout: its verdict, its numbers, its prompt, and its completion in one of four views.
 
 const BOUNDS = [0.9, 0.5, 0.2, 0.05, 0.01]; // of probability: a token below the k-th has shade k
+const LOGPROB_UNIT = 1e4; // they come as whole numbers
 let view = "logprob";
 const ofTask = new Map(); // task: its rollouts' numbers, in order of their steps
 rollouts.forEach((one, i) => (ofTask.has(one.task) ? ofTask.get(one.task).push(i) : ofTask.set(one.task, [i])));
@@ -30,7 +31,7 @@ function aboutToken(one, i) {
   const [id, piece] = data.tokens[one.tokens[i]];
   const said = [`token ${i + 1} of ${one.tokens.length}: ${JSON.stringify(visible(piece))}`, `id ${id}`];
   if (one.logprobs && known(one.logprobs[i])) {
-    const logprob = one.logprobs[i] / 1000;
+    const logprob = one.logprobs[i] / LOGPROB_UNIT;
     const p = Math.exp(logprob);
     said.push(`log-prob ${fixed(logprob, 3)}`, `probability ${p < 0.001 ? p.toExponential(1) : p.toFixed(3)}`);
   }
@@ -47,7 +48,7 @@ function showTokens(one, box) {
     if (piece === "") token.classList.add("part"); // of a character that the next tokens complete
     if (/^\n/.test(piece)) token.classList.add("newline");
     let shade = "";
-    if (view === "logprob" && one.logprobs && known(one.logprobs[i])) shade = "s" + logprobShade(one.logprobs[i] / 1000);
+    if (view === "logprob" && one.logprobs && known(one.logprobs[i])) shade = "s" + logprobShade(one.logprobs[i] / LOGPROB_UNIT);
     if (view === "advantage") shade = advantageShade(advantageOf(one, i));
     if (shade) token.classList.add(shade);
     token.title = aboutToken(one, i);
@@ -153,7 +154,7 @@ function showDetail(index) {
   fact("ratio", fixed(one.ratio, 3));
   fact("length", known(one.length) ? one.length + " tokens" : "\u2013");
   const logprobs = (one.logprobs || []).filter(known);
-  if (logprobs.length) fact("mean log-prob", fixed(logprobs.reduce((a, b) => a + b) / logprobs.length / 1000, 3));
+  if (logprobs.length) fact("mean log-prob", fixed(logprobs.reduce((a, b) => a + b) / logprobs.length / LOGPROB_UNIT, 3));
   for (const name in one.parts || {}) fact(name, short(one.parts[name]));
   byId("prompt-box").hidden = !known(one.prompt);
   byId("prompt").replaceChildren();

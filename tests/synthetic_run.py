@@ -10,6 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {"learning_rate": 1e-3, "num_steps": 200, "batch_size": 2, "num_samples": 8, "sft_model": "sft", "seed": 42}
 
+HOSTILE = '</script><!-- <script>alert("1")</script><img src=x onerror=alert(2)>\u2028\u202e\x1b[31m\x00\ud800&lt;'
+ROW = {"step": 1, "task_id": "t/1", "completion": "return 1", "status": "pass"}
+LOG = [{"step": n, "reward": n / 10, "gen_len": 5} for n in range(1, 11)]
+
 
 def write_run(folder: Path, log: list[dict], rows: list[dict] | None, method: str = "grpo", **settings) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
@@ -19,6 +23,12 @@ def write_run(folder: Path, log: list[dict], rows: list[dict] | None, method: st
         if lines is not None:
             (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+def hostile_run(folder: Path) -> Path:
+    names = ("task_id", "completion", "prompt", "status", "reason")
+    rows = [ROW | dict.fromkeys(names, HOSTILE) | {"parts": {HOSTILE: 1}} for _ in range(2)]
+    return write_run(folder, [line | {HOSTILE: 1} for line in LOG], rows, run_name=HOSTILE, sft_model=HOSTILE)
 
 
 def synthetic_run(folder: Path, num_rollouts: int = 2000, group: int = 8, num_tasks: int = 60) -> Path:
