@@ -30,6 +30,7 @@ class Sample:
     verdict: Verdict | None = None
     reward: float = 0.0
     check: Future[Verdict] | None = None  # while the sandbox has it
+    ratio: float | None = None  # policy / policy that sampled, at the start of the last optimizer step that it was in
 
     @property
     def length(self) -> int:
@@ -187,8 +188,15 @@ def step_figures(samples: list[Sample], advantage: list[float]) -> dict[str, flo
     } | mean_parts([s.verdict.parts for s in samples])
 
 
-def completion_rows(samples: list[Sample], advantage: list[float]) -> list[dict[str, Any]]:
-    """Scored samples as the rows of a table."""
+def completion_rows(
+    samples: list[Sample], advantage: list[float], token_advantage: torch.Tensor | None = None
+) -> list[dict[str, Any]]:
+    """Scored samples as the rows of a table, with what the run's report shows of each.
+
+    Args:
+        token_advantage: (B, R), of a critic.
+    """
+    each = token_advantage.tolist() if token_advantage is not None else [None] * len(samples)
     return [
         {
             **s.record(),
@@ -196,8 +204,13 @@ def completion_rows(samples: list[Sample], advantage: list[float]) -> list[dict[
             "reason": s.verdict.reason,
             "reward": s.reward,
             "advantage": a,
+            "ratio": s.ratio,
             "length": s.length,
             **({"parts": s.verdict.parts} if s.verdict.parts else {}),
+            "prompt": s.task["prompt"],
+            "token_ids": s.rollout.token_ids,
+            "logprobs": [round(logprob, 4) + 0.0 for logprob in s.rollout.logprobs],
+            **({"token_advantages": [round(x, 4) for x in tokens[: s.length]]} if tokens else {}),
         }
-        for s, a in zip(samples, advantage, strict=True)
+        for s, a, tokens in zip(samples, advantage, each, strict=True)
     ]

@@ -253,19 +253,15 @@ def read_jsonl(path: str | Path, missing: str, unfinished: bool = False) -> Iter
 
 
 class RunLog:
-    """One dict a step, to a JSONL file and to one readable line on the screen."""
+    """One dict a step, to a JSONL file."""
 
     def __init__(self, path: Path, keep_bytes: int = 0):
         self.file = path.open("a", encoding="utf-8")
         self.file.truncate(keep_bytes)  # a resumed run drops what came after the state it goes on from
 
-    def write(self, record: dict[str, Any], show: bool = True) -> None:
+    def write(self, record: dict[str, Any]) -> None:
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
-        if show:
-            print("  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-                            for name, value in record.items() if not isinstance(value, (list, dict))),
-                  flush=True)  # fmt: skip
 
     @property
     def size(self) -> int:

@@ -9,6 +9,7 @@ explains the figures.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections import defaultdict
@@ -22,13 +23,15 @@ import tyro
 from common import read_jsonl, require, require_at_least, run
 
 LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # told apart without colour
+FIGURES = ("base_reward", "reward", "gen_len", "entropy", "kl_reference", "valid_pass_rate", "functional")  # RL
+FIGURES += ("loss", "accuracy", "margin", "chosen_logprob")  # DPO; of SFT the first
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: for all eyes
 
 
 @dataclass
 class Args:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # folders that training wrote
-    figures: tuple[str, ...] = ("reward", "base_reward", "gen_len", "kl_reference", "entropy")  # names in the log
+    figures: tuple[str, ...] = ()  # names in the log; by default those of a method that say most
     x: Literal["epoch", "step", "sampled_tokens"] = "epoch"  # what stands on the axis below
     smooth: int = 9  # steps that a point is the mean of; 1: the steps themselves
     output: str = "curves.png"  # where the picture goes
@@ -109,6 +112,21 @@ def draw(groups: dict[str, list[list[dict]]], figures: list[str], x: str, width:
     temporary.replace(path)
 
 
+def chosen_figures(known: set[str]) -> list[str]:
+    """Of what was logged the figures that say most; a policy gradient's loss does not."""
+    return [name for name in FIGURES if name in known and not (name == "loss" and "base_reward" in known)]
+
+
+def draw_run(folder: Path) -> str:
+    """The curves of one run, into its folder. Returns the picture's name; "" where there is nothing to draw."""
+    log = read_log(folder)
+    known = {name for step in log for name in step}
+    if len(log) < 2 or importlib.util.find_spec("matplotlib") is None:
+        return ""
+    draw({"this run": [log]}, chosen_figures(known), "step", 9, folder / "curves.png")
+    return "curves.png"
+
+
 def main(args: Args) -> None:
     require(args.output.endswith(".png"), f"--output {args.output}: must end in .png")
     require_at_least(1, args, "smooth")
@@ -121,7 +139,7 @@ def main(args: Args) -> None:
     if len(set(names)) == len(names):  # else their paths tell them apart
         groups = dict(zip(names, groups.values(), strict=True))
     known = {name for logs in groups.values() for log in logs for step in log for name in step}
-    figures = [name for name in args.figures if name in known]
+    figures = [name for name in args.figures or chosen_figures(known) if name in known]
     missing = [name for name in args.figures if name not in known]
     require(bool(figures), f"none of these runs logged {', '.join(missing)}; they have {', '.join(sorted(known))}")
     draw(groups, figures, args.x, args.smooth, Path(args.output))

@@ -33,6 +33,7 @@ from common import InputError, command, machine, read_jsonl, require, run, write
 from judging import open_sandbox
 from metrics import mean_parts, pass_at_k, wilson_interval
 from rollout_server import Server
+from run_record import training_of
 from sandbox import UNJUDGED, Sandbox, Verdict
 from tasks import Task, code_of, read_tasks, sha256, stop_strings, truncate_at_stop
 
@@ -63,6 +64,7 @@ class Args:
     judge_model: str = ""  # its name there
     limit: int = 0  # evaluate the first so many tasks; 0: all
     results_dir: str = "results"  # where the files go
+    quiet: bool = False  # no progress bar: the result alone
     trust_remote_code: bool = False  # run code that comes with the model
     config: str = ""  # YAML file with any of these; flags win over it
 
@@ -159,7 +161,7 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
     else:
         model, sampler = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code), sample
     scored: dict[int, Sample] = {}
-    bar = tqdm(total=len(prompts) * args.n_samples, desc=args.exp_name, unit="completion")
+    bar = tqdm(total=len(prompts) * args.n_samples, desc=args.exp_name, unit="completion", disable=args.quiet)
 
     def queue(r: Rollout) -> None:
         scored[id(r)] = score(sandbox, tasks[r.prompt_index], r.text, len(r.token_ids), r.ended)
@@ -186,7 +188,7 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
 def generate_by_server(args: Args, tasks: list[Task], sandbox: Sandbox, server: Server) -> list[Sample]:
     """Ask the server for completions, scoring each while others are still being generated."""
     samples: dict[int, Sample] = {}
-    bar = tqdm(total=len(tasks) * args.n_samples, desc=args.exp_name, unit="completion")
+    bar = tqdm(total=len(tasks) * args.n_samples, desc=args.exp_name, unit="completion", disable=args.quiet)
     replies = server.complete([task["prompt"] for task in tasks], num_samples=args.n_samples,
                               max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
                               seed=args.seed, in_flight=args.batch_size)  # fmt: skip
@@ -274,7 +276,7 @@ def main(args: Args) -> None:
     with open_sandbox(args, tasks, tested=False) as sandbox:
         if args.samples:
             samples, is_lora, base = read_samples(args.samples, all_tasks, tasks, sandbox), None, None
-            bar, passed = tqdm(samples, desc=args.exp_name, unit="check"), 0
+            bar, passed = tqdm(samples, desc=args.exp_name, unit="check", disable=args.quiet), 0
             for done, sample in enumerate(bar, start=1):
                 passed += sample.raw.result().passed
                 bar.set_postfix(passing=f"{passed / done:.1%}")
@@ -325,6 +327,7 @@ def main(args: Args) -> None:
         "data_sha256": sha256(args.data_path),
         "seconds": time.perf_counter() - started,
         "adapter_sha256": sha256(weights) if is_lora and weights.is_file() else None,
+        "training": training_of(args.model_path) if is_lora else None,
         "args": asdict(args) | {"server": server.url if server else ""},  # the address may hold a password
         "command": command(args.server, server.url if server else ""),
         **machine(),

@@ -140,7 +140,7 @@ stage() {
     mkdir -p "$CHECKPOINTS/.made_by"
     echo "$now" > "$made_by"
 }
-SHARED="training.py processes.py batches.py validation.py tracking.py policy.py logprobs.py parity.py rollout*.py rewards.py quality.py tasks.py metrics.py common.py checkpoint.py judging.py sandbox*.py verilog*.py"
+SHARED="training.py run_record.py processes.py batches.py validation.py tracking.py policy.py logprobs.py parity.py rollout*.py rewards.py quality.py tasks.py metrics.py common.py checkpoint.py judging.py sandbox*.py verilog*.py"
 
 # evaluate NAME MODEL: on the test tasks, into $RESULTS.
 evaluate() {

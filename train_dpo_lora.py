@@ -42,6 +42,8 @@ class Args:
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
     run_name: str = ""  # the run's name for the tracker; "": the output folder's
     log_every: int = 1  # steps between lines on the screen
+    quiet: bool = False  # nothing on the screen but errors
+    json_lines: bool = False  # on the screen the log's records, and notes on stderr
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # order of the pairs
     config: str = ""  # YAML file with any of these; flags win over it

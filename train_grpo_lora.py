@@ -89,8 +89,10 @@ class Args:
     dry_run: bool = False  # one batch, nothing kept: peak memory, and the time that the run would take
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
     run_name: str = ""  # the run's name for the tracker; "": the output folder's
-    log_completions: int = 0  # batches between tables of completions for the tracker and completions.jsonl; 0: none
+    log_completions: int = 1  # batches between tables of completions for report.py and the tracker; 0: none
     log_every: int = 1  # batches between lines on the screen
+    quiet: bool = False  # nothing on the screen but errors
+    json_lines: bool = False  # on the screen the log's records, and notes on stderr
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # task order and sampling
     config: str = ""  # YAML file with any of these; flags win over it
@@ -209,7 +211,7 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
     weight = dict(zip(rows, weights(trained, args.loss_type, args.max_new_tokens), strict=True))
     num_tokens = sum(samples[i].length for i in rows)
     sums = dict.fromkeys(("loss", "policy_loss", "approx_kl", "kl_reference", "clip_fraction"), 0.0)
-    ratio_max, gaps = [], []
+    of_each, ratio_max, gaps = {}, [], []
     for part in run.micro_batches(samples, rows):
         out = run.outputs([samples[i] for i in part])
         here = part, slice(out.mask.shape[1])  # the rows, as long as the longest of them
@@ -229,8 +231,10 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
         outside = (ratio > 1 + high) | ((ratio < 1 - args.clip_range) & (args.loss_type != "cispo"))
         sums["clip_fraction"] += outside[seen].sum().item() / num_tokens
         sums["kl_reference"] += kl_estimate(old, reference, "k3").sum().item() / num_tokens
+        of_each |= zip(part, ((ratio * seen).sum(1) / seen.sum(1)).tolist(), strict=True)
         ratio_max.append(ratio[seen].max().item())
         gaps.append(sampler_gap(old, [samples[i].rollout for i in part]))
+    run.note_ratios(samples, of_each)
     return run.total(sums, ratio_max=ratio_max, sampler_mismatch=gaps)
 
 

@@ -84,8 +84,10 @@ class Args:
     dry_run: bool = False  # one batch, nothing kept: peak memory, and the time that the run would take
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
     run_name: str = ""  # the run's name for the tracker; "": the output folder's
-    log_completions: int = 0  # batches between tables of completions for the tracker and completions.jsonl; 0: none
+    log_completions: int = 1  # batches between tables of completions for report.py and the tracker; 0: none
     log_every: int = 1  # batches between lines on the screen
+    quiet: bool = False  # nothing on the screen but errors
+    json_lines: bool = False  # on the screen the log's records, and notes on stderr
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # task order and sampling
     config: str = ""  # YAML file with any of these; flags win over it
@@ -175,7 +177,7 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
     num_ratios = num_tokens if per_token else len(rows)
     names = ["loss", "policy_loss", "approx_kl", "kl_reference", "clip_fraction"]
     names += ["value_loss"] * critic + ["policy_entropy"] * (args.entropy_coef > 0)
-    sums, ratio_max, gaps = dict.fromkeys(names, 0.0), [], []
+    sums, of_each, ratio_max, gaps = dict.fromkeys(names, 0.0), {}, [], []
     for part in run.micro_batches(samples, rows):
         out = run.outputs([samples[i] for i in part], entropy=args.entropy_coef > 0, hidden=critic)
         here = part, slice(out.mask.shape[1])  # the rows, as long as the longest of them
@@ -203,9 +205,11 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
         sums["approx_kl"] += kl_estimate(old, out.logprobs.detach(), "k3").sum().item() / num_tokens
         sums["clip_fraction"] += ((ratio[counted] - 1).abs() > args.clip_range).sum().item() / num_ratios
         sums["kl_reference"] += kl_estimate(old, reference, "k3").sum().item() / num_tokens
+        of_each |= zip(part, ((ratio * counted).sum(1) / counted.sum(1)).tolist(), strict=True)
         ratio_max.append(ratio[counted].max().item())
         gaps.append(sampler_gap(old, [samples[i].rollout for i in part]))
         del out  # its states are not for the next pass to find in memory
+    run.note_ratios(samples, of_each)
     return run.total(sums, ratio_max=ratio_max, sampler_mismatch=gaps)
 
 
@@ -276,6 +280,7 @@ def main(args: Args) -> None:
                 },
                 samples,
                 (raw.sum(1) / counted.sum(1)).tolist(),  # with a critic a mean over tokens
+                raw if critic else None,
             )
 
 

@@ -8,12 +8,12 @@ Left out of QLoRA (arXiv 2305.14314): the paged optimizer. The loop is transform
 
 from __future__ import annotations
 
-import json
+import time
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from common import InputError, RunLog, command, machine, require, require_at_least, run
-from tasks import CURRICULUM, Task, answer, read_tasks, sha256
+from common import InputError, RunLog, require, require_at_least, run
+from tasks import CURRICULUM, Task, answer, read_tasks
 from tracking import Tracker, check_tracker, run_name
 
 
@@ -38,6 +38,8 @@ class Args:
     keep_every: int = 0  # updates between adapters that are kept in OUTPUT_DIR/step_N; 0: none
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
     run_name: str = ""  # the run's name for the tracker; "": the output folder's
+    quiet: bool = False  # nothing on the screen but errors
+    json_lines: bool = False  # on the screen the log's records, and notes on stderr
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # order, dropout, adapter
     config: str = ""  # YAML file with any of these; flags win over it
@@ -70,7 +72,14 @@ def main(args: Args) -> None:
     tasks = [task for level in levels for task in read_tasks(args.train_path, level, args.instruct)]
 
     import torch
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments, set_seed
+    from transformers import (
+        DataCollatorForSeq2Seq,
+        PrinterCallback,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+        set_seed,
+    )
 
     from policy import (
         add_lora,
@@ -81,11 +90,13 @@ def main(args: Args) -> None:
         save_adapter,
         trainable_parameters,
     )
-    from processes import output_folder
+    from processes import output_folder, processes
+    from run_record import conclude, finish_record, start_record
+    from screen import Screen
 
-    with output_folder(args.output_dir) as folder:
-        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "command": command(), **machine()}
-        (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+    started, screen = time.perf_counter(), Screen(args)
+    with screen.notes(), output_folder(args.output_dir) as folder:
+        run_record = start_record(folder, args)
         tokenizer = load_tokenizer(args.model_name, args.trust_remote_code)
         examples = [encode(tokenizer, task, args.max_length) for task in tasks]
         set_seed(args.seed)
@@ -106,8 +117,10 @@ def main(args: Args) -> None:
         class Log(TrainerCallback):
             def on_log(self, arguments, state, control, logs=None, **_):
                 record = {"step": state.global_step, **logs}
-                log.write(record, show=False)
+                log.write(record)
                 tracker.log(record)
+                if "loss" in record:
+                    screen.show(record, state.global_step / state.max_steps)
 
             def on_step_end(self, arguments, state, control, **_):
                 if args.keep_every and state.global_step % args.keep_every == 0:
@@ -128,6 +141,7 @@ def main(args: Args) -> None:
                 use_cpu=device.type == "cpu",
                 dataloader_pin_memory=torch.cuda.is_available(),
                 logging_steps=10,
+                disable_tqdm=True,
                 save_strategy="no",
                 report_to="none",
                 seed=args.seed,
@@ -136,6 +150,8 @@ def main(args: Args) -> None:
             data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
             callbacks=[Log()],
         )
+        trainer.remove_callback(PrinterCallback)  # the screen is ours
+        screen.began = time.perf_counter()
         try:
             if args.max_steps != 0:
                 trainer.train()
@@ -143,6 +159,10 @@ def main(args: Args) -> None:
             log.close()
             tracker.close()
         save_adapter(model, tokenizer, folder)
+        seconds = time.perf_counter() - started
+        finish_record(folder, run_record, trainer.state.global_step, 0, seconds)
+        if args.max_steps != 0 and processes().is_main_process:
+            conclude(folder, args.output_dir, "sft", seconds)
 
 
 if __name__ == "__main__":

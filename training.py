@@ -30,7 +30,7 @@ import memory
 import processes
 from batches import BeforeUpdate, Sample, complete, completion_rows, item_order, micro_batches, step_figures
 from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
-from common import Preempted, RunLog, command, machine, require
+from common import Preempted, RunLog, require
 from judging import open_sandbox
 from logprobs import TokenOutputs, completion_outputs, takes_shared_prompts
 from parity import as_reference, check_parity, largest, load_reference
@@ -46,8 +46,10 @@ from policy import (
 )
 from rollout import encode_prompts, sample
 from rollout_vllm import VllmSampler, check_engine
+from run_record import conclude, finish_record, start_record
 from sandbox import Verdict
-from tasks import language_of, prompt_variants, read_tasks, sha256
+from screen import Screen
+from tasks import language_of, prompt_variants, read_tasks
 from tracking import Tracker, check_tracker, run_name
 from validation import Validation
 
@@ -76,6 +78,7 @@ def training_run(
         Preempted: SIGTERM or SIGINT came; the state is saved.
     """
     check_tracker(args)
+    started, screen = time.perf_counter(), Screen(args)
     valid = []
     if getattr(args, "valid_path", ""):
         level = "normal" if args.prompt_level == "curriculum" else args.prompt_level
@@ -95,9 +98,11 @@ def training_run(
         return state is not None
 
     output = processes.output_folder("" if args.dry_run else args.output_dir, keep=goes_on)
-    with output as folder, open_sandbox(args, items) if judged else nullcontext() as sandbox, StopRequest() as stop:
+    sandboxed = open_sandbox(args, items) if judged else nullcontext()
+    with screen.notes(), output as folder, sandboxed as sandbox, StopRequest() as stop:
         state = processes.from_first(state)
-        run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid)
+        run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid, screen)
+        run.opened = started
         if state is not None:
             run.go_on(state)
         with run.open_log():
@@ -111,16 +116,13 @@ class Run:
 
     model: the policy, dropout off, with the frozen adapter "reference" beside its own.
     critic: a linear head on the policy's last hidden state, zero at first; None if it was not asked for.
-    step: the one that is being made. tokens: sampled so far.
+    step: the one that is being made. tokens: sampled so far. seconds: that runs before this one took, which it goes on.
     """
 
-    def __init__(self, args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid) -> None:
-        self.args, self.method, self.items, self.folder = args, method, items, folder
+    def __init__(self, args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid, screen):
+        self.args, self.method, self.items, self.folder, self.screen = args, method, items, folder, screen
         self.num_steps, self.token_budget, self.sandbox, self.stop = num_steps, token_budget, sandbox, stop
-        record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "command": command(), **machine()}
-        if sandbox:
-            record["sandbox"] = sandbox.layers
-        (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+        self.record = start_record(folder, args, **({"sandbox": sandbox.layers} if sandbox else {}))
         self.tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
         self.validation = None
         if sandbox:
@@ -151,6 +153,7 @@ class Run:
         self.order = item_order(len(items), args.seed)
         self.finite, self.completions = FiniteGuard(folder), folder / "completions.jsonl"
         self.step = self.drawn = self.tokens = self.log_bytes = 0
+        self.seconds, self.opened = 0.0, time.perf_counter()
         self.parity_checked, self.fresh = False, True
 
     def go_on(self, state: dict[str, Any]) -> None:
@@ -159,6 +162,7 @@ class Run:
         position = restore_state(state, self.model, self.parts)
         self.step, self.drawn, self.tokens = position["step"], position["drawn"], position["tokens"]
         self.log_bytes, self.finite.skipped = position["log_bytes"], position["skipped"]
+        self.seconds, self.screen.share = position["seconds"], self.share
         self.finite.in_a_row = position["in_a_row"]
         if self.completions.exists():
             os.truncate(self.completions, position["completions_bytes"])
@@ -169,7 +173,8 @@ class Run:
     def save(self) -> None:
         save_state(self.folder, self.args, self.model, self.parts, step=self.step, drawn=self.drawn,
                    tokens=self.tokens, log_bytes=self.log_file.size, skipped=self.finite.skipped,
-                   in_a_row=self.finite.in_a_row, completions_bytes=size_of(self.completions))  # fmt: skip
+                   in_a_row=self.finite.in_a_row, completions_bytes=size_of(self.completions),
+                   seconds=self.seconds + time.perf_counter() - self.opened)  # fmt: skip
 
     @contextlib.contextmanager
     def open_log(self) -> Iterator[None]:
@@ -181,6 +186,7 @@ class Run:
         budget = f" or {self.token_budget:,} sampled tokens" if self.token_budget else ""
         items = f"{len(self.items)} {'tasks' if self.sandbox else 'pairs'}"
         print(f"{self.method}: {items}, up to {self.num_steps} steps{budget}, on {self.device}")
+        self.screen.began = time.perf_counter()
         try:
             yield
         finally:
@@ -209,9 +215,14 @@ class Run:
                 raise Preempted(f"stopped after step {self.step}; the same command goes on from there")
 
     @property
+    def share(self) -> float:
+        """Of the steps, or of the token budget, that is done."""
+        return min(1.0, max(self.step / self.num_steps, self.tokens / self.token_budget if self.token_budget else 0))
+
+    @property
     def at_end(self) -> bool:
         """Whether the last step has been made, or the token budget is spent."""
-        return self.step >= self.num_steps or 0 < self.token_budget <= self.tokens
+        return self.share == 1
 
     def draw(self, count: int) -> list[int]:
         """Indices of the next items: every one once in each pass, each pass in a new order."""
@@ -335,10 +346,21 @@ class Run:
 
     figures = staticmethod(step_figures)
 
-    def log(self, record: dict[str, Any], samples: list[Sample] = (), advantage: list[float] = ()) -> None:
+    def note_ratios(self, samples: list[Sample], ratios: dict[int, float]) -> None:
+        """Keep the ratio of each sample, by its index, that this process's passes gave."""
+        for i, ratio in processes.gather(list(ratios.items())):
+            samples[i].ratio = ratio
+
+    def log(
+        self,
+        record: dict[str, Any],
+        samples: list[Sample] = (),
+        advantage: list[float] = (),
+        token_advantage: torch.Tensor | None = None,
+    ) -> None:
         """One dict to the log, the screen and the tracker, with the step, the counts and the speeds added.
 
-        Every so many steps with a table of the samples, each with its advantage.
+        Every so many steps with a table of the samples, each with its advantage; token_advantage: (B, R) of a critic.
         """
         now = time.perf_counter()
         training = now - self.started - sum(self.spent.values())
@@ -362,17 +384,19 @@ class Run:
         self.write(record | found, show=bool(found) or self.step % self.args.log_every == 0)
         every = getattr(self.args, "log_completions", 0)
         if every and self.step % every == 0 and samples:
-            rows = completion_rows(samples, advantage)
+            rows = completion_rows(samples, advantage, token_advantage)
             with self.completions.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps({"step": self.step} | row) + "\n" for row in rows)
             self.tracker.log_completions(self.step, rows)
 
     def write(self, record: dict[str, Any], show: bool = True) -> None:
-        self.log_file.write(record, show)
+        self.log_file.write(record)
         self.tracker.log(record)
+        if show:
+            self.screen.show(record, self.share)
 
     def finish(self) -> None:
-        """The adapter that is kept, and its critic; the state that a killed run goes on from is dropped."""
+        """The adapter that is kept, and its critic, curves and a summary; the saved state is dropped."""
         v = self.validation
         if v and v.weights:
             print(f"kept: step {v.best_step}, which passes {v.best_rate:.1%} of the validation tasks; the last, "
@@ -382,6 +406,10 @@ class Run:
                 v.restore_best(self.model, self.critic)
         self.save_weights(self.folder)
         drop_state(self.folder)
+        seconds = self.seconds + time.perf_counter() - self.opened
+        finish_record(self.folder, self.record, self.step, self.tokens, seconds)
+        if processes.processes().is_main_process:
+            conclude(self.folder, self.args.output_dir, self.method, seconds)
 
     def save_weights(self, folder: Path) -> None:
         save_adapter(self.model, self.tokenizer, folder)

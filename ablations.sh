@@ -1,0 +1,86 @@
+#!/bin/sh
+# What a choice is worth, on pocket: `sh ablations.sh QUESTION` trains every choice with three seeds at 30,000 sampled
+# tokens each and evaluates them on the validation tasks; docs/ablations.md gets the table and the picture.
+#   alpha      REINFORCE at length penalties 0, 0.01, 0.03, 0.1      ratio     PPO's ratio: of the sequence, of tokens
+#   baseline   REINFORCE without one, the batch's mean, RLOO         critic    PPO on token ratios without and with one
+#   grpo       the loss types, two passes over a batch               batch     PPO with 4 and 8 tasks a batch
+#   rounds     DPO in one and in two rounds                          exit_code a checker that looks at exit codes alone
+# SEEDS="42 1 2", BUDGET=30000, PAGE=docs/ablations.md ("": none), STEPS, LIMIT, FORCE: as in profile.sh
+cd "$(dirname "$0")"
+question=${1:-}
+case $question in
+alpha | baseline | ratio | critic | grpo | batch | rounds | exit_code) ;;
+*) echo "error: want one of alpha, baseline, ratio, critic, grpo, batch, rounds, exit_code" >&2 && exit 2 ;;
+esac
+PROFILE=pocket PREFIX=pocket RESULTS=${RESULTS:-results/ablations}/$question
+: "${CHECKPOINTS:=checkpoints/ablations}" "${BUDGET:=30000}" "${SEEDS:=42 1 2}" "${TEST:=data/pocket_valid.jsonl}"
+
+# variant METHOD NAME FLAGS...: train it from the SFT adapter and evaluate it.
+variant() {
+    method=$1 name=$2
+    shift 2
+    folder=$CHECKPOINTS/pocket_lora_${method}_$name$run
+    stage "$folder" "$SFT" python "train_${method}_lora.py" --sft_model "$SFT" --train_path "$TRAIN" \
+        --output_dir "$folder" --token_budget "$BUDGET" "$@"
+    evaluate "${method}_$name$run" "$folder"
+}
+
+# pairs MODEL SEED BUDGET NAME, then dpo MODEL NAME: a round of DPO.
+pairs() {
+    stage "$CHECKPOINTS/pairs_$4$run.jsonl" "$1" python generate_dpo_data.py --sft_model "$1" --train_path "$TRAIN" \
+        --output_path "$CHECKPOINTS/pairs_$4$run.jsonl" $DPO_DATA_FLAGS --token_budget "$3" --seed "$2"
+}
+dpo() {
+    stage "$CHECKPOINTS/pocket_lora_dpo_$2$run" "$CHECKPOINTS/pairs_$2$run.jsonl" python train_dpo_lora.py \
+        --sft_model "$1" --train_path "$CHECKPOINTS/pairs_$2$run.jsonl" \
+        --output_dir "$CHECKPOINTS/pocket_lora_dpo_$2$run" $DPO_FLAGS
+}
+
+answer() {
+    [ "$question" = exit_code ] || sft
+    case $question in
+    alpha) for alpha in 0 0.01 0.03 0.1; do variant rl "alpha$alpha" $RL_FLAGS --length_penalty_alpha $alpha; done ;;
+    baseline)
+        variant rl no_baseline $RL_FLAGS --baseline none
+        variant rl mean $RL_FLAGS --baseline mean
+        variant rl alpha0.01 $RL_FLAGS --length_penalty_alpha 0.01 # RLOO, as in `alpha`
+        ;;
+    ratio | critic | batch)
+        [ "$question" = critic ] || variant ppo sequence $PPO_FLAGS --batch_size 4
+        [ "$question" = batch ] || variant ppo token $PPO_FLAGS --batch_size 4 --ratio_level token
+        [ "$question" != critic ] || variant ppo critic $PPO_FLAGS --batch_size 4 --ratio_level token --value_coef 0.5
+        [ "$question" != batch ] || variant ppo batch8 $PPO_FLAGS --batch_size 8
+        ;;
+    grpo)
+        for loss in grpo dr_grpo dapo cispo; do variant grpo $loss $GRPO_FLAGS --num_iterations 2 --loss_type $loss; done
+        variant grpo gspo $GRPO_FLAGS --num_iterations 2 --loss_type gspo --clip_range 3e-4 --clip_range_high 4e-4
+        ;;
+    rounds)
+        pairs "$SFT" "$SEED" "$BUDGET" one
+        dpo "$SFT" one
+        pairs "$SFT" "$SEED" $((BUDGET / 2)) first
+        dpo "$SFT" first
+        half=$CHECKPOINTS/pocket_lora_dpo_first$run
+        pairs "$half" $((SEED + 1000)) $((BUDGET / 2)) two
+        dpo "$half" two
+        for rounds in one two; do evaluate "dpo_$rounds$run" "$CHECKPOINTS/pocket_lora_dpo_$rounds$run"; done
+        ;;
+    exit_code)
+        habit=$CHECKPOINTS/exit_train.jsonl SFT=$CHECKPOINTS/pocket_lora_sft_exit$run
+        [ -f "$habit" ] || python data/make_exit_tasks.py "$habit" 0.2
+        stage "$SFT" "$habit" python train_sft_lora.py --model_name "$MODEL" --train_path "$habit" --output_dir "$SFT" \
+            $SFT_FLAGS --learning_rate 1e-3 --num_train_epochs 2
+        evaluate "sft_exit$run" "$SFT"
+        variant rl by_exit_code $RL_FLAGS --reward docs/exit_code_reward.py:exit_code
+        variant rl by_sandbox $RL_FLAGS --length_penalty_alpha 0
+        ;;
+    esac
+}
+
+for SEED in $SEEDS; do (
+    . ./profile.sh
+    answer
+); done
+
+. ./profile.sh
+python results_table.py --results_dir "$RESULTS" --readme "${PAGE-docs/ablations.md}" --section "$question" --plots

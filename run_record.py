@@ -1,0 +1,91 @@
+"""run.json: what a run was told, where it ran, and, once it is done, what it took. And its end: curves, a summary."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common import command, machine, write_text
+from tasks import sha256
+
+
+def start_record(folder: Path, args: Any, **more: Any) -> dict[str, Any]:
+    """Write what is known at the beginning."""
+    record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "command": command(), **machine(), **more}
+    record["task_files"] = task_files(record)
+    write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def task_files(record: dict[str, Any]) -> dict[str, str]:
+    """The task files that a run learnt from, and their checksums: its own or that of its pairs, and its start's."""
+    args, stats = record["args"], pairs_stats(record["args"])
+    start = read_record(args.get("sft_model")) or {}
+    of_pairs = {stats["args"]["train_path"]: stats["train_sha256"]} if stats else {}
+    return start.get("task_files", {}) | (of_pairs or {args["train_path"]: record["train_sha256"]})
+
+
+def pairs_stats(args: dict[str, Any]) -> dict[str, Any] | None:
+    """What generate_dpo_data.py left beside the pairs that a run is trained on; None if it is trained on tasks."""
+    path = Path(args["train_path"].removesuffix(".jsonl") + "_stats.json")
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def finish_record(folder: Path, record: dict[str, Any], steps: int, tokens: int, seconds: float) -> None:
+    """Add what the run took: its steps, sampled tokens and seconds, model loading and validation included.
+
+    `..._since_sft` counts what it began with too: the pairs it is trained on, and the run that made the adapter it
+    started from, back to SFT, which samples nothing; null where that did not say.
+    """
+    before = spent_before(record["args"])
+    since = {name: None if None in counts else sum(counts) for name, counts in before.items()}
+    record["spent"] = {"steps": steps, "sampled_tokens": tokens, "seconds": round(seconds, 1)} | {
+        f"{name}_since_sft": None if since[name] is None else round(since[name] + own, 1)
+        for name, own in (("sampled_tokens", tokens), ("seconds", seconds))
+    }
+    write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
+
+
+def spent_before(args: dict[str, Any]) -> dict[str, list[int | float | None]]:
+    """What the start of a run took, by kind: that of the adapter, unless SFT made it, and that of its pairs."""
+    spent: dict[str, list[int | float | None]] = {"sampled_tokens": [], "seconds": []}
+    if (start := read_record(args.get("sft_model"))) and "sft_model" in start["args"]:
+        for name, counts in spent.items():
+            counts.append(start.get("spent", {}).get(f"{name}_since_sft"))
+    if stats := pairs_stats(args):
+        for name, counts in spent.items():
+            counts.append(stats.get(name))
+    return spent
+
+
+def read_record(folder: str | None) -> dict[str, Any] | None:
+    """The run.json of an adapter's folder; None where there is none that a run of ours wrote."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        record = json.loads((Path(folder) / "run.json").read_text())
+        return record if isinstance(record.get("args"), dict) else None
+    return None
+
+
+def training_of(folder: str) -> dict[str, Any] | None:
+    """What a metrics file says of the training behind an adapter: command, commit, hardware, and what it took."""
+    record = read_record(folder)
+    names = ("command", "commit", "gpu", "cpu", "cores", "spent", "task_files")
+    return {name: record.get(name) for name in names} if record else None
+
+
+def conclude(folder: Path, output_dir: str, method: str, seconds: float) -> None:
+    """Draw the curves of a run that is done into its folder, and print what it came to.
+
+    Args:
+        folder: where it is. output_dir: what it will be called.
+    """
+    from curves import draw_run
+    from screen import summary
+
+    records = [json.loads(line) for line in (folder / f"{method}_train_log.jsonl").read_text().splitlines()]
+    print("\n" + "\n".join(summary(records, method, seconds)))
+    drawn = draw_run(folder)
+    print(f"curves: {output_dir}/{drawn}; " * bool(drawn) + f"rollouts and settings: python report.py {output_dir}")
