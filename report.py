@@ -27,18 +27,13 @@ import numpy as np
 import tyro
 
 from common import printable, read_jsonl, require, require_at_least, run, write_text
-from curves import smoothed
+from curves import chosen_figures, smoothed
 from model_card import METHODS, read
 from report_rollouts import figure, pack_rollouts, read_rollouts, thinned, tokenizer_of
 
 PARTS = Path(__file__).parent / "report_page"
 SCRIPTS = ("text.js", "curves.js", "diff.js", "detail.js", "list.js")  # one script, in this order
-MAIN = ("base_reward", "reward", "gen_len", "entropy", "kl_reference", "cut_off", "grad_norm", "valid_pass_rate")
-MAIN_OF = {
-    "sft": ("loss", "grad_norm", "learning_rate", "epoch"),
-    "dpo": ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_logprob", "rejected_logprob",
-            "grad_norm"),
-}  # fmt: skip
+BESIDE = ("cut_off", "grad_norm", "tied_groups")  # shown at once, beside what curves.py draws, while there is room
 
 
 @dataclass
@@ -157,13 +152,14 @@ def content(folder: Path, method: str, max_rollouts: int, smooth: int) -> dict[s
     record = read(folder / "run.json")
     log = read_log(folder, method)
     names = figures(log, smooth)
-    main = [name for name in MAIN_OF.get(method, MAIN) if name in names]
+    main = (chosen_figures(set(names)) + [name for name in BESIDE if name in names])[:8]
     page = {
         "name": str((record.get("args") or {}).get("run_name") or folder.resolve().name.removesuffix(".partial")),
         "method": METHODS[method],
         "going": is_going(folder),
         "steps": max(log, default=0),
         "sampled": next((r["sampled_tokens"] for r in reversed(log.values()) if "sampled_tokens" in r), None),
+        "seconds": figure((record.get("spent") or {}).get("seconds")),
         "settings": settings(record, method),
         "machine": machine_rows(record),
         "figures": names,

@@ -157,8 +157,8 @@ def pack_rollouts(rows: list[dict[str, Any]], tokenizer: Any) -> tuple[dict[str,
 
     Returns:
         "tasks", "prompts": texts; "tokens": [id, piece, 1 if it is special]; "rollouts": in each, "task", "prompt" and
-        "tokens" are places in those; "logprobs" are ten-thousandths; "completion" is there where it is not what all tokens
-        but a special one at the end spell.
+        "tokens" are places in those; "logprobs" are ten-thousandths; "completion" is there where it is not what all
+        tokens but a special one at the end spell.
     """
     tasks, prompts, tokens = Table(), Table(), Table()
     decode = special = None

@@ -64,26 +64,21 @@ function showDiff(one, box, other) {
   }
 }
 
-function key(className, text) {
-  const sample = make("span", className, text);
-  return sample;
-}
-
 function showLegend(one) {
   const box = byId("legend");
   box.replaceChildren();
   if (view === "diff") {
     if (byId("against").value === "") box.append("There is no other completion of this task.");
-    else box.append(key("", "only there:"), make("del", "", "gone"), key("", "only here:"), make("ins", "", "new"));
+    else box.append(make("span", "", "only there:"), make("del", "", "gone"), make("span", "", "only here:"), make("ins", "", "new"));
   } else if (!one.tokens) {
     if (view !== "plain") box.append("No tokens are recorded: text alone.");
   } else if (view === "logprob" && !one.logprobs) {
     box.append("No log-probabilities are recorded.");
   } else if (view === "logprob") {
     box.append("probability below");
-    BOUNDS.forEach((bound, i) => box.append(key("t s" + (i + 1), "\u00a0" + bound + "\u00a0")));
+    BOUNDS.forEach((bound, i) => box.append(make("span", "t s" + (i + 1), "\u00a0" + bound + "\u00a0")));
   } else if (view === "advantage") {
-    box.append(key("t n3", "below 0"), key("t n1", "slightly"), key("t p1", "slightly"), key("t p3", "above 0"));
+    box.append(make("span", "t n3", "below 0"), make("span", "t n1", "slightly"), make("span", "t p1", "slightly"), make("span", "t p3", "above 0"));
     if (!one.token_advantages) box.append("(one for all tokens)");
   }
 }

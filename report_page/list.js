@@ -191,6 +191,7 @@ function startHeader() {
   const counts = [`${data.steps.toLocaleString("en")} steps`];
   if (known(data.sampled)) counts.push(`${data.sampled.toLocaleString("en")} tokens sampled`);
   if (rollouts.length) counts.push(`${rollouts.length.toLocaleString("en")} rollouts, ${data.tasks.length.toLocaleString("en")} tasks`);
+  if (known(data.seconds)) counts.push(`${(data.seconds / 60).toFixed(1)} minutes`);
   byId("counts").textContent = counts.join(" \u00b7 ");
   for (const row of data.settings) {
     const line = make("tr", row.differs ? "differs" : "");
