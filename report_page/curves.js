@@ -28,7 +28,8 @@ function addPanel(name, parent) {
   const caption = make("figcaption");
   const readout = make("span", "readout");
   caption.append(make("span", "title", TITLES[name] || name.replaceAll("_", " ")), readout);
-  const title = `${name}: ${shown(name, figure.first)} in the first tenth of its steps, ${shown(name, figure.last)} in the last`;
+  const ends = [figure.first, figure.last].map((value) => shown(name, value));
+  const title = `${name}: ${ends[0]} in the first tenth of its steps, ${ends[1]} in the last`;
   const svg = shape("svg", { role: "img", "aria-label": title });
   box.append(caption, svg);
   box.dataset.figure = name;
@@ -115,7 +116,8 @@ function startCurves() {
     if (rollouts.length) markStep(rollouts[selected].step);
   });
   byId("curves-note").textContent =
-    "Line: mean of " + data.smooth + " steps or fewer. Right of each name: mean of the first tenth of its steps \u2192 of the last." +
+    `Line: mean of ${data.smooth} steps or fewer. Right of each name: mean of the first tenth of its steps \u2192 ` +
+    "of the last." +
     (recorded.length ? " Ticks: steps with rollouts; a click goes to the nearest." : "");
   let waiting = 0;
   addEventListener("resize", () => {

@@ -15,6 +15,10 @@ function textOf(one) {
   return all.map((token) => token[1]).join("");
 }
 
+function logprobOf(one, i) {
+  return one.logprobs && known(one.logprobs[i]) ? one.logprobs[i] / LOGPROB_UNIT : null;
+}
+
 function advantageOf(one, i) {
   return one.token_advantages ? one.token_advantages[i] : one.advantage;
 }
@@ -30,8 +34,8 @@ function advantageShade(advantage) {
 function aboutToken(one, i) {
   const [id, piece] = data.tokens[one.tokens[i]];
   const said = [`token ${i + 1} of ${one.tokens.length}: ${JSON.stringify(visible(piece))}`, `id ${id}`];
-  if (one.logprobs && known(one.logprobs[i])) {
-    const logprob = one.logprobs[i] / LOGPROB_UNIT;
+  const logprob = logprobOf(one, i);
+  if (known(logprob)) {
     const p = Math.exp(logprob);
     said.push(`log-prob ${fixed(logprob, 3)}`, `probability ${p < 0.001 ? p.toExponential(1) : p.toFixed(3)}`);
   }
@@ -48,7 +52,7 @@ function showTokens(one, box) {
     if (piece === "") token.classList.add("part"); // of a character that the next tokens complete
     if (/^\n/.test(piece)) token.classList.add("newline");
     let shade = "";
-    if (view === "logprob" && one.logprobs && known(one.logprobs[i])) shade = "s" + logprobShade(one.logprobs[i] / LOGPROB_UNIT);
+    if (view === "logprob" && known(logprobOf(one, i))) shade = "s" + logprobShade(logprobOf(one, i));
     if (view === "advantage") shade = advantageShade(advantageOf(one, i));
     if (shade) token.classList.add(shade);
     token.title = aboutToken(one, i);
@@ -67,19 +71,24 @@ function showDiff(one, box, other) {
 function showLegend(one) {
   const box = byId("legend");
   box.replaceChildren();
+  const add = (className, text, tag = "span") => box.append(make(tag, className, text));
   if (view === "diff") {
-    if (byId("against").value === "") box.append("There is no other completion of this task.");
-    else box.append(make("span", "", "only there:"), make("del", "", "gone"), make("span", "", "only here:"), make("ins", "", "new"));
+    if (byId("against").value === "") return box.append("There is no other completion of this task.");
+    add("", "only there:");
+    add("", "gone", "del");
+    add("", "only here:");
+    add("", "new", "ins");
   } else if (!one.tokens) {
     if (view !== "plain") box.append("No tokens are recorded: text alone.");
-  } else if (view === "logprob" && !one.logprobs) {
-    box.append("No log-probabilities are recorded.");
   } else if (view === "logprob") {
-    box.append("probability below");
-    BOUNDS.forEach((bound, i) => box.append(make("span", "t s" + (i + 1), "\u00a0" + bound + "\u00a0")));
+    if (!one.logprobs) return box.append("No log-probabilities are recorded.");
+    add("", "probability below");
+    BOUNDS.forEach((bound, i) => add("t s" + (i + 1), "\u00a0" + bound + "\u00a0"));
   } else if (view === "advantage") {
-    box.append(make("span", "t n3", "below 0"), make("span", "t n1", "slightly"), make("span", "t p1", "slightly"), make("span", "t p3", "above 0"));
-    if (!one.token_advantages) box.append("(one for all tokens)");
+    for (const [className, text] of [["n3", "below 0"], ["n1", "little"], ["p1", "little"], ["p3", "above 0"]]) {
+      add("t " + className, text);
+    }
+    if (!one.token_advantages) add("", "(one for all tokens)");
   }
 }
 
@@ -94,7 +103,7 @@ function showCompletion() {
   else if (one.tokens && view !== "plain") showTokens(one, box);
   else put(box, textOf(one));
   if (one.tokens && known(one.completion) && view !== "plain" && view !== "diff") {
-    byId("token").textContent = "Judged was less than these tokens: the text up to a stop string, which the plain view shows.";
+    byId("token").textContent = "Judged was the text up to a stop string, as in the plain view; these are all tokens.";
   }
   showLegend(one);
 }
@@ -117,10 +126,10 @@ function fillAgainst(index) {
   const near = ofTask.get(rollouts[index].task).filter((i) => i !== index).slice(-500);
   if (chosen !== null && !near.includes(chosen)) near.unshift(chosen);
   for (const i of near) {
-    const option = make("option", "", `step ${rollouts[i].step}, ${verdict(rollouts[i].status)[1]}, ${short(rollouts[i].reward)}`);
-    option.value = i;
-    option.selected = i === chosen;
-    byId("against").append(option);
+    const { step, status, reward } = rollouts[i];
+    const one = option(i, `step ${step}, ${verdict(status)[1]}, ${fixed(reward, 3)}`);
+    one.selected = i === chosen;
+    byId("against").append(one);
   }
 }
 
@@ -149,7 +158,8 @@ function showDetail(index) {
   fact("ratio", fixed(one.ratio, 3));
   fact("length", known(one.length) ? one.length + " tokens" : "\u2013");
   const logprobs = (one.logprobs || []).filter(known);
-  if (logprobs.length) fact("mean log-prob", fixed(logprobs.reduce((a, b) => a + b) / logprobs.length / LOGPROB_UNIT, 3));
+  const sum = logprobs.reduce((a, b) => a + b, 0) / LOGPROB_UNIT;
+  if (logprobs.length) fact("mean log-prob", fixed(sum / logprobs.length, 3));
   for (const name in one.parts || {}) fact(name, short(one.parts[name]));
   byId("prompt-box").hidden = !known(one.prompt);
   byId("prompt").replaceChildren();

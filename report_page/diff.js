@@ -42,8 +42,9 @@ function aligned(a, b) {
     if (i < n && j < m && a[start + i] === b[start + j]) {
       add("=", a[start + i]);
       i++, j++;
-    } else if (i < n && (j === m || longest[(i + 1) * width + j] >= longest[i * width + j + 1])) add("-", a[start + i++]);
-    else add("+", b[start + j++]);
+    } else if (j === m || (i < n && longest[(i + 1) * width + j] >= longest[i * width + j + 1])) {
+      add("-", a[start + i++]);
+    } else add("+", b[start + j++]);
   }
   a.slice(a.length - same).forEach((text) => add("=", text));
   return found.map(([kind, texts]) => [kind, texts.join("")]);

@@ -37,7 +37,7 @@ function refresh() {
     order.push(i);
   });
   sortedBy(sorting, order);
-  byId("count").textContent = `${order.length.toLocaleString("en")} of ${rollouts.length.toLocaleString("en")}`;
+  byId("count").textContent = `${short(order.length)} of ${short(rollouts.length)}`;
   byId("rows").style.height = order.length * ROW + "px";
   if (order.length && !order.includes(selected)) select(order[0]);
   else reveal();
@@ -56,7 +56,7 @@ function rowOf(index, place) {
   const [className, said] = verdict(one.status);
   row.append(
     make("span", "", one.step), make("span", "text", data.tasks[one.task]), make("span", "text " + className, said),
-    make("span", "", fixed(one.reward, 2)), make("span", "", signed(one.advantage)),
+    make("span", "", fixed(one.reward, 3)), make("span", "", signed(one.advantage)),
     make("span", "", known(one.length) ? one.length : "\u2013"), make("span", "", fixed(one.ratio, 2)),
   );
   row.children[1].title = visible(data.tasks[one.task]);
@@ -132,7 +132,8 @@ function option(value, text) {
 
 function fillFilters() {
   const count = (status) => rollouts.filter((one) => one.status === status).length;
-  byId("filter-status").append(option("", "all"), ...statuses.map((status, i) => option(i, `${status} (${count(status)})`)));
+  const each = statuses.map((status, i) => option(i, `${status} (${count(status)})`));
+  byId("filter-status").append(option("", "all"), ...each);
   byId("filter-step").append(option("", "all"), ...recorded.map((step) => option(step, String(step))));
 }
 
@@ -148,8 +149,8 @@ function keyPressed(event) {
     Object.assign(act, { ArrowDown: act.j, ArrowUp: act.k });
   }
   if (event.target === byId("list")) {
-    const end = order.length;
-    Object.assign(act, { PageDown: () => move(page), PageUp: () => move(-page), Home: () => move(-end), End: () => move(end) });
+    Object.assign(act, { PageDown: () => move(page), PageUp: () => move(-page) });
+    Object.assign(act, { Home: () => move(-order.length), End: () => move(order.length) });
   }
   if (!Object.hasOwn(act, event.key)) return;
   event.preventDefault();
@@ -188,30 +189,29 @@ function startList() {
 function startHeader() {
   byId("name").textContent = visible(data.name);
   byId("method").textContent = data.method + (data.going ? ", not finished" : "");
-  const counts = [`${data.steps.toLocaleString("en")} steps`];
-  if (known(data.sampled)) counts.push(`${data.sampled.toLocaleString("en")} tokens sampled`);
-  if (rollouts.length) counts.push(`${rollouts.length.toLocaleString("en")} rollouts, ${data.tasks.length.toLocaleString("en")} tasks`);
+  const counts = [`${short(data.steps)} steps`];
+  if (known(data.sampled)) counts.push(`${short(data.sampled)} tokens sampled`);
+  if (rollouts.length) counts.push(`${short(rollouts.length)} rollouts, ${short(data.tasks.length)} tasks`);
   if (known(data.seconds)) counts.push(`${(data.seconds / 60).toFixed(1)} minutes`);
   byId("counts").textContent = counts.join(" \u00b7 ");
+  const pair = (list, name, text) => {
+    const line = make("div");
+    line.append(make("dt", "", name), make("dd", "", text));
+    byId(list).append(line);
+    return line;
+  };
   for (const row of data.settings) {
-    const line = make("tr", row.differs ? "differs" : "");
-    line.append(make("th", "", row.name), make("td", "", row.value));
-    line.append(make("td", "default", row.differs ? `default ${row.default}` : ""));
-    line.firstChild.scope = "row";
-    byId("settings").append(line);
-    if (row.differs) {
-      const item = make("li", "", row.name + " ");
-      item.append(make("b", "", row.value));
-      item.title = visible(`the script's default is ${row.default}`);
-      byId("changed").append(item);
-    }
+    const line = pair("settings", row.name, row.value);
+    if (!row.differs) continue;
+    line.className = "differs";
+    line.append(make("dd", "default", `default ${row.default}`));
+    if (row.name === "output_dir") continue; // every run has its own
+    const item = make("li", "", row.name + " ");
+    item.append(make("b", "", row.value));
+    item.title = visible(`the script's default is ${row.default}`);
+    byId("changed").append(item);
   }
-  for (const [name, text] of data.machine) {
-    const line = make("tr");
-    line.append(make("th", "", name), make("td", "", text));
-    line.firstChild.scope = "row";
-    byId("machine").append(line);
-  }
+  for (const [name, text] of data.machine) pair("machine", name, text);
   for (const note of data.notes) byId("notes").append(make("li", "", note));
   byId("notes").hidden = data.notes.length === 0;
 }

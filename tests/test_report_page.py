@@ -194,7 +194,7 @@ def test_keys_move_along_the_list(big):
 
 def test_curves_show_the_value_at_a_step_and_lead_to_it(big):
     names = big.js("return [...document.querySelectorAll('#panels .panel')].map(e => e.dataset.figure)")
-    assert names[:3] == ["base_reward", "reward", "gen_len"] and names[-1] == "tied_groups"
+    assert names[:3] == ["base_reward", "reward", "gen_len"] and names[-1] == "grad_norm"
     svg = big.find("[data-figure=base_reward] svg")
     ActionChains(big.driver).move_to_element(svg).perform()
     said = big.text("[data-figure=gen_len] .readout")
@@ -203,7 +203,7 @@ def test_curves_show_the_value_at_a_step_and_lead_to_it(big):
     ActionChains(big.driver).move_to_element(svg).click().perform()
     assert big.text("#count") == "16 of 2,000" and set(big.rows(1)) == {str(step)}
     big.click("#more summary")
-    assert big.texts("#more-panels .title") == ["gradient norm", "weak"]
+    assert big.texts("#more-panels .title") == ["tied groups"]
 
 
 def test_token_advantages_and_what_is_not_recorded(chromium, pocket, tmp_path):
