@@ -189,9 +189,9 @@ function startList() {
 function startHeader() {
   byId("name").textContent = visible(data.name);
   byId("method").textContent = data.method + (data.going ? ", not finished" : "");
-  const counts = [`${short(data.steps)} steps`];
+  const counts = [plural(data.steps, "step")];
   if (known(data.sampled)) counts.push(`${short(data.sampled)} tokens sampled`);
-  if (rollouts.length) counts.push(`${short(rollouts.length)} rollouts, ${short(data.tasks.length)} tasks`);
+  if (rollouts.length) counts.push(`${plural(rollouts.length, "rollout")}, ${plural(data.tasks.length, "task")}`);
   if (known(data.seconds)) counts.push(`${(data.seconds / 60).toFixed(1)} minutes`);
   byId("counts").textContent = counts.join(" \u00b7 ");
   const pair = (list, name, text) => {

@@ -6,14 +6,16 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const rollouts = data.rollouts || [];
 const byId = (id) => document.getElementById(id);
 
+const ASCII = (
+  "NUL SOH STX ETX EOT ENQ ACK BEL BS HT LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US"
+).split(" ");
+
 function nameOf(character) {
   const code = character.codePointAt(0);
-  if (code < 0x20) return String.fromCharCode(0x2400 + code); // a picture of it: ESC is one character
-  if (code === 0x7f) return "\u2421";
-  return "U+" + code.toString(16).toUpperCase().padStart(4, "0");
+  return ASCII[code] || "U+" + code.toString(16).toUpperCase().padStart(4, "0");
 }
 
-const visible = (text) => String(text).replace(UNSEEN, nameOf);
+const visible = (text) => String(text).replace(UNSEEN, (character) => `[${nameOf(character)}]`);
 
 function make(tag, className, text) {
   const element = document.createElement(tag);
@@ -27,13 +29,14 @@ function put(parent, text) {
   let end = 0;
   for (const match of text.matchAll(UNSEEN)) {
     if (match.index > end) parent.append(text.slice(end, match.index));
-    parent.append(make("span", "unseen", match[0]));
+    parent.append(make("span", "unseen", nameOf(match[0])));
     end = match.index + match[0].length;
   }
   if (end < text.length) parent.append(text.slice(end));
   return parent;
 }
 
+const plural = (count, thing) => `${short(count)} ${thing}${count === 1 ? "" : "s"}`;
 const known = (value) => value !== undefined && value !== null;
 
 const minus = (text) => text.replaceAll("-", "\u2212");

@@ -77,8 +77,8 @@ class Browser:
 
 @pytest.fixture(scope="session")
 def big_page(tmp_path_factory) -> Path:
-    """Of 2,000 rollouts."""
-    folder = synthetic_run(tmp_path_factory.mktemp("report") / "synthetic")
+    """Of 480 rollouts in 30 steps; benchmarks/bench_report.py opens one of 2,000."""
+    folder = synthetic_run(tmp_path_factory.mktemp("report") / "synthetic", 480, num_tasks=20)
     main(Args(str(folder)))
     return folder / "report.html"
 
@@ -96,11 +96,11 @@ def page_of(chromium, folder) -> Browser:
 
 
 def test_the_list_holds_what_is_in_sight(big):
-    assert big.text("#count") == "2,000 of 2,000" and 10 < len(big.rows(1)) < 80
-    assert big.text("#which") == "pocket/train/2, step 1" or big.text("#which").endswith(", step 1")
+    assert big.text("#count") == "480 of 480" and 10 < len(big.rows(1)) < 80
+    assert big.text("#which") == "pocket/train/2, step 1"
     big.js("document.querySelector('#list').scrollTop = 1e9")
     big.js("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    assert big.rows(1)[-1] == "125"
+    assert big.rows(1)[-1] == "30"
     assert big.js("return performance.getEntriesByType('resource').length") == 0
 
 
@@ -108,15 +108,15 @@ def test_filters(big):
     big.choose("#filter-status", "1")
     assert set(big.rows(3)) == {"\u2713 pass"} and big.text("#verdict") == "\u2713 pass"
     passing = int(big.text("#count").split()[0].replace(",", ""))
-    assert 0 < passing < 2000 and big.find("#filter-status").text.count(f"pass ({passing})") == 1
+    assert 0 < passing < 480 and big.find("#filter-status").text.count(f"pass ({passing})") == 1
     big.choose("#filter-status", "")
     big.choose("#filter-step", "7")
-    assert big.text("#count") == "16 of 2,000" and set(big.rows(1)) == {"7"}
+    assert big.text("#count") == "16 of 480" and set(big.rows(1)) == {"7"}
     task = big.rows(2)[-1]
     big.find("#filter-task").send_keys(task.upper())
-    assert big.text("#count") == "8 of 2,000" and set(big.rows(2)) == {task}
+    assert big.text("#count") == "8 of 480" and set(big.rows(2)) == {task}
     big.find("#filter-task").send_keys("no such task")
-    assert big.text("#count") == "0 of 2,000" and big.rows(1) == []
+    assert big.text("#count") == "0 of 480" and big.rows(1) == []
 
 
 def test_sorting(big):
@@ -155,11 +155,11 @@ def test_tokens_are_shaded_by_log_probability_or_advantage(big):
 
 
 def test_along_a_task_and_what_changed(big):
-    assert big.text("#place") == "1 of 40 of this task" and not big.find("#previous").is_enabled()
+    assert big.text("#place") == "1 of 24 of this task" and not big.find("#previous").is_enabled()
     task = big.text("#which").split(",")[0]
     for _ in range(8):  # a group is 8
         big.click("#next")
-    assert big.text("#place") == "9 of 40 of this task" and big.text("#which").startswith(task + ", step ")
+    assert big.text("#place") == "9 of 24 of this task" and big.text("#which").startswith(task + ", step ")
     assert big.text("#which") != f"{task}, step 1"
     big.click("[data-view=diff]")
     assert big.find("#against").is_displayed() and big.js("return document.querySelector('#against').value") == "0"
@@ -167,12 +167,23 @@ def test_along_a_task_and_what_changed(big):
                  ".filter(e => e.tagName !== 'DEL').map(e => e.textContent).join('')")  # fmt: skip
     then = big.js("return [...document.querySelector('#completion').childNodes]"
                   ".filter(e => e.tagName !== 'INS').map(e => e.textContent).join('')")  # fmt: skip
-    assert big.texts("#completion ins") and big.texts("#completion del") and now != then
+    assert big.texts("#completion ins, #completion del") and now != then
     big.press("3")
     assert big.text("#completion") == now
     for _ in range(8):
         big.press("p")
-    assert big.text("#place") == "1 of 40 of this task" and big.text("#completion") == then
+    assert big.text("#place") == "1 of 24 of this task" and big.text("#completion") == then
+
+
+def test_changes_are_words(chromium, tmp_path):
+    texts = ["def f(a, b):\n    return a + b\n", "def f(a, b):\n    return a - b  # less\n"]
+    page = page_of(chromium, write_run(tmp_path / "run", LOG, [ROW | {"completion": c} for c in texts]))
+    page.press("n4")
+    parts = page.js(
+        "return [...document.querySelector('#completion').childNodes].map(e => [e.nodeName, e.textContent])"
+    )
+    assert parts == [["#text", "def f(a, b):\n    return a "], ["DEL", "+"], ["INS", "-"], ["#text", " b"],
+                     ["INS", "  # less"], ["#text", "\n"]]  # fmt: skip
 
 
 def test_keys_move_along_the_list(big):
@@ -186,7 +197,7 @@ def test_keys_move_along_the_list(big):
     assert place() == 4
     big.js("document.querySelector('#list').focus()")
     big.press(Keys.END)
-    assert place() == 2000 and big.text("#which").endswith("step 125")
+    assert place() == 480 and big.text("#which").endswith("step 30")
     big.press("/")
     big.press("jj")
     assert big.js("return document.querySelector('#filter-task').value") == "jj"
@@ -199,9 +210,10 @@ def test_curves_show_the_value_at_a_step_and_lead_to_it(big):
     ActionChains(big.driver).move_to_element(svg).perform()
     said = big.text("[data-figure=gen_len] .readout")
     step = int(said.split()[1].rstrip(":"))
-    assert 50 < step < 75 and said == f"step {step}: {100 - 40 * step / 125:.1f}"
+    short = f"{100 - 40 * step / 30:.1f}".removesuffix(".0")
+    assert 12 < step < 18 and said == f"step {step}: {short}"
     ActionChains(big.driver).move_to_element(svg).click().perform()
-    assert big.text("#count") == "16 of 2,000" and set(big.rows(1)) == {str(step)}
+    assert big.text("#count") == "16 of 480" and set(big.rows(1)) == {str(step)}
     big.click("#more summary")
     assert big.texts("#more-panels .title") == ["tied groups"]
 
@@ -226,9 +238,12 @@ def test_token_advantages_and_what_is_not_recorded(chromium, pocket, tmp_path):
 
 def test_hostile_text_is_text(chromium, tmp_path):
     page = page_of(chromium, hostile_run(tmp_path / "run"))
-    shown = HOSTILE.replace("\u2028\u202e\x1b[31m\x00\ud800", "U+2028U+202E\u241b[31m\u2400U+D800")
-    for selector in ("#name", "#prompt", "#completion", "#reason"):
+    unseen = "\u2028\u202e\x1b[31m\x00\ud800"
+    shown = HOSTILE.replace(unseen, "[U+2028][U+202E][ESC][31m[NUL][U+D800]")
+    for selector in ("#name", "#reason"):
         assert page.text(selector) == shown, selector
+    for selector in ("#prompt", "#completion"):  # there the names stand in frames
+        assert page.text(selector) == HOSTILE.replace(unseen, "U+2028U+202EESC[31mNULU+D800"), selector
     assert page.text("#which") == f"{shown}, step 1" and page.text("#verdict") == f"! {shown}"
     page.js("document.querySelector('#configuration').open = true")
     assert shown in page.text("#settings") and shown in page.text("#changed") and shown in page.text("#facts")
