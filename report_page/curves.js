@@ -5,11 +5,11 @@ const TITLES = {
   grad_norm: "gradient norm", valid_pass_rate: "validation pass rate",
 };
 const SHARES = new Set(["base_reward", "cut_off", "valid_pass_rate", "accuracy", "tied_groups", "clip_fraction"]);
-const HEIGHT = 92, LEFT = 40, RIGHT = 6, TOP = 7, BOTTOM = 14;
+const HEIGHT = 92, LEFT = 46, RIGHT = 6, TOP = 7, BOTTOM = 14;
 const panels = [];
 const recorded = [...new Set(rollouts.map((one) => one.step))].sort((a, b) => a - b);
 
-const shown = (name, value) => (SHARES.has(name) && known(value) ? (100 * value).toFixed(1) + "%" : short(value));
+const shown = (name, value) => (SHARES.has(name) && known(value) ? minus((100 * value).toFixed(1)) + "%" : short(value));
 
 function shape(tag, attributes, parent) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -49,7 +49,7 @@ function draw(panel) {
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
   let low = figure.y.reduce((a, b) => Math.min(a, b)), high = figure.y.reduce((a, b) => Math.max(a, b));
-  if (SHARES.has(name)) [low, high] = [0, 1];
+  if (SHARES.has(name)) [low, high] = [0, high > 0.25 ? 1 : high];
   if (low === high) [low, high] = [low - 0.5, high + 0.5];
   const first = data.firstStep, last = Math.max(data.steps, first + 1);
   panel.x = (step) => LEFT + ((width - LEFT - RIGHT) * (step - first)) / (last - first);
@@ -57,8 +57,8 @@ function draw(panel) {
   panel.step = (x) => first + ((last - first) * (x - LEFT)) / (width - LEFT - RIGHT);
   shape("path", { class: "frame", d: `M${LEFT} ${TOP}V${HEIGHT - BOTTOM}H${width - RIGHT}` }, svg);
   const label = (text, x, y, anchor) => (shape("text", { x, y, "text-anchor": anchor }, svg).textContent = text);
-  label(SHARES.has(name) ? "100%" : short(high), LEFT - 4, TOP + 4, "end");
-  label(SHARES.has(name) ? "0%" : short(low), LEFT - 4, HEIGHT - BOTTOM, "end");
+  label(shown(name, high), LEFT - 4, TOP + 4, "end");
+  label(shown(name, low), LEFT - 4, HEIGHT - BOTTOM, "end");
   label(first, LEFT, HEIGHT - 3, "start");
   label("step " + last, width - RIGHT, HEIGHT - 3, "end");
   const ticks = recorded.map((step) => `M${panel.x(step).toFixed(1)} ${HEIGHT - BOTTOM}v3`).join("");
