@@ -11,6 +11,8 @@ const recorded = [...new Set(rollouts.map((one) => one.step))].sort((a, b) => a 
 
 const shown = (name, value) => (SHARES.has(name) && known(value) ? minus((100 * value).toFixed(1)) + "%" : short(value));
 
+const rounded = (text) => text.replace(/\.0(?=%?$)/, "");
+
 function shape(tag, attributes, parent) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const name in attributes) element.setAttribute(name, attributes[name]);
@@ -57,8 +59,8 @@ function draw(panel) {
   panel.step = (x) => first + ((last - first) * (x - LEFT)) / (width - LEFT - RIGHT);
   shape("path", { class: "frame", d: `M${LEFT} ${TOP}V${HEIGHT - BOTTOM}H${width - RIGHT}` }, svg);
   const label = (text, x, y, anchor) => (shape("text", { x, y, "text-anchor": anchor }, svg).textContent = text);
-  label(shown(name, high), LEFT - 4, TOP + 4, "end");
-  label(shown(name, low), LEFT - 4, HEIGHT - BOTTOM, "end");
+  label(rounded(shown(name, high)), LEFT - 4, TOP + 4, "end");
+  label(rounded(shown(name, low)), LEFT - 4, HEIGHT - BOTTOM, "end");
   label(first, LEFT, HEIGHT - 3, "start");
   label("step " + last, width - RIGHT, HEIGHT - 3, "end");
   const ticks = recorded.map((step) => `M${panel.x(step).toFixed(1)} ${HEIGHT - BOTTOM}v3`).join("");
