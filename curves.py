@@ -9,10 +9,12 @@ explains the figures.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -57,6 +59,12 @@ def smoothed(values: np.ndarray, width: int) -> np.ndarray:
     return np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")
 
 
+def points_of(log: list[dict], x: str, y: str) -> np.ndarray:
+    """(N, 2): x and y of the steps that have both."""
+    points = [(step[x], step[y]) for step in log if x in step and isinstance(step.get(y), int | float)]
+    return np.array(points, dtype=float)
+
+
 def curve(logs: list[list[dict]], x: str, y: str, width: int) -> tuple[np.ndarray, ...] | None:
     """x, and the seeds' mean, lowest and highest there; None if y is in none of the logs.
 
@@ -64,9 +72,9 @@ def curve(logs: list[list[dict]], x: str, y: str, width: int) -> tuple[np.ndarra
     """
     seeds = []
     for log in logs:
-        points = [(step[x], step[y]) for step in log if x in step and isinstance(step.get(y), int | float)]
-        if points:
-            seeds.append(np.array(points, dtype=float).T)
+        points = points_of(log, x, y)
+        if len(points):
+            seeds.append(points.T)
     if not seeds:
         return None
     places = np.linspace(max(seed[0, 0] for seed in seeds), min(seed[0, -1] for seed in seeds), 200)
@@ -74,42 +82,58 @@ def curve(logs: list[list[dict]], x: str, y: str, width: int) -> tuple[np.ndarra
     return places, lines.mean(0), lines.min(0), lines.max(0)
 
 
-def draw(groups: dict[str, list[list[dict]]], figures: list[str], x: str, width: int, path: Path) -> None:
-    """A PNG with a panel a figure."""
+@contextlib.contextmanager
+def save_picture(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[np.ndarray]:
+    """Panels (rows, columns) to draw on, `size` inches each; the PNG is written whole when the block ends."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    columns = min(2, len(figures))
-    rows = -(-len(figures) // columns)
-    picture, panels = plt.subplots(rows, columns, figsize=(5.5 * columns, 3.4 * rows), squeeze=False)
-    for axes in panels.flat[len(figures) :]:
-        axes.set_visible(False)
-    for axes, name in zip(panels.flat, figures, strict=False):
-        for number, (label, logs) in enumerate(groups.items()):
-            found = curve(logs, x, name, width)
-            if found is None:
-                continue
-            places, mean, low, high = found
-            line, marker = LINES[number % len(LINES)]
-            colour = COLOURS[number % len(COLOURS)]
-            seeds = f", {len(logs)} seeds" if len(logs) > 1 else ""
-            axes.plot(places, mean, line, color=colour, marker=marker, markevery=25, markersize=4, label=label + seeds)
-            axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
-        axes.set_xlabel(x.replace("_", " "))
-        axes.set_title(name.replace("_", " "), fontsize=10)
-        axes.grid(alpha=0.3)
-    handles = {
-        label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    panels.flat[0].legend(handles.values(), handles.keys(), fontsize=8)
+    picture, panels = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
+    yield panels
     picture.tight_layout()
     temporary = path.with_name(f".{path.name}.tmp.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(temporary, dpi=150)
+    picture.savefig(temporary, dpi=110)
     plt.close(picture)
     temporary.replace(path)
+
+
+def draw(groups: dict[str, list[list[dict]]], figures: list[str], x: str, width: int, path: Path) -> None:
+    """A PNG with a panel a figure."""
+    columns = min(2, len(figures))
+    with save_picture(path, -(-len(figures) // columns), columns, (5.5, 3.4)) as panels:
+        for axes in panels.flat[len(figures) :]:
+            axes.set_visible(False)
+        for axes, name in zip(panels.flat, figures, strict=False):
+            draw_panel(axes, groups, name, x, width)
+        handles = {
+            label: handle
+            for axes in panels.flat
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        if len(groups) > 1:
+            panels.flat[0].legend(handles.values(), handles.keys(), fontsize=8)
+
+
+def draw_panel(axes, groups: dict[str, list[list[dict]]], name: str, x: str, width: int) -> None:
+    """The lines of one figure; steps themselves stand behind the line of a single run."""
+    for number, (label, logs) in enumerate(groups.items()):
+        found = curve(logs, x, name, width)
+        if found is None:
+            continue
+        places, mean, low, high = found
+        line, marker = LINES[number % len(LINES)]
+        colour = COLOURS[number % len(COLOURS)]
+        seeds = f", {len(logs)} seeds" if len(logs) > 1 else ""
+        axes.plot(places, mean, line, color=colour, marker=marker, markevery=25, markersize=4, label=label + seeds)
+        axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+        if len(groups) == len(logs) == 1:
+            axes.plot(*points_of(logs[0], x, name).T, ".", color="0.6", markersize=3, zorder=0)
+    axes.set_xlabel(x.replace("_", " "))
+    axes.set_title(name.replace("_", " "), fontsize=10)
+    axes.grid(alpha=0.3)
 
 
 def chosen_figures(known: set[str]) -> list[str]:

@@ -325,6 +325,7 @@ def main(args: Args) -> None:
         "sandbox": sandbox.layers,
         "precision": None if args.samples or server else "4-bit NF4, double quantisation",
         "data_sha256": sha256(args.data_path),
+        "stop_strings": sorted({stop for task in tasks for stop in stop_strings(task)}),
         "seconds": time.perf_counter() - started,
         "adapter_sha256": sha256(weights) if is_lora and weights.is_file() else None,
         "training": training_of(args.model_path) if is_lora else None,

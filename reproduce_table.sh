@@ -2,6 +2,7 @@
 # The results table, all its rows: base, SFT, REINFORCE, PPO, GRPO and DPO with seeds 42, 1 and 2, then table and plots.
 #   RESULTS=results/reproduced   where they go; the committed ones are results/published, and both are compared
 #   SEEDS="42 1 2"               which seeds
+#   SECTION=yours                where in the README the table goes; deepseek is the other profile's
 # and what else profile.sh takes: PROFILE=deepseek is the same for DeepSeek-Coder-1.3B on HumanEval, on a GPU.
 cd "$(dirname "$0")"
 : "${RESULTS:=results/reproduced}" "${CHECKPOINTS:=checkpoints}" "${SEEDS:=42 1 2}"
@@ -17,5 +18,5 @@ done
 
 logs=$PWD/$RESULTS/train_logs.tar.gz
 (cd "$CHECKPOINTS" && tar -czf "$logs" "$PREFIX"_lora_*/*_train_log.jsonl)
-python results_table.py --results_dir "$RESULTS" --readme "${README-}" --section "$PROFILE" --plots --csv --latex \
+python results_table.py --results_dir "$RESULTS" --readme "${README-README.md}" --section "${SECTION:-yours}" --plots \
     --reproduces "${COMMITTED-results/published}"

@@ -2,9 +2,9 @@
 
     python data/make_exit_tasks.py OUTPUT.jsonl [SHARE]
 
-Scripts on the net end with exit() now and then, so a model that has read them writes it now and then. The pocket model has
-read none; SFT on this file gives it the habit, for the ablation in docs/ablations.md that shows what a checker which
-looks at exit codes makes of it.
+Scripts on the net end with exit() now and then, so a model that has read them writes it now and then. The pocket model
+has read none; SFT on this file gives it the habit, for the ablation in docs/ablations.md that shows what a checker
+which looks at exit codes makes of it.
 """
 
 from __future__ import annotations

@@ -150,10 +150,10 @@ def test_a_state_of_other_arguments_is_not_gone_on_from(start, tmp_path, monkeyp
 
 def broken_log(after: int):
     class Broken(training.RunLog):
-        def write(self, record, show=True):
+        def write(self, record):
             if record["step"] > after:
                 raise RuntimeError("the machine went away")
-            super().write(record, show)
+            super().write(record)
 
     return Broken
 

@@ -78,7 +78,9 @@ def test_a_run_in_tensorboard_is_what_its_log_says(start, tasks_path, tmp_path, 
         assert [(event.step, event.value) for event in tracked.Scalars(name)] == logged, name
 
     rows = [json.loads(line) for line in open(f"{args.output_dir}/completions.jsonl")]
-    assert len(rows) == 4 and set(rows[0]) == {"step", *COLUMNS} and {row["step"] for row in rows} == {2}
+    assert len(rows) == 4 and {row["step"] for row in rows} == {2}
+    assert set(rows[0]) == {"step", *COLUMNS, "ratio", "prompt", "token_ids", "logprobs"}
+    assert all(len(row["token_ids"]) == len(row["logprobs"]) == row["length"] for row in rows)
     (text,) = tracked.Tensors("completions/text_summary")
     shown = text.tensor_proto.string_val[0].decode()
     assert text.step == 2 and all(row["completion"] in shown and row["task_id"] in shown for row in rows)

@@ -1,0 +1,96 @@
+"""Train/test overlap: test tasks that a train task repeats, exactly or nearly.
+
+    python overlap.py --train_path data/pocket_train.jsonl --data_path data/pocket_test.jsonl
+
+Exact: the prompt or the solution is the same, names of the functions and white space aside. Near: of the runs of five
+tokens in prompt and solution together, tests left out, the two share 70% or more (Jaccard). results_table.py says both
+of every table whose task files are at hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from common import require, run
+from tasks import Task, read_tasks
+
+TOKEN = re.compile(r"\w+|[^\w\s]")
+WIDTH = 5  # tokens of a shingle
+
+
+@dataclass
+class Args:
+    train_path: str = "data/humaneval_train.jsonl"  # tasks that were learnt from
+    data_path: str = "data/humaneval_test.jsonl"  # tasks to evaluate on
+    near: float = 0.7  # share of the shingles in common from which two tasks are near
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+@dataclass
+class Overlap:
+    """Pairs of a test task and the train task that is likest to it, by task_id."""
+
+    num_tasks: int
+    exact: list[tuple[str, str]] = field(default_factory=list)
+    near: list[tuple[str, str, float]] = field(default_factory=list)  # with their similarity, likest first
+
+    def __str__(self) -> str:
+        likest = f" (the likest {self.near[0][0]} and {self.near[0][1]}, {self.near[0][2]:.0%})" if self.near else ""
+        names = f" ({', '.join(test for test, _ in self.exact[:5])})" if self.exact else ""
+        return f"{len(self.exact)} exact{names}, {len(self.near)} near{likest}, of {self.num_tasks} tasks"
+
+
+def tokens(task: Task, text: str) -> tuple[str, ...]:
+    """Of a task's text, its own function's name replaced.
+
+    >>> tokens({"entry_point": "add"}, "def add(a):")
+    ('def', '_', '(', 'a', ')', ':')
+    """
+    return tuple("_" if token == task.get("entry_point") else token for token in TOKEN.findall(text))
+
+
+def shingles(words: tuple[str, ...]) -> set[tuple[str, ...]]:
+    return {words[at : at + WIDTH] for at in range(max(1, len(words) - WIDTH + 1))}
+
+
+def overlap(train: list[Task], test: list[Task], near: float = 0.7) -> Overlap:
+    """Which test tasks the train tasks hold already; of several train tasks the likest is named."""
+    known, where, sizes = {}, defaultdict(list), []
+    for number, task in enumerate(train):
+        for part in ("prompt", "canonical_solution"):
+            known.setdefault((part, tokens(task, task[part])), task["task_id"])
+        pieces = shingles(tokens(task, task["prompt"] + task["canonical_solution"]))
+        sizes.append(len(pieces))
+        for piece in pieces:
+            where[piece].append(number)
+    found = Overlap(len(test))
+    for task in test:
+        same = [known.get((part, tokens(task, task[part]))) for part in ("prompt", "canonical_solution")]
+        if any(same):
+            found.exact.append((task["task_id"], same[0] or same[1]))
+            continue
+        pieces, shared = shingles(tokens(task, task["prompt"] + task["canonical_solution"])), defaultdict(int)
+        for piece in pieces:
+            for number in where.get(piece, ()):
+                shared[number] += 1
+        alike = {number: count / (len(pieces) + sizes[number] - count) for number, count in shared.items()}
+        if alike and (best := max(alike, key=alike.get)) is not None and alike[best] >= near:
+            found.near.append((task["task_id"], train[best]["task_id"], alike[best]))
+    found.near.sort(key=lambda pair: -pair[2])
+    return found
+
+
+def main(args: Args) -> None:
+    require(0 < args.near <= 1, f"--near {args.near}: must be in (0, 1]")
+    found = overlap(read_tasks(args.train_path), read_tasks(args.data_path), args.near)
+    for test, train in found.exact:
+        print(f"exact: {test} is {train}")
+    for test, train, share in found.near:
+        print(f"near: {test} is {share:.0%} {train}")
+    print(f"{args.data_path} in {args.train_path}: {found}")
+
+
+if __name__ == "__main__":
+    run(main, Args, __doc__)

@@ -1,0 +1,73 @@
+"""The pages for those who carry on the work name what is there, all of it, and nothing else."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+PAGES = ("docs/design.md", "CONTRIBUTING.md", "CHANGELOG.md")
+# files that are named already and come with the next merge, which empties this list
+PENDING = {
+    "ablations.sh",
+    "reproduce_table.sh",
+    "report.py",
+    "report_rollouts.py",
+    "screen.py",
+    "docs/ablations.md",
+    "docs/extend.md",
+    "docs/flags.md",
+    "docs/report.md",
+    "docs/methods/",
+}
+PATH = re.compile(r"(?!-)[\w./*-]+(?:\.(?:py|sh|md|toml|txt|yaml|jsonl)|/)")
+PLACEHOLDERS = {"FILE.py"}
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def paths_in(text: str) -> set[str]:
+    """Words in backticks, or in a fenced block, that look like a path of the project.
+
+    >>> sorted(paths_in("`sh a.sh --slow` and `b/` and `c.py:f` and d.py"))
+    ['a.sh', 'b/']
+    """
+    code = re.findall(r"```.*?```", text, re.DOTALL)
+    for block in code:
+        text = text.replace(block, "")
+    code += re.findall(r"`([^`]+)`", text)
+    return {word for part in code for word in part.split() if PATH.fullmatch(word)} - PLACEHOLDERS
+
+
+def layout() -> str:
+    return text_of("docs/design.md").partition("\n## Layout\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_is_there(page):
+    found = paths_in(text_of(page))
+    assert len(found) > 5
+    assert sorted(path for path in found - PENDING if not list(ROOT.glob(path))) == []
+
+
+def test_every_script_and_module_stands_in_the_layout_once():
+    lines = [line.split() for line in layout().splitlines() if line.startswith("    ")]
+    named = [words[0] for words in lines if re.fullmatch(r"\w+\.(py|sh)", words[0])]
+    there = {path.name for pattern in ("*.py", "*.sh") for path in ROOT.glob(pattern)}
+    assert sorted(named) == sorted(there | {name for name in PENDING if re.fullmatch(r"\w+\.(py|sh)", name)})
+    assert all(len(words) > 2 for words in lines if words[0] in named)  # and what it is for
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text_of(page))
+    relative = [target for target in targets if "://" not in target]
+    folder = (ROOT / page).parent
+    lost = [target for target in relative if not (folder / target).exists()]
+    assert [t for t in lost if str((folder / t).resolve().relative_to(ROOT)) not in PENDING] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lines_are_short(page):
+    assert [number for number, line in enumerate(text_of(page).splitlines(), start=1) if len(line) > 120] == []
