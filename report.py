@@ -79,7 +79,7 @@ def settings(record: dict[str, Any], method: str) -> list[dict[str, Any]]:
     script = importlib.import_module(f"train_{method}_lora")
     defaults = {field.name: field.default for field in dataclasses.fields(script.Args)}
     rows = []
-    for name, value in (record.get("args") or {}).items():
+    for name, value in record["args"].items():
         default = json.loads(json.dumps(defaults.get(name), default=str))  # as run.json would have it
         differs = name in defaults and value != default
         rows.append({"name": name, "value": as_text(value), "differs": differs,
@@ -150,11 +150,12 @@ def read_log(folder: Path, method: str) -> dict[int, dict[str, Any]]:
 def content(folder: Path, method: str, max_rollouts: int, smooth: int) -> dict[str, Any]:
     """All that the page's script is given."""
     record = read(folder / "run.json")
+    require(isinstance(record.get("args"), dict), f"{folder / 'run.json'}: has no args; is it the folder of a run?")
     log = read_log(folder, method)
     names = figures(log, smooth)
     main = (chosen_figures(set(names)) + [name for name in BESIDE if name in names])[:8]
     page = {
-        "name": str((record.get("args") or {}).get("run_name") or folder.resolve().name.removesuffix(".partial")),
+        "name": str(record["args"].get("run_name") or folder.resolve().name.removesuffix(".partial")),
         "method": METHODS[method],
         "going": is_going(folder),
         "steps": max(log, default=0),
@@ -178,7 +179,7 @@ def content(folder: Path, method: str, max_rollouts: int, smooth: int) -> dict[s
                              f"{steps[1]:,} steps, evenly spaced; --max_rollouts shows more.")  # fmt: skip
     tokenizer, trouble = None, ""
     if any("token_ids" in row for row in kept):
-        tokenizer, trouble = tokenizer_of(folder, str((record.get("args") or {}).get("sft_model", "")))
+        tokenizer, trouble = tokenizer_of(folder, str(record["args"].get("sft_model", "")))
     elif kept:
         trouble = "This run recorded no tokens (an older version did not): completions are shown as text alone."
     packed, strangers = pack_rollouts(kept, tokenizer)

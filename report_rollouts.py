@@ -136,6 +136,12 @@ def pieces_by_prefix(decode: Decode, ids: tuple[int, ...], whole: str) -> list[s
     return found + [whole[end:]] if ids else []
 
 
+def decoder(tokenizer: Any) -> Decode:
+    """Its `decode`, which remembers short texts: the same few tokens stand together again and again."""
+    known = functools.lru_cache(2**17)(lambda ids: tokenizer.decode(list(ids)))
+    return lambda ids: known(ids) if len(ids) <= 8 else tokenizer.decode(list(ids))
+
+
 class Table:
     """Numbers the different things that it is asked for, from 0."""
 
@@ -161,10 +167,7 @@ def pack_rollouts(rows: list[dict[str, Any]], tokenizer: Any) -> tuple[dict[str,
         tokens but a special one at the end spell.
     """
     tasks, prompts, tokens = Table(), Table(), Table()
-    decode = special = None
-    if tokenizer is not None:
-        decode = functools.lru_cache(2**17)(lambda ids: tokenizer.decode(list(ids)))
-        special = set(tokenizer.all_special_ids)
+    decode, special = (decoder(tokenizer), set(tokenizer.all_special_ids)) if tokenizer else (None, set())
     packed, strangers = [], 0
     for row in sorted(rows, key=lambda row: row["step"]):
         one: dict[str, Any] = {"step": row["step"], "task": tasks.number(row["task_id"]), "status": row["status"]}
