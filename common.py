@@ -1,4 +1,4 @@
-"""What every stage needs and no method is about: arguments, errors, seeds, atomic files, the run log."""
+"""What every stage needs and no method is about: arguments, errors, atomic files, the run log."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Args:
     temperature: float = 1.0  # of sampling and of the log-probabilities
     top_p: float = 1.0  # below 1, what is sampled is not what is scored
     learning_rate: float = 5e-6  # of AdamW
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # the latter two end at 0
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # the latter two are 0 after --num_updates
     num_updates: int = 100  # batches sampled
     token_budget: int = 0  # end after the batch in which so many tokens have been sampled; 0: do not
     batch_size: int = 4  # tasks a batch

@@ -3,7 +3,8 @@
     L = -mean over solution tokens and the EOS of log p(token | prompt, tokens before)
 
 Prompt tokens carry no loss. Prompt and solution are tokenised apart and their ids joined, as sampling does later.
-Left out of QLoRA (arXiv 2305.14314): the paged optimizer. The loop is transformers' Trainer.
+Left out of QLoRA (arXiv 2305.14314): the paged optimizer. The loop is transformers' Trainer, which clips the
+gradient's norm to 1.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def test_a_reproduction_is_held_against_the_committed_intervals(results, tmp_pat
 
 @pytest.mark.parametrize(
     ("page", "section", "folder"),
-    [("README.md", "published", "published"), ("README.md", "verilog", "published_verilog")],
+    [("README.md", "published", "published"), ("docs/verilog.md", "verilog", "published_verilog")],
 )
 def test_what_is_published_is_what_the_files_say(page, section, folder, monkeypatch):
     monkeypatch.chdir(ROOT)
