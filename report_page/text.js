@@ -52,11 +52,14 @@ function short(value) {
 
 function signed(value) {
   if (!known(value)) return "\u2013";
-  const text = minus(value.toFixed(2));
-  return Number(value.toFixed(2)) > 0 ? "+" + text : text.replace("\u22120.00", "0.00");
+  const text = fixed(value, 2);
+  return Number(value.toFixed(2)) > 0 ? "+" + text : text;
 }
 
-const fixed = (value, digits) => (known(value) ? minus(value.toFixed(digits)) : "\u2013");
+function fixed(value, digits) {
+  if (!known(value)) return "\u2013";
+  return minus((Number(value.toFixed(digits)) || 0).toFixed(digits)); // no minus before a nought
+}
 
 // The class, sign and word of a verdict: told apart without colour.
 function verdict(status) {
