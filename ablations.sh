@@ -6,6 +6,7 @@
 #   grpo       the loss types, two passes over a batch               batch     PPO with 4 and 8 tasks a batch
 #   rounds     DPO in one and in two rounds                          exit_code a checker that looks at exit codes alone
 # SEEDS="42 1 2", BUDGET=30000, PAGE=docs/ablations.md ("": none), STEPS, LIMIT, FORCE: as in profile.sh
+set -eu
 cd "$(dirname "$0")"
 question=${1:-}
 case $question in
@@ -21,7 +22,7 @@ variant() {
     shift 2
     folder=$CHECKPOINTS/pocket_lora_${method}_$name$run
     stage "$folder" "$SFT" python "train_${method}_lora.py" --sft_model "$SFT" --train_path "$TRAIN" \
-        --output_dir "$folder" --token_budget "$BUDGET" "$@"
+        --output_dir "$folder" "$@" --token_budget "$BUDGET" # after the profile's, which it takes the place of
     evaluate "${method}_$name$run" "$folder"
 }
 
