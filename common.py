@@ -160,7 +160,7 @@ def require_at_least(least: float, args: Any, *names: str) -> None:
 def check_sampling_args(args: Any) -> None:
     """What every script that samples and scores asks of its arguments."""
     require_at_least(0, args, "length_penalty_alpha", "save_every", "token_budget", "max_grad_norm", "parity_bound")
-    require_at_least(0, args, "patience", "keep_every", "log_completions")
+    require_at_least(0, args, "patience", "keep_every", "log_completions", "track_completions")
     require_at_least(1, args, "valid_every")
     require(args.patience == 0 or args.valid_path != "", "--patience: has nothing to go by; give --valid_path")
     require_at_least(

@@ -228,7 +228,8 @@ def main(args: Args) -> None:
     )
     write_jsonl(args.output_path, lines)
     record = {**stats, "seconds": time.perf_counter() - started, "sandbox": layers, "args": asdict(args),
-              "train_sha256": sha256(args.train_path), **machine()}  # fmt: skip
+              "train_sha256": sha256(args.train_path), "pairs_sha256": sha256(args.output_path),
+              **machine()}  # fmt: skip
     write_text(stats_path, json.dumps(record, indent=1) + "\n")
     print(f"{stats['pairs']} pairs of {stats['tasks_with_pairs']} tasks, from {stats['samples']:,} completions "
           f"({stats['sampled_tokens']:,} tokens) of {stats['tasks']} tasks, {stats['pass_rate']:.1%} passing; "

@@ -45,7 +45,7 @@ POCKET: dict[str, dict[str, Any]] = {
     "grpo": {"learning_rate": 1e-3, "batch_size": 2, "num_samples": 8},
     "dpo": {"learning_rate": 5e-4, "batch_size": 2, "num_samples": 4, "beta": 0.2, "rejected": "random"},
 }
-POCKET_VERILOG: dict[str, dict[str, Any]] = {  # in place of these on its Verilog twin, as in profile.sh
+POCKET_VERILOG: dict[str, dict[str, Any]] = {  # instead, on its Verilog twin: profile.sh's but for the curriculum
     "rl": {"reward": "parts"},
     "ppo": {"reward": "parts", "learning_rate": 3e-4, "batch_size": 8, "ratio_level": "token", "value_coef": 0.5,
             "entropy_coef": 0.01, "max_grad_norm": 0.5, "gae_lambda": 1.0},

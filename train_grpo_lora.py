@@ -90,7 +90,8 @@ class Args:
     dry_run: bool = False  # one batch, nothing kept: peak memory, and the time that the run would take
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
     run_name: str = ""  # the run's name for the tracker; "": the output folder's
-    log_completions: int = 1  # batches between tables of completions for report.py and the tracker; 0: none
+    log_completions: int = 1  # batches between those whose completions are written down, for report.py; 0: none
+    track_completions: int = 0  # batches between tables of completions in the tracker; 0: none
     log_every: int = 1  # batches between lines on the screen
     quiet: bool = False  # nothing on the screen but errors
     json_lines: bool = False  # on the screen the log's records, and notes on stderr

@@ -120,7 +120,7 @@ def main(args: Args) -> None:
                 record = {"step": state.global_step, **logs}
                 log.write(record)
                 tracker.log(record)
-                if "loss" in record:
+                if "loss" in record or args.json_lines:
                     screen.show(record, state.global_step / state.max_steps)
 
             def on_step_end(self, arguments, state, control, **_):
@@ -160,10 +160,10 @@ def main(args: Args) -> None:
             log.close()
             tracker.close()
         save_adapter(model, tokenizer, folder)
-        seconds = time.perf_counter() - started
-        finish_record(folder, run_record, trainer.state.global_step, 0, seconds)
-        if args.max_steps != 0 and processes().is_main_process:
-            conclude(folder, args.output_dir, "sft", seconds)
+        finish_record(folder, run_record, trainer.state.global_step, 0, time.perf_counter() - started)
+    if args.max_steps != 0 and processes().is_main_process:
+        with screen.notes():
+            conclude(args.output_dir, "sft")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 """What a run says: a line a step, a summary that names what is sick, and the two ways to say less."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
+import curves
 import train_rl_lora
+import train_sft_lora
 from screen import findings, first_and_last, step_line, summary
 from train_rl_lora import Args
 
@@ -41,6 +45,8 @@ def test_a_healthy_run_is_told_in_two_lines():
         ({"tied_groups": (0.2, 1.0)}, "nearly all groups pass or fail as a whole"),
         ({"approx_kl": (0.0, 0.5)}, "moves far within a batch"),
         ({"left_out": (0, 2)}, "could not be judged"),
+        ({"base_reward": (0.8, 0.0), "reward": (0.8, 0.0)}, "the pass rate fell from"),
+        ({"tied_groups": (1.0, 1.0)}, "nearly all groups pass or fail as a whole"),
     ],
 )
 def test_what_is_sick_is_named(sick, says):
@@ -52,13 +58,14 @@ def test_displaced_likelihood_and_a_validation_that_fell_are_named():
     pairs = log_of(loss=(0.69, 0.1), chosen_logprob=(-0.1, -2.0))
     assert "likelihood displacement" in "".join(look_at(pairs))
     records = log_of(**HEALTHY)
-    for step, rate in ((10, 0.6), (50, 0.9), (100, 0.7)):
+    for step, rate in ((10, 0.6), (50, 0.9), (70, 0.9), (100, 0.7)):
         records[step - 1]["valid_pass_rate"] = rate
     assert look_at(records) == ["validation tasks: 90.0% at step 50, 70.0% at the end"]
 
 
 def test_a_short_run_is_not_called_sick_for_its_noise():
     assert not look_at(log_of(12, **HEALTHY | {"base_reward": (0.5, 0.3)}))
+    assert not look_at(log_of(12, **HEALTHY | {"base_reward": (0.5, 0.0)}))
 
 
 def test_an_alarm_stands_in_the_line_and_a_figure_that_is_no_number_does_not():
@@ -78,8 +85,8 @@ def test_a_line_a_step_and_a_summary_with_curves(start, tasks_path, tmp_path, ca
     steps = [line for line in out if line.startswith("step ")]
     assert [line.split("  ")[:2] for line in steps] == [["step 1", "50%"], ["step 2", "100%"]]
     assert "left" in steps[0] and "left" not in steps[1] and all(len(line) < 160 for line in steps)
-    assert any(line.startswith("rl: 2 steps, ") for line in out) and out[-1] == f"saved {tmp_path / 'rl'}"
-    assert any(f"curves: {tmp_path / 'rl'}/curves.png" in line and "report.py" in line for line in out)
+    assert any(line.startswith("rl: 2 steps, ") for line in out) and f"saved {tmp_path / 'rl'}" in out
+    assert out[-1] == f"curves: {tmp_path}/rl/curves.png; rollouts and settings: python report.py {tmp_path}/rl"
     assert (tmp_path / "rl" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -95,8 +102,45 @@ def test_quiet_says_nothing(start, tasks_path, tmp_path, capsys):
     assert capsys.readouterr().out == "" and len((tmp_path / "rl" / "rl_train_log.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_picture_that_fails_costs_a_note_and_no_run(start, tasks_path, tmp_path, capsys, monkeypatch):
+    def broken(folder):
+        raise OSError("no fonts")
+
+    monkeypatch.setattr(curves, "draw_run", broken)
+    trained(start, tasks_path, tmp_path / "rl")
+    assert "note: no curves were drawn (OSError('no fonts'))" in capsys.readouterr().out
+    assert (tmp_path / "rl" / "adapter_model.safetensors").is_file()
+
+
+def test_a_run_in_which_nothing_could_be_judged_has_no_curves(tmp_path):
+    (tmp_path / "rl_train_log.jsonl").write_text('{"step": 1, "left_out": 4}\n{"step": 2, "left_out": 4}\n')
+    assert curves.draw_run(tmp_path) == ""
+
+
+def test_sft_and_a_dry_run_keep_to_the_two_flags(pocket, start, tasks_path, tmp_path, capsys):
+    sft = dict(train_path=tasks_path, model_name=pocket, max_steps=10, gradient_accumulation_steps=1, max_length=384)
+    train_sft_lora.main(train_sft_lora.Args(output_dir=str(tmp_path / "sft"), json_lines=True, **sft))
+    assert capsys.readouterr().out == (tmp_path / "sft" / "sft_train_log.jsonl").read_text() != ""
+    train_sft_lora.main(train_sft_lora.Args(output_dir=str(tmp_path / "quiet"), quiet=True, **sft))
+    assert capsys.readouterr().out == ""
+    trained(start, tasks_path, tmp_path / "dry", dry_run=True, quiet=True)
+    assert "dry run: peak memory" in capsys.readouterr().out
+
+
+def test_what_is_not_known_of_a_start_is_not_counted_as_nothing(start, tasks_path, tmp_path):
+    unknown = tmp_path / "unknown"
+    shutil.copytree(start, unknown)
+    (unknown / "run.json").unlink(missing_ok=True)
+    Path(tasks_path.removesuffix(".jsonl") + "_stats.json").write_text("[1]")  # somebody's own
+    trained(str(unknown), tasks_path, tmp_path / "rl")
+    spent = json.loads((tmp_path / "rl" / "run.json").read_text())["spent"]
+    assert spent["sampled_tokens"] > 0 and spent["sampled_tokens_since_sft"] is spent["seconds_since_sft"] is None
+
+
 def test_a_run_records_what_it_took_and_what_its_start_took(start, tasks_path, tmp_path):
-    trained(start, tasks_path, tmp_path / "first")
+    sft = shutil.copytree(start, tmp_path / "sft")
+    (sft / "run.json").write_text(json.dumps({"args": {"model_name": "m"}}))
+    trained(str(sft), tasks_path, tmp_path / "first")
     trained(str(tmp_path / "first"), tasks_path, tmp_path / "second")
     first, second = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("first", "second"))
     tokens = [json.loads((tmp_path / name / "rl_train_log.jsonl").read_text().splitlines()[-1])["sampled_tokens"]
