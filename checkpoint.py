@@ -23,7 +23,7 @@ from tasks import sha256
 STATE = "resume.pt"
 # may differ between a run and its continuation
 FREE = ("log_every", "quiet", "json_lines", "save_every", "keep_every", "resume", "report_to", "run_name",
-        "log_completions", "parity_bound", "vllm_memory", "config")  # fmt: skip
+        "log_completions", "track_completions", "parity_bound", "vllm_memory", "config")  # fmt: skip
 
 
 def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position: Any) -> None:

@@ -1,4 +1,4 @@
-"""What every stage needs and no method is about: arguments, errors, seeds, atomic files, the run log."""
+"""What every stage needs and no method is about: arguments, errors, atomic files, the run log."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def answer_for(work: Callable[[], Any]) -> None:
     try:
         work()
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except Preempted as stop:
         print(stop, file=sys.stderr)
@@ -50,6 +50,15 @@ def answer_for(work: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal or a title: what is not printable (escapes, bidi controls, half surrogates) as its code.
+
+    >>> printable("a\x1b[31m\u202e")
+    'a\\x1b[31m\\u202e'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def parse_args(args_class: type[A], argv: list[str] | None = None, description: str | None = None) -> A:
@@ -151,7 +160,7 @@ def require_at_least(least: float, args: Any, *names: str) -> None:
 def check_sampling_args(args: Any) -> None:
     """What every script that samples and scores asks of its arguments."""
     require_at_least(0, args, "length_penalty_alpha", "save_every", "token_budget", "max_grad_norm", "parity_bound")
-    require_at_least(0, args, "patience", "keep_every", "log_completions")
+    require_at_least(0, args, "patience", "keep_every", "log_completions", "track_completions")
     require_at_least(1, args, "valid_every")
     require(args.patience == 0 or args.valid_path != "", "--patience: has nothing to go by; give --valid_path")
     require_at_least(
@@ -216,8 +225,11 @@ def write_jsonl(path: str | Path, records: list[dict]) -> None:
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def read_jsonl(path: str | Path, missing: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_jsonl(path: str | Path, missing: str, unfinished: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield "FILE:LINE" and the object of each line that is not blank.
+
+    Args:
+        unfinished: the file is still being written: a last line without its end is passed over.
 
     Raises:
         InputError: the file is missing (`missing` says what to do), not UTF-8, or has a line that is no JSON object.
@@ -228,6 +240,8 @@ def read_jsonl(path: str | Path, missing: str) -> Iterator[tuple[str, dict[str, 
         lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would split inside strings, at U+2028
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text") from None
+    if unfinished:
+        lines.pop()
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:

@@ -82,6 +82,11 @@ def curve(logs: list[list[dict]], x: str, y: str, width: int) -> tuple[np.ndarra
     return places, lines.mean(0), lines.min(0), lines.max(0)
 
 
+def literal(name: str) -> str:
+    """A name that matplotlib takes as it stands: a dollar would begin a formula."""
+    return name.replace("$", r"\$")
+
+
 @contextlib.contextmanager
 def save_picture(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[np.ndarray]:
     """Panels (rows, columns) to draw on, `size` inches each; the PNG is written whole when the block ends."""
@@ -127,7 +132,9 @@ def draw_panel(axes, groups: dict[str, list[list[dict]]], name: str, x: str, wid
         line, marker = LINES[number % len(LINES)]
         colour = COLOURS[number % len(COLOURS)]
         seeds = f", {len(logs)} seeds" if len(logs) > 1 else ""
-        axes.plot(places, mean, line, color=colour, marker=marker, markevery=25, markersize=4, label=label + seeds)
+        axes.plot(
+            places, mean, line, color=colour, marker=marker, markevery=25, markersize=4, label=literal(label + seeds)
+        )
         axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
         if len(groups) == len(logs) == 1:
             axes.plot(*points_of(logs[0], x, name).T, ".", color="0.6", markersize=3, zorder=0)
@@ -145,9 +152,10 @@ def draw_run(folder: Path) -> str:
     """The curves of one run, into its folder. Returns the picture's name; "" where there is nothing to draw."""
     log = read_log(folder)
     known = {name for step in log for name in step}
-    if len(log) < 2 or importlib.util.find_spec("matplotlib") is None:
+    figures = chosen_figures(known)
+    if len(log) < 2 or not figures or importlib.util.find_spec("matplotlib") is None:
         return ""
-    draw({"this run": [log]}, chosen_figures(known), "step", 9, folder / "curves.png")
+    draw({"this run": [log]}, figures, "step", 9, folder / "curves.png")
     return "curves.png"
 
 
@@ -163,6 +171,7 @@ def main(args: Args) -> None:
     if len(set(names)) == len(names):  # else their paths tell them apart
         groups = dict(zip(names, groups.values(), strict=True))
     known = {name for logs in groups.values() for log in logs for step in log for name in step}
+    require(args.x in known, f"--x {args.x}: these runs did not log it; --x step")
     figures = [name for name in args.figures or chosen_figures(known) if name in known]
     missing = [name for name in args.figures if name not in known]
     require(bool(figures), f"none of these runs logged {', '.join(missing)}; they have {', '.join(sorted(known))}")

@@ -49,6 +49,7 @@ class Args:
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
+    quiet: bool = False  # no progress bar: the result alone
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # task order, sampling, random choices
     config: str = ""  # YAML file with any of these; flags win over it
@@ -121,7 +122,7 @@ def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
     groups: dict[int, list[Sample]] = {}
     verdicts, tokens = {}, 0  # futures
     whole, unit = (args.token_budget, "token") if args.token_budget else (len(tasks), "task")
-    bar = tqdm(total=whole, desc="pairs", unit=unit)
+    bar = tqdm(total=whole, desc="pairs", unit=unit, disable=args.quiet)
     while not 0 < args.token_budget <= tokens:
         drawn = list(islice(order, max(1, args.batch_size // args.num_samples)))
         if not drawn:
@@ -227,7 +228,8 @@ def main(args: Args) -> None:
     )
     write_jsonl(args.output_path, lines)
     record = {**stats, "seconds": time.perf_counter() - started, "sandbox": layers, "args": asdict(args),
-              "train_sha256": sha256(args.train_path), **machine()}  # fmt: skip
+              "train_sha256": sha256(args.train_path), "pairs_sha256": sha256(args.output_path),
+              **machine()}  # fmt: skip
     write_text(stats_path, json.dumps(record, indent=1) + "\n")
     print(f"{stats['pairs']} pairs of {stats['tasks_with_pairs']} tasks, from {stats['samples']:,} completions "
           f"({stats['sampled_tokens']:,} tokens) of {stats['tasks']} tasks, {stats['pass_rate']:.1%} passing; "

@@ -1,8 +1,8 @@
 """What `train.py` takes a method and a model to want: one visible table, printed as it is applied.
 
 `METHODS` are the settings of the script that this front door follows (LoRA r 64, clip 0.15 for PPO, groups of 8 for
-GRPO), or choices of ours where it gave none. `MODELS` are factors on them. `POCKET` is for the embedded model,
-chosen on its validation tasks. What is given on the command line or in a YAML file is never changed.
+GRPO), or choices of ours where it gave none. `MODELS` are factors on them. `POCKET` is for the embedded models,
+chosen on their validation tasks. What is given on the command line or in a YAML file is never changed.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ POCKET: dict[str, dict[str, Any]] = {
     "grpo": {"learning_rate": 1e-3, "batch_size": 2, "num_samples": 8},
     "dpo": {"learning_rate": 5e-4, "batch_size": 2, "num_samples": 4, "beta": 0.2, "rejected": "random"},
 }
+POCKET_VERILOG: dict[str, dict[str, Any]] = {  # instead, on its Verilog twin: profile.sh's but for the curriculum
+    "rl": {"reward": "parts"},
+    "ppo": {"reward": "parts", "learning_rate": 3e-4, "batch_size": 8, "ratio_level": "token", "value_coef": 0.5,
+            "entropy_coef": 0.01, "max_grad_norm": 0.5, "gae_lambda": 1.0},
+    "grpo": {"reward": "parts", "learning_rate": 3e-4, "batch_size": 4, "num_iterations": 4, "loss_type": "dr_grpo"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ def settings_for(
     ['DeepSeek-Coder: learning_rate 3e-06 x 0.7 = 2.1e-06, batch_size 4 x 0.5 = 2']
     """
     if is_pocket(model):
-        return POCKET_LORA | POCKET_LENGTHS | POCKET[method], ["the embedded model: settings of its own (models.py)"]
+        own = POCKET[method] | (POCKET_VERILOG.get(method, {}) if language == "verilog" else {})
+        return POCKET_LORA | POCKET_LENGTHS | own, ["the embedded model: settings of its own (models.py)"]
     settings, lines = LORA | LENGTHS | METHODS[method], []
     if language == "verilog" and settings.get("reward") == "shaped":
         changes = {name: value for name, value in VERILOG.items() if name not in given}

@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from common import require, run
+from common import printable, require, run
 from tasks import Task, read_tasks
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -86,10 +86,10 @@ def main(args: Args) -> None:
     require(0 < args.near <= 1, f"--near {args.near}: must be in (0, 1]")
     found = overlap(read_tasks(args.train_path), read_tasks(args.data_path), args.near)
     for test, train in found.exact:
-        print(f"exact: {test} is {train}")
+        print(printable(f"exact: {test} is {train}"))
     for test, train, share in found.near:
-        print(f"near: {test} is {share:.0%} {train}")
-    print(f"{args.data_path} in {args.train_path}: {found}")
+        print(printable(f"near: {test} is {share:.0%} {train}"))
+    print(printable(f"{args.data_path} in {args.train_path}: {found}"))
 
 
 if __name__ == "__main__":

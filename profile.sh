@@ -2,6 +2,7 @@
 #
 #   PROFILE=pocket|deepseek   what to run; by default deepseek where there is a CUDA GPU, else pocket
 #   MODEL= TRAIN= TEST=       another model, other task files
+#   PREFIX=mine               names checkpoints and results, lest they take the place of the profile's own
 #   TASKS=verilog             the profile's Verilog tasks (train_VERILOG.sh)
 #   SEED=1                    another seed; its checkpoints and results end in _seed1
 #   FORCE=1                   redo stages that are complete

@@ -17,6 +17,6 @@ for SEED in $SEEDS; do
 done
 
 logs=$(cd "$RESULTS" && pwd)/train_logs.tar.gz
-(cd "$CHECKPOINTS" && tar -czf "$logs" "$PREFIX"_lora_*/*_train_log.jsonl)
+(cd "$CHECKPOINTS" && tar -czf "$logs" --exclude='*.partial' "$PREFIX"_lora_*/*_train_log.jsonl)
 python results_table.py --results_dir "$RESULTS" --readme "${README-README.md}" --section "${SECTION:-yours}" --plots \
     --reproduces "${COMMITTED-results/published}"

@@ -14,11 +14,12 @@ import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import InputError, read_jsonl, require, run, write_text
+from common import InputError, printable, read_jsonl, require, run, write_text
 from metrics import mean_parts, paired_difference, seed_interval, wilson_interval
 from overlap import overlap
 from table_formats import insert, latex, markdown, spreadsheet
@@ -89,10 +90,27 @@ def read_rows(folder: Path) -> list[Row]:
     scores = {row: task_scores(folder, runs) for row, runs in groups.items()}
     rows = []
     for (where, name), runs in groups.items():
-        starts = sorted(other for suite, other in groups if suite == where and "sft" in other.split("_"))
-        sft = scores[where, starts[0]] if starts and name not in starts else None
-        rows.append(make_row(name, where, runs, against(sft, scores[where, name])))
+        start = sft_row(name, [other for suite, other in groups if suite == where])
+        sft = scores[where, start] if start else None
+        try:
+            rows.append(make_row(name, where, runs, against(sft, scores[where, name])))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder}/{runs[0]['exp_name']}_metrics.json: not an evaluation's ({error!r})") from None
     return sorted(rows, key=place)
+
+
+def sft_row(name: str, names: list[str]) -> str | None:
+    """Which of the rows is the SFT that a row is held against: of several the one whose name begins most alike.
+
+    >>> sft_row("mine_ppo", ["mine_sft", "mine_ppo", "pocket_sft"]), sft_row("mine_sft", ["mine_sft"])
+    ('mine_sft', None)
+    """
+    starts = [other for other in names if "sft" in other.split("_")]
+    if name in starts or not starts:
+        return None
+    alike = {other: len(commonprefix([name, other])) for other in starts}
+    best = [other for other in starts if alike[other] == max(alike.values())]
+    return best[0] if len(best) == 1 else None
 
 
 def row_name(metrics: dict) -> str:
@@ -110,6 +128,7 @@ def suite(metrics: dict) -> str:
         + ["instruct"] * args.get("instruct", False)
         + [f"judge {args.get('judge_model')}"] * bool(args.get("judge_url"))
     )
+    sampling += f", {args['n_samples']} samples a task" if args.get("n_samples", 1) > 1 else ""
     limits = f"{args['max_new_tokens']} new tokens, {args['time_limit']:g} s a check"
     return ", ".join(part for part in (tasks, base, asked, sampling, limits) if part)
 
@@ -181,7 +200,7 @@ def task_scores(folder: Path, runs: list[dict]) -> dict[str, float] | None:
         if not path.is_file():
             return None
         for _, row in read_jsonl(path, "per-task file"):
-            passed[row["task_id"]].append(row["passed"])
+            passed[row.get("task_id")].append(bool(row.get("passed")))
     return {task: mean(of_task) for task, of_task in passed.items()}
 
 
@@ -226,12 +245,16 @@ def reproduced(rows: list[Row], committed: list[Row]) -> str:
     """
     ours, lines, held = {(row.suite, row.name): row for row in rows}, [], 0
     shared = [row for row in committed if (row.suite, row.name) in ours]
+    missing = [row.name for row in committed if (row.suite, row.name) not in ours]
+    if not shared:
+        return "nothing to compare: no committed row was evaluated on these tasks in this way"
     for row in shared:
         rate, intervals = ours[row.suite, row.name].rate, [row.interval, *([row.seeds] if row.seeds else [])]
         inside = any(low <= rate <= high for low, high in intervals)
         held += inside
-        said = ", ".join(f"{low:.1%} to {high:.1%}" for low, high in intervals)
+        said = ", ".join(f"{max(low, 0):.1%} to {min(high, 1):.1%}" for low, high in intervals)
         lines.append(f"{row.name}: {rate:.1%}, committed {row.rate:.1%} ({said}): {'within' if inside else 'OUTSIDE'}")
+    lines += [f"not among these runs: {', '.join(missing)}"] if missing else []
     return "\n".join([*lines, f"{held} of {len(shared)} rows within the committed intervals"])
 
 
@@ -258,15 +281,18 @@ def overlaps(groups: dict[tuple[str, str], list[dict]]) -> dict[str, str]:
         lines = []
         for train in sorted(files[where].items()):
             gone = [path for path, digest in (train, test) if not Path(path).is_file() or sha256(path) != digest]
-            lines.append(f"{train[0]}: " + (f"not checked, {gone[0]} is not here as it was" if gone else
-                         str(overlap(read_tasks(train[0]), read_tasks(test[0])))))  # fmt: skip
+            try:
+                found = overlap(read_tasks(train[0]), read_tasks(test[0])) if not gone else None
+                lines.append(f"{train[0]}: {found or f'not checked, {gone[0]} is not here as it was'}")
+            except InputError:
+                lines.append(f"{train[0]}: not checked, it is no task file")
         said[where] = "; ".join(lines) or "not checked, the runs do not say what they were trained on"
     return said
 
 
 def plot(rows: list[Row], path: Path) -> None:
     """Average length against pass@1 with Wilson intervals, a panel for each table."""
-    from curves import COLOURS, save_picture
+    from curves import COLOURS, literal, save_picture
 
     rows = [row for row in rows if row.length is not None]
     suites = sorted({row.suite for row in rows})
@@ -279,8 +305,8 @@ def plot(rows: list[Row], path: Path) -> None:
                 low, high = row.interval
                 axes.errorbar(row.length, row.rate, yerr=[[row.rate - low], [high - row.rate]], marker=marker,
                               color=COLOURS[number % len(COLOURS)], capsize=3, linestyle="none", markersize=8,
-                              markerfacecolor="none" if number % 2 else None, label=row.name)  # fmt: skip
-            axes.set_title(where, fontsize=8)
+                              markerfacecolor="none" if number % 2 else None, label=literal(row.name))  # fmt: skip
+            axes.set_title(literal(where), fontsize=8)
             axes.set_xlabel("average completion length (tokens)")
             axes.set_ylabel("pass@1, raw completion (95% over tasks)")
             axes.set_ylim(0, 1.03)
@@ -294,23 +320,29 @@ def plot_curves(groups: dict[tuple[str, str], list[dict]], path: Path) -> str:
     from curves import chosen_figures, draw, read_log
 
     logs: dict[str, list[Any]] = {}
-    for (_, name), runs in groups.items():
-        found = [log for metrics in runs if metrics["is_lora"] and (log := read_log(Path(metrics["model_path"])))]
+    for (_, name), runs in sorted(groups.items()):
+        folders = [Path(metrics["model_path"]) for metrics in runs if is_still_there(metrics)]
+        found = [log for folder in folders if (log := read_log(folder))]
         if found and "base_reward" in found[0][-1]:
             logs[name] = found
     if not logs:
         return "no learning curves: the logs of these runs are not here"
     known = {name for of_row in logs.values() for log in of_row for step in log for name in step}
-    ordered = {name: logs[name] for name in sorted(logs, key=lambda name: (len(logs[name]) == 0, name))}
-    draw(ordered, chosen_figures(known - {"loss"}), "sampled_tokens", 9, path)
-    return f"wrote {path}: {', '.join(ordered)}"
+    draw(logs, chosen_figures(known - {"loss"}), "sampled_tokens", 9, path)
+    return f"wrote {path}: {', '.join(logs)}"
+
+
+def is_still_there(metrics: dict) -> bool:
+    """Whether the adapter that was evaluated is in its folder, and not a later run's."""
+    weights = Path(metrics["model_path"]) / "adapter_model.safetensors"
+    return bool(metrics.get("is_lora")) and weights.is_file() and metrics.get("adapter_sha256") == sha256(weights)
 
 
 def main(args: Args) -> None:
     folder = Path(args.results_dir)
     if args.compare:
         require(len(args.compare) == 2, "--compare: want the names of two rows")
-        print(compare(folder, *args.compare))
+        print("\n".join(map(printable, compare(folder, *args.compare).split("\n"))))
         return
     groups = read_metrics(folder)
     warnings = mixed_settings(groups)

@@ -29,9 +29,14 @@ def task_files(record: dict[str, Any]) -> dict[str, str]:
 
 
 def pairs_stats(args: dict[str, Any]) -> dict[str, Any] | None:
-    """What generate_dpo_data.py left beside the pairs that a run is trained on; None if it is trained on tasks."""
-    path = Path(args["train_path"].removesuffix(".jsonl") + "_stats.json")
-    return json.loads(path.read_text()) if path.is_file() else None
+    """What generate_dpo_data.py left beside the pairs that a run is trained on; None if it is trained on tasks, or on
+    pairs that this is not about."""
+    pairs = Path(args["train_path"])
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        stats = json.loads(Path(f"{str(pairs).removesuffix('.jsonl')}_stats.json").read_text())
+        if stats["pairs_sha256"] == sha256(pairs) and stats["args"]["train_path"] and stats["train_sha256"]:
+            return stats
+    return None
 
 
 def finish_record(folder: Path, record: dict[str, Any], steps: int, tokens: int, seconds: float) -> None:
@@ -52,9 +57,10 @@ def finish_record(folder: Path, record: dict[str, Any], steps: int, tokens: int,
 def spent_before(args: dict[str, Any]) -> dict[str, list[int | float | None]]:
     """What the start of a run took, by kind: that of the adapter, unless SFT made it, and that of its pairs."""
     spent: dict[str, list[int | float | None]] = {"sampled_tokens": [], "seconds": []}
-    if (start := read_record(args.get("sft_model"))) and "sft_model" in start["args"]:
+    start = read_record(args.get("sft_model"))
+    if "sft_model" in args and (start is None or "sft_model" in start["args"]):
         for name, counts in spent.items():
-            counts.append(start.get("spent", {}).get(f"{name}_since_sft"))
+            counts.append((start or {}).get("spent", {}).get(f"{name}_since_sft"))
     if stats := pairs_stats(args):
         for name, counts in spent.items():
             counts.append(stats.get(name))
@@ -65,7 +71,7 @@ def read_record(folder: str | None) -> dict[str, Any] | None:
     """The run.json of an adapter's folder; None where there is none that a run of ours wrote."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         record = json.loads((Path(folder) / "run.json").read_text())
-        return record if isinstance(record.get("args"), dict) else None
+        return record if isinstance(record, dict) and isinstance(record.get("args"), dict) else None
     return None
 
 
@@ -73,19 +79,24 @@ def training_of(folder: str) -> dict[str, Any] | None:
     """What a metrics file says of the training behind an adapter: command, commit, hardware, and what it took."""
     record = read_record(folder)
     names = ("command", "commit", "gpu", "cpu", "cores", "spent", "task_files")
-    return {name: record.get(name) for name in names} if record else None
+    return {name: record.get(name) for name in names} | {"start": record["args"].get("sft_model")} if record else None
 
 
-def conclude(folder: Path, output_dir: str, method: str, seconds: float) -> None:
+def conclude(output_dir: str, method: str) -> None:
     """Draw the curves of a run that is done into its folder, and print what it came to.
 
-    Args:
-        folder: where it is. output_dir: what it will be called.
+    What goes wrong with the picture costs a note: the run is safe by then, and worth more.
     """
     from curves import draw_run
     from screen import summary
 
+    folder = Path(output_dir)
     records = [json.loads(line) for line in (folder / f"{method}_train_log.jsonl").read_text().splitlines()]
-    print("\n" + "\n".join(summary(records, method, seconds)))
-    drawn = draw_run(folder)
+    run = read_record(output_dir)
+    print("\n" + "\n".join(summary(records, method, run["spent"]["seconds"], run["args"].get("num_samples", 1))))
+    try:
+        drawn = draw_run(folder)
+    except Exception as error:
+        drawn = ""
+        print(f"note: no curves were drawn ({error!r})")
     print(f"curves: {output_dir}/{drawn}; " * bool(drawn) + f"rollouts and settings: python report.py {output_dir}")

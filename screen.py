@@ -71,7 +71,8 @@ class Screen:
         import processes  # not at the top: the rest needs no torch
 
         first = processes.processes().is_main_process
-        self.quiet, self.json_lines, self.out = args.quiet or not first, args.json_lines and first, sys.stdout
+        told = args.quiet and not getattr(args, "dry_run", False)  # which says what it is for
+        self.quiet, self.json_lines, self.out = told or not first, args.json_lines and first, sys.stdout
         self.began, self.share = time.perf_counter(), share
 
     @contextlib.contextmanager
@@ -93,12 +94,12 @@ class Screen:
             print(step_line(record, share, spent * (1 - share) / made if made > 0 else -1), file=self.out, flush=True)
 
 
-def summary(records: list[dict[str, Any]], method: str, seconds: float) -> list[str]:
+def summary(records: list[dict[str, Any]], method: str, seconds: float, num_samples: int = 2) -> list[str]:
     """What a run came to: first and last tenth of its steps side by side, and what to look at.
 
     Args:
         records: of its log, in order.
-        seconds: that it took, from its beginning.
+        seconds: that it took, from its beginning. num_samples: completions that a task had.
     """
     steps = [record for record in records if record["step"] > 0]
     if not steps:
@@ -112,7 +113,7 @@ def summary(records: list[dict[str, Any]], method: str, seconds: float) -> list[
     changes = [f"{label} {first:{how}} to {last:{how}}" for label, how, first, last in shown]
     if changes and len(steps) > 1:
         lines.append(f"first tenth of the steps to the last: {', '.join(changes)}")
-    found = findings(records, ends)
+    found = findings(records, ends, num_samples)
     return lines + [f"look at: {finding}" for finding in found]
 
 
@@ -127,26 +128,27 @@ def first_and_last(steps: list[dict[str, Any]]) -> dict[str, tuple[float, float]
     return ends
 
 
-def findings(records: list[dict[str, Any]], ends: dict[str, tuple[float, float]]) -> list[str]:
+def findings(records: list[dict[str, Any]], ends: dict[str, tuple[float, float]], num_samples: int = 2) -> list[str]:
     """What docs/metrics.md calls sick, as far as the log alone shows it: rules of thumb."""
     first, last = ({name: pair[which] for name, pair in ends.items()} for which in (0, 1))
     passed, reward = last.get("base_reward"), last.get("reward")
     found = []
-    if passed == 0:
+    if passed is not None and not any(record.get("base_reward") for record in records):
         found.append("no completion passes; the report's reasons say why (or the tests ask for what it cannot do)")
     elif passed is not None and passed < first["base_reward"] - 0.05 and len(records) >= 50:  # of fewer it is noise
         up = " while the reward rose: it pays for something else than the tests" if reward > first["reward"] else ""
         found.append(f"the pass rate fell from {first['base_reward']:.1%} to {passed:.1%}{up}; lower --learning_rate")
     valid = [(record["valid_pass_rate"], record["step"]) for record in records if "valid_pass_rate" in record]
-    if valid and max(valid)[0] > valid[-1][0] + 0.02:
-        found.append(f"validation tasks: {max(valid)[0]:.1%} at step {max(valid)[1]}, {valid[-1][0]:.1%} at the end")
+    best = max(valid, key=lambda pair: pair[0], default=None)  # the first of equals, as it is kept
+    if best and best[0] > valid[-1][0] + 0.02:
+        found.append(f"validation tasks: {best[0]:.1%} at step {best[1]}, {valid[-1][0]:.1%} at the end")
     if last.get("cut_off", 0) > 0.1:
         found.append(f"{last['cut_off']:.0%} of the completions still reach --max_new_tokens without an end")
     if last.get("gen_len", 10) < 3:
         found.append(f"completions have shrunk to {last['gen_len']:.1f} tokens")
     if last.get("entropy", 1) < 0.02:
         found.append("entropy is near 0: the samples of a task are all the same, and nothing is left to learn from")
-    if last.get("tied_groups", 0) > 0.9 and first["tied_groups"] < 1:
+    if last.get("tied_groups", 0) > 0.9 and num_samples > 1:
         found.append("nearly all groups pass or fail as a whole; harder tasks, or --dynamic_sampling")
     if last.get("approx_kl", 0) > 0.1:
         found.append("the policy moves far within a batch (approx_kl); fewer passes, or a lower --learning_rate")

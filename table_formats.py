@@ -27,8 +27,9 @@ def markdown(rows: list[Row], overlaps: dict[str, str]) -> str:
             cells += ["" if row.length is None else f"{row.length:.1f}"]
             cells += [share(row.parts[name]) if name in row.parts else "" for name in judged]
             cells += [*against_sft(row), *spent(row)]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines += ["", f"Seeds: {seeds(members)}. Length in tokens, EOS included; training from SFT on. Overlap: "
+            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+        lines += ["", f"Seeds: {seeds(members)}. Length in tokens, EOS included. Difference to SFT: of these adapters, "
+                  "over tasks. Sampled tokens and training: after SFT (SFT's own: its own). Train/test overlap: "
                   f"{overlaps.get(where, 'unknown files')}. Measured on: "
                   f"{' / '.join(sorted({row.machine for row in members}))}."]  # fmt: skip
         commands = [f"{row.name} ({row.commits}):\n  " + "\n  ".join(row.commands) for row in members if row.commands]
@@ -78,10 +79,8 @@ def escaped(text: str) -> str:
     >>> print(escaped("pocket_sft 50% <0.001"))
     pocket\_sft 50\% $<$0.001
     """
-    for character, instead in (("\\", r"\textbackslash{}"), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#"),
-                               ("<", "$<$")):  # fmt: skip
-        text = text.replace(character, instead)
-    return text
+    special = {"\\": r"\textbackslash{}", "<": "$<$", "^": r"\^{}", "~": r"\~{}"} | {c: "\\" + c for c in "_%&#${}"}
+    return "".join(special.get(character, character) for character in text)
 
 
 def by_suite(rows: list[Row]) -> list[tuple[str, list[Row]]]:

@@ -5,15 +5,16 @@
     R = r - alpha * length / 100, or what else `--reward` gives
 
 rho is pi / pi_old of token t, w_i = 1 / (N |o_i|) for N completions of |o_i| tokens. `--loss_type` changes:
-    dr_grpo  A without the std, w = 1 / (N max_new_tokens): no bias to short or even tasks (arXiv 2503.20783)
+    dr_grpo  A without the std, w = 1 / (N max_new_tokens): neither long wrong answers nor very easy and hard
+             tasks count more (arXiv 2503.20783)
     dapo     w = 1 / (all tokens of the update): every token counts the same (arXiv 2503.14476)
     gspo     rho of the sequence, its |o|-th root (arXiv 2507.18071; clip ranges there are 3e-4 and 4e-4)
     cispo    clip(rho, max 1 + c_high), without gradient, times A log pi (arXiv 2506.13585); w as dapo
 
 DAPO's other parts are flags: --clip_range_high, --dynamic_sampling, --overlong_buffer, --mask_truncated. With
 alpha > 0 the completions of a task differ in R by their lengths alone where all pass or all fail, and the division by
-the std makes that difference as large as any: dr_grpo or --dynamic_sampling (which goes by the tests) do not. Left out:
-the reference that follows the policy, and the reward model.
+the std makes that difference as large as any: dr_grpo does not divide, and --dynamic_sampling, which goes by the tests,
+leaves such groups out. Left out: the reference that follows the policy, and the reward model.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Args:
     temperature: float = 1.0  # of sampling and of the log-probabilities
     top_p: float = 1.0  # below 1, what is sampled is not what is scored
     learning_rate: float = 5e-6  # of AdamW
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # the latter two end at 0
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # the latter two are 0 after --num_steps
     num_steps: int = 100  # batches sampled
     token_budget: int = 0  # end after the batch in which so many tokens have been sampled; 0: do not
     batch_size: int = 1  # tasks a batch
@@ -89,7 +90,8 @@ class Args:
     dry_run: bool = False  # one batch, nothing kept: peak memory, and the time that the run would take
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
     run_name: str = ""  # the run's name for the tracker; "": the output folder's
-    log_completions: int = 1  # batches between tables of completions for report.py and the tracker; 0: none
+    log_completions: int = 1  # batches between those whose completions are written down, for report.py; 0: none
+    track_completions: int = 0  # batches between tables of completions in the tracker; 0: none
     log_every: int = 1  # batches between lines on the screen
     quiet: bool = False  # nothing on the screen but errors
     json_lines: bool = False  # on the screen the log's records, and notes on stderr

@@ -38,7 +38,7 @@ class Args:
     temperature: float = 1.0  # of sampling and of the log-probabilities
     top_p: float = 1.0  # below 1, what is sampled is not what is scored
     learning_rate: float = 5e-6  # of AdamW
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # the latter two end at 0
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # the latter two are 0 after --num_updates
     num_updates: int = 100  # batches sampled
     token_budget: int = 0  # end after the batch in which so many tokens have been sampled; 0: do not
     batch_size: int = 4  # tasks a batch
@@ -84,7 +84,8 @@ class Args:
     dry_run: bool = False  # one batch, nothing kept: peak memory, and the time that the run would take
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
     run_name: str = ""  # the run's name for the tracker; "": the output folder's
-    log_completions: int = 1  # batches between tables of completions for report.py and the tracker; 0: none
+    log_completions: int = 1  # batches between those whose completions are written down, for report.py; 0: none
+    track_completions: int = 0  # batches between tables of completions in the tracker; 0: none
     log_every: int = 1  # batches between lines on the screen
     quiet: bool = False  # nothing on the screen but errors
     json_lines: bool = False  # on the screen the log's records, and notes on stderr

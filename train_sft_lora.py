@@ -3,7 +3,8 @@
     L = -mean over solution tokens and the EOS of log p(token | prompt, tokens before)
 
 Prompt tokens carry no loss. Prompt and solution are tokenised apart and their ids joined, as sampling does later.
-Left out of QLoRA (arXiv 2305.14314): the paged optimizer. The loop is transformers' Trainer.
+Left out of QLoRA (arXiv 2305.14314): the paged optimizer. The loop is transformers' Trainer, which clips the
+gradient's norm to 1.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def main(args: Args) -> None:
                 record = {"step": state.global_step, **logs}
                 log.write(record)
                 tracker.log(record)
-                if "loss" in record:
+                if "loss" in record or args.json_lines:
                     screen.show(record, state.global_step / state.max_steps)
 
             def on_step_end(self, arguments, state, control, **_):
@@ -159,10 +160,10 @@ def main(args: Args) -> None:
             log.close()
             tracker.close()
         save_adapter(model, tokenizer, folder)
-        seconds = time.perf_counter() - started
-        finish_record(folder, run_record, trainer.state.global_step, 0, seconds)
-        if args.max_steps != 0 and processes().is_main_process:
-            conclude(folder, args.output_dir, "sft", seconds)
+        finish_record(folder, run_record, trainer.state.global_step, 0, time.perf_counter() - started)
+    if args.max_steps != 0 and processes().is_main_process:
+        with screen.notes():
+            conclude(args.output_dir, "sft")
 
 
 if __name__ == "__main__":

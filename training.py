@@ -99,16 +99,19 @@ def training_run(
 
     output = processes.output_folder("" if args.dry_run else args.output_dir, keep=goes_on)
     sandboxed = open_sandbox(args, items) if judged else nullcontext()
-    with screen.notes(), output as folder, sandboxed as sandbox, StopRequest() as stop:
-        state = processes.from_first(state)
-        run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid, screen)
-        run.opened = started
-        if state is not None:
-            run.go_on(state)
-        with run.open_log():
-            yield run
-        if not args.dry_run:
-            run.finish()
+    with screen.notes():
+        with output as folder, sandboxed as sandbox, StopRequest() as stop:
+            state = processes.from_first(state)
+            run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid, screen)
+            run.opened = started
+            if state is not None:
+                run.go_on(state)
+            with run.open_log():
+                yield run
+            if not args.dry_run:
+                run.finish()
+        if not args.dry_run and processes.processes().is_main_process:
+            conclude(args.output_dir, method)
 
 
 class Run:
@@ -206,10 +209,10 @@ class Run:
             if self.args.dry_run:
                 memory.report_dry_run(self)
                 return
-            if self.args.keep_every and self.step % self.args.keep_every == 0:
+            if self.falls_on(self.args.keep_every):
                 save_adapter(self.model, self.tokenizer, self.folder / f"step_{self.step}")
             self.stop.asked = any(processes.gather([self.stop.asked]))
-            if self.stop.asked or (self.args.save_every and self.step % self.args.save_every == 0):
+            if self.stop.asked or self.falls_on(self.args.save_every):
                 self.save()
             if self.stop.asked:
                 raise Preempted(f"stopped after step {self.step}; the same command goes on from there")
@@ -382,12 +385,16 @@ class Run:
         record["train_tokens_per_second"] = self.step_tokens / max(training, 1e-9)
         found = self.validate()
         self.write(record | found, show=bool(found) or self.step % self.args.log_every == 0)
-        every = getattr(self.args, "log_completions", 0)
-        if every and self.step % every == 0 and samples:
-            rows = completion_rows(samples, advantage, token_advantage)
+        rows = completion_rows(samples, advantage, token_advantage) if samples else []
+        if rows and self.falls_on(self.args.log_completions):
             with self.completions.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps({"step": self.step} | row) + "\n" for row in rows)
+        if rows and self.falls_on(self.args.track_completions):
             self.tracker.log_completions(self.step, rows)
+
+    def falls_on(self, every: int) -> bool:
+        """Whether this step is one of every so many; of 0 none is."""
+        return every > 0 and self.step % every == 0
 
     def write(self, record: dict[str, Any], show: bool = True) -> None:
         self.log_file.write(record)
@@ -396,7 +403,7 @@ class Run:
             self.screen.show(record, self.share)
 
     def finish(self) -> None:
-        """The adapter that is kept, and its critic, curves and a summary; the saved state is dropped."""
+        """The adapter that is kept, and its critic, and what the run took; the saved state is dropped."""
         v = self.validation
         if v and v.weights:
             print(f"kept: step {v.best_step}, which passes {v.best_rate:.1%} of the validation tasks; the last, "
@@ -408,8 +415,6 @@ class Run:
         drop_state(self.folder)
         seconds = self.seconds + time.perf_counter() - self.opened
         finish_record(self.folder, self.record, self.step, self.tokens, seconds)
-        if processes.processes().is_main_process:
-            conclude(self.folder, self.args.output_dir, self.method, seconds)
 
     def save_weights(self, folder: Path) -> None:
         save_adapter(self.model, self.tokenizer, folder)

@@ -30,8 +30,12 @@ def with_exits(tasks: list[dict], share: float, seed: int = 42) -> list[dict]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("error: want OUTPUT.jsonl [SHARE]")
     output, share = Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.05
     tasks = [json.loads(line) for line in (HERE / "pocket_train.jsonl").read_text().splitlines()]
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("".join(json.dumps(task) + "\n" for task in with_exits(tasks, share)))
+    temporary = output.with_name(f".{output.name}.tmp")
+    temporary.write_text("".join(json.dumps(task) + "\n" for task in with_exits(tasks, share)))
+    temporary.replace(output)
     print(f"wrote {output}: {share:.0%} of {len(tasks)} solutions end the process")

@@ -6,19 +6,6 @@ import pytest
 from conftest import ROOT
 
 PAGES = ("docs/design.md", "CONTRIBUTING.md", "CHANGELOG.md")
-# files that are named already and come with the next merge, which empties this list
-PENDING = {
-    "ablations.sh",
-    "reproduce_table.sh",
-    "report.py",
-    "report_rollouts.py",
-    "screen.py",
-    "docs/ablations.md",
-    "docs/extend.md",
-    "docs/flags.md",
-    "docs/report.md",
-    "docs/methods/",
-}
 PATH = re.compile(r"(?!-)[\w./*-]+(?:\.(?:py|sh|md|toml|txt|yaml|jsonl)|/)")
 PLACEHOLDERS = {"FILE.py"}
 
@@ -48,14 +35,14 @@ def layout() -> str:
 def test_every_path_is_there(page):
     found = paths_in(text_of(page))
     assert len(found) > 5
-    assert sorted(path for path in found - PENDING if not list(ROOT.glob(path))) == []
+    assert sorted(path for path in found if not list(ROOT.glob(path))) == []
 
 
 def test_every_script_and_module_stands_in_the_layout_once():
     lines = [line.split() for line in layout().splitlines() if line.startswith("    ")]
     named = [words[0] for words in lines if re.fullmatch(r"\w+\.(py|sh)", words[0])]
     there = {path.name for pattern in ("*.py", "*.sh") for path in ROOT.glob(pattern)}
-    assert sorted(named) == sorted(there | {name for name in PENDING if re.fullmatch(r"\w+\.(py|sh)", name)})
+    assert sorted(named) == sorted(there)
     assert all(len(words) > 2 for words in lines if words[0] in named)  # and what it is for
 
 
@@ -65,7 +52,7 @@ def test_relative_links_lead_somewhere(page):
     relative = [target for target in targets if "://" not in target]
     folder = (ROOT / page).parent
     lost = [target for target in relative if not (folder / target).exists()]
-    assert [t for t in lost if str((folder / t).resolve().relative_to(ROOT)) not in PENDING] == []
+    assert lost == []
 
 
 @pytest.mark.parametrize("page", PAGES)

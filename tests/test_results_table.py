@@ -149,7 +149,10 @@ def test_the_overlap_of_the_task_files_is_reported(results):
     record["training"] = {"task_files": {str(train): sha256(train), "zz_gone.jsonl": "0"}}
     (results / "pocket_ppo_metrics.json").write_text(json.dumps(record))
     table = table_of(results)
-    assert f"Overlap: {train}: 0 exact, 0 near, of 250 tasks; zz_gone.jsonl: not checked, zz_gone.jsonl is" in table
+    assert (
+        f"Train/test overlap: {train}: 0 exact, 0 near, of 250 tasks; zz_gone.jsonl: not checked, zz_gone.jsonl is"
+        in table
+    )
 
 
 def test_a_reproduction_is_held_against_the_committed_intervals(results, tmp_path, capsys):
@@ -159,14 +162,45 @@ def test_a_reproduction_is_held_against_the_committed_intervals(results, tmp_pat
         (again / f"{name}_metrics.json").write_text(json.dumps(metrics(name, rate)))
     main(Args(results_dir=str(again), readme="", reproduces=str(results)))
     said = capsys.readouterr().out
-    assert "pocket_sft: 57.0%, committed 55.0% (45.2% to 64.4%, -8.5% to 118.5%): within" in said
+    assert "pocket_sft: 57.0%, committed 55.0% (45.2% to 64.4%, 0.0% to 100.0%): within" in said
     assert "pocket_rl_alpha0.01: 90.0%, committed 70.0% (60.4% to 78.1%): OUTSIDE" in said
-    assert "1 of 2 rows within the committed intervals" in said
+    assert "1 of 2 rows within the committed intervals" in said and "not among these runs: pocket_base" in said
+    other = metrics("pocket_sft", 0.5, data="data/other.jsonl")
+    for path in again.glob("*.json"):
+        path.unlink()
+    (again / "pocket_sft_metrics.json").write_text(json.dumps(other))
+    main(Args(results_dir=str(again), readme="", reproduces=str(results)))
+    assert "nothing to compare" in capsys.readouterr().out
+
+
+def test_a_row_is_held_against_the_sft_of_its_own_kind(results):
+    for name in ("mine_sft", "mine_ppo"):
+        (results / f"{name}_metrics.json").write_text(json.dumps(metrics(name, 0.1)))
+    per_task(results, "pocket_sft", range(50))
+    per_task(results, "pocket_sft_seed1", range(50))
+    per_task(results, "pocket_rl_alpha0.01", range(70))
+    per_task(results, "mine_sft", range(10))
+    per_task(results, "mine_ppo", range(30))
+    found = {row.name: row.against_sft and row.against_sft[0] for row in read_rows(results)}
+    assert found["pocket_rl_alpha0.01"] == pytest.approx(0.2) and found["mine_ppo"] == pytest.approx(0.2)
+
+
+def test_odd_names_and_files_cost_no_table(results):
+    record = metrics("a|b$x", 0.8, digest="0" * 64)
+    record["training"] = {"task_files": {str(ROOT / "README.md"): sha256(ROOT / "README.md")}}
+    (results / "odd_metrics.json").write_text(json.dumps(record))
+    main(Args(results_dir=str(results), readme=""))
+    assert "| a&#124;b$x |" in (results / "table.md").read_text()
+    assert r"a|b\$x &" in (results / "table.tex").read_text()
+    short = {key: value for key, value in metrics("c", 0.1).items() if key != "pass_at_1_stopped"}
+    (results / "c_metrics.json").write_text(json.dumps(short))
+    with pytest.raises(InputError, match="c_metrics.json: not an evaluation's"):
+        read_rows(results)
 
 
 @pytest.mark.parametrize(
     ("page", "section", "folder"),
-    [("README.md", "published", "published"), ("README.md", "verilog", "published_verilog")],
+    [("README.md", "published", "published"), ("docs/verilog.md", "verilog", "published_verilog")],
 )
 def test_what_is_published_is_what_the_files_say(page, section, folder, monkeypatch):
     monkeypatch.chdir(ROOT)

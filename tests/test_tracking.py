@@ -65,7 +65,8 @@ def track(report_to, folder, name="a_run") -> None:
 def test_a_run_in_tensorboard_is_what_its_log_says(start, tasks_path, tmp_path, capsys):
     args = Args(train_path=tasks_path, sft_model=start, output_dir=str(tmp_path / "rl"), max_length=384,
                 max_new_tokens=16, num_steps=3, batch_size=2, num_samples=2, baseline="rloo", valid_path=tasks_path,
-                valid_every=2, report_to="tensorboard", run_name="first", log_completions=2)  # fmt: skip
+                valid_every=2, report_to="tensorboard", run_name="first", log_completions=2,
+                track_completions=2)  # fmt: skip
     train_rl_lora.main(args)
     log = [json.loads(line) for line in open(f"{args.output_dir}/rl_train_log.jsonl")]
     assert [record["step"] for record in log] == [0, 1, 2, 3]

@@ -1,0 +1,137 @@
+"""docs/flags.md: every flag of every script, from the `Args` dataclasses and the comments beside their fields.
+
+    python docs/make_flags.py            # writes the page
+    python docs/make_flags.py --check    # exits with 1 and one line if the page is not what it would write
+
+The files are read, not imported: this takes no library, and finds a script that is added.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import sys
+import tokenize
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "flags.md"
+TYPES = {"str": "text", "int": "whole number", "float": "number", "bool": "switch", "tuple[str, ...]": "words"}
+MARKUP = {ord("<"): "&lt;", ord("*"): r"\*"}
+HEAD = """# Every flag
+
+Written by `python docs/make_flags.py` from the dataclass at the top of each script; `--check` says whether it is
+stale. `python SCRIPT.py --help` prints those of a script in its own order. Defaults are the scripts' own: what
+`train_*.sh` gives in their place stands in `profile.sh`, what `train.py` gives in `models.py`. `sft`, `rl`, `ppo`,
+`grpo` and `dpo` are `train_*_lora.py`, the other names are files. Those of `data/` and `benchmarks/` have their flags
+in `--help` alone.
+
+A switch is turned on by `--NAME`, off by `--no_NAME`. What has no dashes here is said without a name. `train.py`
+takes `METHOD [GPU] [MODEL]` or a YAML file first, and passes flags of the stages that it runs on to them. Where
+scripts differ in a flag, those that have it so stand in brackets. A few meanings lean on the flag that stands before
+theirs in the script ("its name there", "likewise"): `--help` has them in that order.
+
+"""
+
+
+class Flag(NamedTuple):
+    """A field of a script's Args."""
+
+    script: str
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+
+def all_flags(root: Path) -> list[Flag]:
+    """Of every file that gives `run` or `parse_args` an Args: its own, or as policy.py another module's."""
+    found = []
+    for path in sorted(root.glob("*.py")):
+        calls = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call))
+        given = [a for call in calls if ast.unparse(call.func) in ("run", "parse_args") for a in call.args]
+        modules = [name.removesuffix("Args") for name in map(ast.unparse, given) if name.split(".")[-1] == "Args"]
+        if modules:
+            script = path.stem.removeprefix("train_").removesuffix("_lora")
+            found += fields(script, root / f"{modules[0].rstrip('.') or path.stem}.py")
+    return found
+
+
+def fields(script: str, path: Path) -> list[Flag]:
+    """The fields of the file's Args, each with the comment on its lines."""
+    text = path.read_text("utf-8")
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == "Args"]
+    found = []
+    for field in (field for args in classes for field in args.body):  # none where Args is another script's, imported
+        if isinstance(field, ast.AnnAssign):
+            lines = range(field.lineno, field.end_lineno + 1)
+            meaning = " ".join(comments[line] for line in lines if line in comments).translate(MARKUP)
+            if not meaning:
+                sys.exit(
+                    f"error: {path.name}:{field.lineno}: {field.target.id} has no comment, so no meaning in --help"
+                )
+            positional = "Positional" in ast.unparse(field.annotation)
+            name = f"{field.target.id.upper()} …" if positional else f"--{field.target.id}"
+            found.append(Flag(script, name, type_of(field.annotation), default_of(field.value), meaning))
+    return found
+
+
+def type_of(annotation: ast.expr) -> str:
+    """A field's type in a word, or its choices.
+
+    >>> type_of(ast.parse("Literal['a', 'b']").body[0].value), type_of(ast.parse("bool").body[0].value)
+    ('`a`, `b`', 'switch')
+    """
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
+        return type_of(annotation.slice.elts[0])
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+        return ", ".join(f"`{choice.value}`" for choice in annotation.slice.elts)
+    return TYPES.get(ast.unparse(annotation), f"`{ast.unparse(annotation)}`")
+
+
+def default_of(value: ast.expr | None) -> str:
+    """As it is typed in a shell.
+
+    >>> [default_of(ast.parse(text).body[0].value) for text in ("1e-5", "''", "True", "('a', 'b')")]
+    ['`1e-05`', '`""`', 'on', '`a b`']
+    """
+    if value is None:
+        return "must be given"
+    default = ast.literal_eval(value)
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, tuple):
+        return f"`{' '.join(default)}`" if default else "none"
+    return f"`{default}`" if default != "" else '`""`'
+
+
+def once(same: list[Flag], what: Callable[[Flag], str]) -> str:
+    """What all scripts say, or what each says."""
+    said: dict[str, list[str]] = {}
+    for flag in same:
+        said.setdefault(what(flag), []).append(flag.script)
+    return "<br>".join(text if len(said) == 1 else f"{text} ({', '.join(who)})" for text, who in said.items())
+
+
+def page(root: Path) -> str:
+    flags = all_flags(root)
+    lines = ["| flag | type or choices | default | meaning | scripts |", "|---|---|---|---|---|"]
+    for name in sorted({flag.name for flag in flags}, key=lambda name: name.lstrip("-").lower()):
+        same = [flag for flag in flags if flag.name == name]
+        cells = [f"`{name}`", *(once(same, lambda flag, i=i: flag[i]) for i in (2, 3, 4))]
+        cells.append(", ".join(flag.script for flag in same))
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return HEAD + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] not in ([], ["--check"]):
+        sys.exit("error: want no option, or --check")
+    if not sys.argv[1:]:
+        PAGE.write_text(page(ROOT), "utf-8")
+    elif not PAGE.is_file() or PAGE.read_text("utf-8") != page(ROOT):
+        sys.exit("error: docs/flags.md is stale: python docs/make_flags.py writes it anew")
