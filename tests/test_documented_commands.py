@@ -65,7 +65,7 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"STEPS=2 LIMIT=20 .*sh train_SFT_RL\.sh": (".ci/run", "STEPS=2 LIMIT=20 RESULTS="),
     r"MODEL=\S+ TRAIN=\S+ TEST=\S+ PROFILE=deepseek sh train_SFT_RL\.sh": (
         "tests/test_pipeline.py", 'PROFILE="deepseek", MODEL=deepseek'),
-    r"sh train_(PPO|GRPO|DPO)\.sh": ("tests/test_pipeline.py", 'f"train_{method}.sh", PROFILE="pocket"'),
+    r"sh train_(PPO|GRPO|DPO)\.sh": ("reproduce_table.sh", 'for method in SFT_RL PPO GRPO DPO'),  # see below
     r"(PROFILE=pocket )?sh train_VERILOG\.sh": ("tests/test_pipeline.py", '"train_VERILOG.sh", PROFILE="pocket"'),
     r"sh run_tests\.sh.*": (".ci/run", "sh run_tests.sh --slow"),
     r"(.* )?sh ablations\.sh \w+": ("tests/test_pipeline.py", "ablations.sh"),
