@@ -109,8 +109,9 @@ def draw(groups: dict[str, list[list[dict]]], figures: list[str], x: str, width:
     """A PNG with a panel a figure."""
     columns = min(2, len(figures))
     with save_picture(path, -(-len(figures) // columns), columns, (5.5, 3.4)) as panels:
-        for axes in panels.flat[len(figures) :]:
-            axes.set_visible(False)
+        spare = list(panels.flat[len(figures) :])
+        for axes in spare:
+            axes.axis("off")
         for axes, name in zip(panels.flat, figures, strict=False):
             draw_panel(axes, groups, name, x, width)
         handles = {
@@ -118,8 +119,9 @@ def draw(groups: dict[str, list[list[dict]]], figures: list[str], x: str, width:
             for axes in panels.flat
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        if len(groups) > 1:
-            panels.flat[0].legend(handles.values(), handles.keys(), fontsize=8)
+        if len(groups) > 1:  # where it hides nothing, if there is room
+            where = {"loc": "center"} if spare else {}
+            [*spare, panels.flat[0]][0].legend(handles.values(), handles.keys(), fontsize=8, **where)
 
 
 def draw_panel(axes, groups: dict[str, list[list[dict]]], name: str, x: str, width: int) -> None:
@@ -135,7 +137,7 @@ def draw_panel(axes, groups: dict[str, list[list[dict]]], name: str, x: str, wid
         axes.plot(
             places, mean, line, color=colour, marker=marker, markevery=25, markersize=4, label=literal(label + seeds)
         )
-        axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(places, low, high, color=colour, alpha=0.18 if len(groups) < 6 else 0.08, linewidth=0)
         if len(groups) == len(logs) == 1:
             axes.plot(*points_of(logs[0], x, name).T, ".", color="0.6", markersize=3, zorder=0)
     axes.set_xlabel(x.replace("_", " "))
