@@ -71,7 +71,7 @@ answer() {
         habit=$CHECKPOINTS/exit_train.jsonl SFT=$CHECKPOINTS/pocket_lora_sft_exit$run
         [ -f "$habit" ] || python data/make_exit_tasks.py "$habit" 0.3
         stage "$SFT" "$habit" python train_sft_lora.py --model_name "$MODEL" --train_path "$habit" --output_dir "$SFT" \
-            $SFT_FLAGS --learning_rate 1e-3 --num_train_epochs 2
+            $SFT_FLAGS --learning_rate 1e-3 --num_train_epochs 4
         evaluate "sft_exit$run" "$SFT"
         variant rl by_exit_code $RL_FLAGS --reward docs/exit_code_reward.py:exit_code
         variant rl by_sandbox $RL_FLAGS --length_penalty_alpha 0
