@@ -74,6 +74,12 @@ def test_two_processes_make_the_update_of_one(start, pairs, tmp_path, method):
         for name in one.keys() - {name for name in one if "second" in name}:
             wanted = one[name] if name in SAME else pytest.approx(one[name], rel=1e-3, abs=2e-5)
             assert two[name] == wanted, name
+    if method != "dpo":  # each process has made the ratios of its share
+        rows = [[json.loads(line) for line in (tmp_path / count / "completions.jsonl").open()] for count in "12"]
+        assert len(rows[0]) > 0 and (method == "rl") == (rows[0][0]["ratio"] is None)
+        for one, two in zip(*rows, strict=True):
+            wanted = None if one["ratio"] is None else pytest.approx(one["ratio"], rel=1e-2)
+            assert one["token_ids"] == two["token_ids"] and two["ratio"] == wanted
     begun = load_file(f"{start}/adapter_model.safetensors")
     moved = max((ends[0][name] - begun[name]).abs().max() for name in begun).item()
     assert moved > 0

@@ -5,10 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import ROOT
+from test_resume import broken_log
 
 import curves
 import train_rl_lora
 import train_sft_lora
+import training
 from screen import findings, first_and_last, step_line, summary
 from train_rl_lora import Args
 
@@ -100,6 +104,23 @@ def test_json_lines_are_the_log_and_notes_go_to_stderr(start, tasks_path, tmp_pa
 def test_quiet_says_nothing(start, tasks_path, tmp_path, capsys):
     trained(start, tasks_path, tmp_path / "rl", quiet=True)
     assert capsys.readouterr().out == "" and len((tmp_path / "rl" / "rl_train_log.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_a_resumed_run_took_counts_from_its_beginning(start, tasks_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "RunLog", broken_log(after=1))
+    with pytest.raises(RuntimeError):
+        trained(start, tasks_path, tmp_path / "rl", save_every=1)
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "rl.partial" / "resume.pt"
+    state = torch.load(path, weights_only=True)
+    assert 0 < state["position"]["seconds"] < 600
+    state["position"]["seconds"] += 1000
+    torch.save(state, path)
+    trained(start, tasks_path, tmp_path / "rl", save_every=1)
+    out = capsys.readouterr().out
+    assert "going on after step 1" in out and "rl: 2 steps, " in out and " 16 min " in out
+    assert 1000 < json.loads((tmp_path / "rl" / "run.json").read_text())["spent"]["seconds"] < 1600
 
 
 def test_a_picture_that_fails_costs_a_note_and_no_run(start, tasks_path, tmp_path, capsys, monkeypatch):
