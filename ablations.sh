@@ -69,7 +69,7 @@ answer() {
     exit_code)
         SHARED="$SHARED docs/exit_code_reward.py"
         habit=$CHECKPOINTS/exit_train.jsonl SFT=$CHECKPOINTS/pocket_lora_sft_exit$run
-        [ -f "$habit" ] || python data/make_exit_tasks.py "$habit" 0.3
+        [ -f "$habit" ] || python data/make_exit_tasks.py "$habit" 0.5
         stage "$SFT" "$habit" python train_sft_lora.py --model_name "$MODEL" --train_path "$habit" --output_dir "$SFT" \
             $SFT_FLAGS --learning_rate 1e-3 --num_train_epochs 4
         evaluate "sft_exit$run" "$SFT"
