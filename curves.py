@@ -4,7 +4,7 @@
 
 Runs whose folders differ only in `_seedN` at the end are one line, the mean of the seeds, in a band from the lowest
 seed to the highest. What is drawn at x is the mean of the steps around it (`--smooth` steps in all). docs/metrics.md
-explains the figures.
+explains the figures. Printed is the mean of each over the last third of the steps.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Literal
 
 import numpy as np
@@ -145,6 +146,17 @@ def draw_panel(axes, groups: dict[str, list[list[dict]]], name: str, x: str, wid
     axes.grid(alpha=0.3)
 
 
+def last_third(logs: list[list[dict]], name: str) -> float | None:
+    """The mean of a figure over the last third of the steps that have it, and over the seeds; None if none has it.
+
+    >>> last_third([[{"loss": n} for n in range(6)], [{"loss": 9}]], "loss")
+    6.75
+    """
+    values = [[step[name] for step in log if isinstance(step.get(name), int | float)] for log in logs]
+    ends = [fmean(seed[-max(1, len(seed) // 3) :]) for seed in values if seed]
+    return fmean(ends) if ends else None
+
+
 def chosen_figures(known: set[str]) -> list[str]:
     """Of what was logged the figures that say most; a policy gradient's loss does not."""
     return [name for name in FIGURES if name in known and not (name == "loss" and "base_reward" in known)]
@@ -180,6 +192,11 @@ def main(args: Args) -> None:
     draw(groups, figures, args.x, args.smooth, Path(args.output))
     note = f" (not logged by these runs: {', '.join(missing)})" if missing else ""
     print(f"wrote {args.output}: {json.dumps(list(groups))}{note}")
+    for label, logs in groups.items():
+        ends = {name: last_third(logs, name) for name in figures}
+        print(
+            f"last third of {label}: " + ", ".join(f"{name} {end:.3g}" for name, end in ends.items() if end is not None)
+        )
 
 
 if __name__ == "__main__":
