@@ -200,7 +200,8 @@ def test_odd_names_and_files_cost_no_table(results):
 
 @pytest.mark.parametrize(
     ("page", "section", "folder"),
-    [("README.md", "published", "published"), ("docs/verilog.md", "verilog", "published_verilog")],
+    [("README.md", "published", "published"), ("docs/verilog.md", "verilog", "published_verilog")]
+    + [("docs/ablations.md", path.name, f"ablations/{path.name}") for path in (ROOT / "results/ablations").glob("*/")],
 )
 def test_what_is_published_is_what_the_files_say(page, section, folder, monkeypatch):
     monkeypatch.chdir(ROOT)
