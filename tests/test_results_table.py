@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 
 import pytest
 from conftest import ROOT
@@ -205,8 +206,11 @@ def test_odd_names_and_files_cost_no_table(results):
 )
 def test_what_is_published_is_what_the_files_say(page, section, folder, monkeypatch):
     monkeypatch.chdir(ROOT)
-    text = (ROOT / page).read_text(encoding="utf-8")
-    assert insert(text, section, table_of(ROOT / "results" / folder)) == text
+    text, table = (ROOT / page).read_text(encoding="utf-8"), table_of(ROOT / "results" / folder)
+    made_here = (
+        r"checkpoints/\S+: [^;]*; "  # task files that a run made: whether they are here is not the page's affair
+    )
+    assert re.sub(made_here, "", insert(text, section, table)) == re.sub(made_here, "", text)
 
 
 def test_two_rows_are_compared_task_by_task(results, capsys):
