@@ -52,11 +52,13 @@ def track(report_to, folder, name="a_run") -> None:
         tracker.log({"step": step, "loss": step / 8, "note": "no figure"})
         tracker.log_completions(step, [ROW])
     tracker.close()
+    time.sleep(1.1)  # tensorboard reads its files by their names, which have the second, then a number as text
     tracker = Tracker(report_to, folder, SETTINGS, f"{name}-later", after=1)  # train.py's names have the time in them
     for step in (2, 3, 4):
         tracker.log({"step": step, "loss": step / 8})
         tracker.log_completions(step, [ROW])
     tracker.close()
+    time.sleep(1.1)
     tracker = Tracker(report_to, folder, SETTINGS, name)
     tracker.log({"step": 4, "final_eval/mbpp_pass@1": 0.5})
     tracker.close()

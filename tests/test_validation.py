@@ -79,7 +79,7 @@ def test_patience_ends_a_run_with_the_best_adapter(start, tasks_path, tmp_path, 
     assert not same(weights(args.output_dir), weights(args.output_dir, "last"))
     said = capsys.readouterr().out
     assert "kept: step 2, which passes 66.7% of the validation tasks; the last, step 5, passes 50.0%" in said
-    assert "step 0  valid_pass_rate 0.1667" in said and "step 4: no validation completion could be judged" in said
+    assert "step 0  0%  valid pass 16.7%" in said and "step 4: no validation completion could be judged" in said
 
 
 def test_a_run_that_only_gets_worse_keeps_its_start(start, tasks_path, tmp_path, scripted):
