@@ -24,11 +24,67 @@ if ! cmp -s requirements.txt .venv/installed.txt; then
 fi
 PATH=$PWD/.venv/bin:$PATH
 
+# pick: sets PROFILE and why for this machine. A card that the installed torch cannot use is an error: else the run would
+# train the small model on the CPU, and say that there is no card.
+pick() {
+    found=$(python -W ignore - << 'EOF'
+import re
+import torch
+
+if torch.cuda.is_available():
+    print("usable")
+else:
+    try:
+        reason = torch.cuda.init() or "it does not say why"
+    except Exception as error:
+        reason = re.split(r"\. (?=[A-Z])|\n", str(error))[0]  # the first sentence; what follows is advice
+    print(torch.__version__, torch.version.cuda or "none", reason)
+EOF
+    )
+    if [ "$found" = usable ]; then
+        PROFILE=deepseek why="a CUDA GPU is here"
+        return
+    fi
+    PROFILE=pocket why="no CUDA GPU here"
+    cards=$(nvidia-smi -L 2> /dev/null) || return 0 # no driver
+    case $cards in "GPU "*) ;; *) return 0 ;; esac
+    case ${CUDA_VISIBLE_DEVICES-all} in "" | -1 | -1,*) why="CUDA_VISIBLE_DEVICES hides the GPU" && return ;; esac
+    refuse "${cards%% (UUID*}" "$found"
+}
+
+# refuse CARD "TORCH CUDA REASON": stop, and say which driver or which build of torch is wanted.
+refuse() {
+    drivers=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2> /dev/null) || drivers=""
+    driver=${drivers%%[!0-9.]*} # one line a card: the first
+    major=${driver%%.*}
+    : "${major:=999}" # unknown: taken for new enough
+    torch=${2%% *} rest=${2#* }
+    cuda=${rest%% *} reason=${rest#* }
+    [ "$cuda" = none ] && built="a CPU build" || built="for CUDA $cuda"
+    case $cuda in 13.*) least=580 ;; *) least=525 ;; esac # NVIDIA's minor version compatibility
+    build=cu130 but="cu126 for cards older than Turing"
+    [ "$major" -ge 580 ] || build=cu126 but="not for Blackwell cards"
+    pip="\`.venv/bin/pip install torch==${torch%%+*}+$build --index-url https://download.pytorch.org/whl/$build\`"
+
+    if [ "$major" -lt 525 ]; then
+        way="update the driver to $least or newer" # there is no build for this one
+        [ "$cuda" != none ] || way="$way and install a CUDA build"
+    elif [ "$major" -lt "$least" ]; then
+        way="update the driver to $least or newer, or install an older build: $pip ($but)"
+    elif [ "$cuda" = none ]; then
+        way="install a CUDA build: $pip ($but)"
+    else
+        way="mend that${CUDA_VISIBLE_DEVICES:+ (CUDA_VISIBLE_DEVICES is $CUDA_VISIBLE_DEVICES)}"
+    fi
+    echo "error: $1, driver ${driver:-unknown}: torch $torch ($built) cannot use it: $reason; $way," \
+        "or set PROFILE=pocket to run on the CPU all the same (docs/hardware.md)" >&2
+    exit 2
+}
+
 if [ -z "${PROFILE:-}" ]; then
-    PROFILE=$(python -c 'import torch; print("deepseek" if torch.cuda.is_available() else "pocket")')
-    why=" (picked: $([ "$PROFILE" = pocket ] && echo "no CUDA GPU here" || echo "a CUDA GPU is here"))"
+    pick
 fi
-echo "profile: $PROFILE${why:-}"
+echo "profile: $PROFILE${why:+ (picked: $why)}"
 
 need() { # MAKER FILE...: make what ships with the repository, should it be gone
     maker=$1
