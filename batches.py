@@ -145,31 +145,53 @@ def complete(run: Any, tasks: list[Task], prompts: list[list[int]], chosen: list
         chosen: (group, index of the task) of each; what is drawn goes by seed and group.
         how: num_samples, temperature, top_p.
     """
-    args, checks = run.args, {}
+    checks = {}
 
     def judge(rollout: Rollout) -> None:
         checks[id(rollout)] = run.sandbox.submit(tasks[chosen[rollout.prompt_index][1]], rollout.text)
 
-    set_recomputing(run.model, False)
-    rollouts = run.sampler(
-        run.model,
-        run.tokenizer,
-        [prompts[index] for _, index in chosen],
-        max_new_tokens=args.max_new_tokens,
-        stops=[stop_strings(tasks[index]) for _, index in chosen] if args.stop_at_strings else None,
-        batch_size=args.sample_batch_size,
-        unpack=args.unpack_to_sample,
-        seeds=[(args.seed, group) for group, _ in chosen],
-        on_rollout=judge,
-        **how,
-    )
-    drop_merged_copy(run.model)
-    set_recomputing(run.model, args.gradient_checkpointing)
+    rollouts = generate(run, [tasks[index] for _, index in chosen], [prompts[index] for _, index in chosen],
+                        [(run.args.seed, group) for group, _ in chosen], on_rollout=judge, **how)  # fmt: skip
     return [
         Sample(tasks[index], group, r, check=checks[id(r)])
         for r in rollouts
         for group, index in [chosen[r.prompt_index]]
     ]
+
+
+def generate(run: Any, tasks: list[Task], prompts: list[list[int]], seeds: list[tuple[int, ...]], **how: Any
+             ) -> list[Rollout]:  # fmt: skip
+    """Completions of each prompt under the policy as it is, by the run's sampler; how: more of its arguments."""
+    args, run.phase = run.args, "sampling"
+    set_recomputing(run.model, False)
+    rollouts = run.sampler(
+        run.model,
+        run.tokenizer,
+        prompts,
+        max_new_tokens=args.max_new_tokens,
+        stops=[stop_strings(task) for task in tasks] if args.stop_at_strings else None,
+        batch_size=args.sample_batch_size,
+        unpack=args.unpack_to_sample,
+        graph=args.cuda_graph,
+        seeds=seeds,
+        **how,
+    )
+    drop_merged_copy(run.model)
+    set_recomputing(run.model, args.gradient_checkpointing)
+    return rollouts
+
+
+def enough_tokens(run: Any, samples: list[Sample], least: int) -> list[Rollout]:
+    """The samples' completions, and so many more of the same prompts, not to be trained on, that they have so many
+    tokens."""
+    rollouts, again = [s.rollout for s in samples], 0
+    prompts = {s.group: (s.task, s.rollout.prompt_ids) for s in samples}
+    tasks, ids = zip(*prompts.values(), strict=True)
+    while sum(len(r.token_ids) for r in rollouts) < least:
+        again += 1
+        rollouts += generate(run, list(tasks), list(ids), [(run.args.seed, group, again) for group in prompts],
+                             num_samples=8, temperature=run.args.temperature, top_p=run.args.top_p)  # fmt: skip
+    return rollouts
 
 
 def step_figures(samples: list[Sample], advantage: list[float]) -> dict[str, float]:

@@ -17,13 +17,14 @@ from peft import set_peft_model_state_dict
 
 from common import InputError, require, write_jsonl
 from parity import adapter_weights
+from policy import dtype_of
 from rewards import reward_file
 from tasks import sha256
 
 STATE = "resume.pt"
 # may differ between a run and its continuation
 FREE = ("log_every", "quiet", "json_lines", "save_every", "keep_every", "resume", "report_to", "run_name",
-        "log_completions", "track_completions", "parity_bound", "vllm_memory", "config")  # fmt: skip
+        "log_completions", "track_completions", "parity_bound", "vllm_memory", "cuda_graph", "config")  # fmt: skip
 
 
 def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position: Any) -> None:
@@ -124,6 +125,17 @@ class StopRequest:
             raise KeyboardInterrupt
         self.asked = True
         print("stopping after this step", file=sys.stderr)
+
+
+def loss_scaler(model) -> torch.amp.GradScaler:
+    """What multiplies losses, and divides gradients, where a model computes in float16; elsewhere it does nothing.
+
+    A gradient below 6e-8 is 0 in float16, and a token's share of a batch may be as small. After an update that is not
+    finite the scale falls by 16, from 65536: five in a row, which `FiniteGuard` takes for a sick run, reach 1.
+    """
+    float16 = dtype_of(model) == torch.float16
+    return torch.amp.GradScaler(model.device.type, init_scale=2.0**16, backoff_factor=1 / 16, growth_interval=50,
+                                enabled=float16)  # fmt: skip
 
 
 class FiniteGuard:

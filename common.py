@@ -17,9 +17,10 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 A = TypeVar("A")
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns of an optional kernel
 

@@ -24,12 +24,13 @@ import time
 from collections import Counter
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
-from common import InputError, command, machine, read_jsonl, require, run, write_jsonl, write_text
+from common import Dtype, InputError, command, machine, read_jsonl, require, run, write_jsonl, write_text
 from judging import open_sandbox
 from metrics import mean_parts, pass_at_k, wilson_interval
 from rollout_server import Server
@@ -53,6 +54,8 @@ class Args:
     top_p: float = 1.0  # share of the probability that is sampled from
     n_samples: int = 1  # completions a task
     batch_size: int = 64  # completions at a time; with --server, requests under way
+    dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU
+    cuda_graph: bool = True  # decode under a CUDA graph on a GPU; changes speed alone
     engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
     vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     device: str = "auto"  # auto, cpu, cuda or cuda:N
@@ -146,11 +149,12 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
         the samples (of this process's share of the tasks), whether the model is an adapter, and its base model.
     """
     import processes
-    from policy import base_and_adapter, load_policy, load_tokenizer, pick_device
+    from policy import base_and_adapter, compute_dtype, load_policy, load_tokenizer, pick_device
     from rollout import Rollout, encode_prompts, sample
     from rollout_vllm import VllmSampler
 
     device = pick_device(args.device)
+    dtype = compute_dtype(device, args.dtype)
     base, adapter = base_and_adapter(args.model_path)
     tokenizer = load_tokenizer(args.model_path, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
@@ -159,7 +163,8 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
     if args.engine == "vllm":
         model, sampler = None, VllmSampler(args.model_path, tokenizer, args).sample
     else:
-        model, sampler = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code), sample
+        model = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code, dtype=dtype)
+        sampler = partial(sample, graph=args.cuda_graph)
     scored: dict[int, Sample] = {}
     bar = tqdm(total=len(prompts) * args.n_samples, desc=args.exp_name, unit="completion", disable=args.quiet)
 
@@ -273,6 +278,7 @@ def main(args: Args) -> None:
     samples_here = not (args.samples or server)
     if samples_here:
         import processes
+        from memory import answer_for_memory
     with open_sandbox(args, tasks, tested=False) as sandbox:
         if args.samples:
             samples, is_lora, base = read_samples(args.samples, all_tasks, tasks, sandbox), None, None
@@ -283,7 +289,8 @@ def main(args: Args) -> None:
         elif server:
             samples, is_lora, base = generate_by_server(args, tasks, sandbox, server), None, None
         else:
-            samples, is_lora, base = generate(args, tasks, sandbox)
+            with answer_for_memory(args, lambda: "sampling"):
+                samples, is_lora, base = generate(args, tasks, sandbox)
         rows = [outcome(sample) for sample in samples]
     if samples_here:
         place = {task["task_id"]: index for index, task in enumerate(tasks)}

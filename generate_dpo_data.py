@@ -16,12 +16,13 @@ import random
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from common import machine, require, require_at_least, run, write_jsonl, write_text
+from common import Dtype, machine, require, require_at_least, run, write_jsonl, write_text
 from tasks import Task, read_tasks, sha256, stop_strings
 
 
@@ -46,6 +47,8 @@ class Args:
     token_budget: int = 0  # draw no more tasks once so many tokens have been sampled; 0: all tasks
     limit: int = 0  # take the first so many tasks of the file; 0: all
     batch_size: int = 64  # completions at a time (at least those of one task)
+    dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU
+    cuda_graph: bool = True  # decode under a CUDA graph on a GPU; changes speed alone
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
@@ -105,19 +108,20 @@ def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
     from tqdm import tqdm
 
     from batches import Sample
-    from policy import load_policy, load_tokenizer, pick_device
+    from policy import compute_dtype, load_policy, load_tokenizer, pick_device
     from rollout import Rollout, encode_prompts, sample
     from rollout_vllm import VllmSampler
     from training import item_order
 
     device = pick_device()
+    dtype = compute_dtype(device, args.dtype)
     tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
     if args.engine == "vllm":
         model, sampler = None, VllmSampler(args.sft_model, tokenizer, args).sample
     else:
-        model = load_policy(args.sft_model, device, trust_remote_code=args.trust_remote_code).eval()
-        sampler = sample
+        model = load_policy(args.sft_model, device, trust_remote_code=args.trust_remote_code, dtype=dtype).eval()
+        sampler = partial(sample, graph=args.cuda_graph)
     order = islice(item_order(len(tasks), args.seed), len(tasks))  # shuffled: a budget takes a random subset
     groups: dict[int, list[Sample]] = {}
     verdicts, tokens = {}, 0  # futures
@@ -207,10 +211,11 @@ def main(args: Args) -> None:
     started = time.perf_counter()
 
     from judging import open_sandbox
+    from memory import answer_for_memory
     from rollout_vllm import check_engine
 
     check_engine(args)
-    with open_sandbox(args, tasks) as sandbox:
+    with open_sandbox(args, tasks) as sandbox, answer_for_memory(args, lambda: "sampling"):
         groups = draw_samples(args, tasks, sandbox)
         layers = sandbox.layers
     rng = random.Random(args.seed)

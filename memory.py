@@ -11,9 +11,12 @@ memory-efficient kernel, which keeps no T x T scores; for a model that has only 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import resource
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -187,7 +190,7 @@ def report(shape: Shape, args: Args) -> str:
     lines.append(f"  {'peak: always + ' + found.largest + ' + allowance' * found.gpu:<54}{found.peak / GIB:7.2f}")
     cards = {name: size * GIB for name, size in CARDS.items()}
     if torch.cuda.is_available():
-        cards[torch.cuda.get_device_name()] = torch.cuda.get_device_properties(0).total_memory
+        cards[torch.cuda.get_device_name() + ", what is free of it"] = memory_here()
     return "\n".join(lines + [advice(shape, args, name, room) for name, room in cards.items()])
 
 
@@ -251,11 +254,59 @@ def check_fits(args: Any, method: str, name: str, prompt: int | None = None) -> 
 
 
 def memory_here() -> float:
-    """Bytes: all of the GPU's, or what is available of the machine's where there is none."""
+    """Bytes that are free on the GPU, or available of the machine's where there is none."""
     if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(policy.pick_device()).total_memory
+        return torch.cuda.mem_get_info(policy.pick_device())[0]
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+# of each phase, what makes it take less
+REMEDIES = {
+    "loading": ("a smaller model",),
+    "sampling": ("--sample_batch_size", "--batch_size", "--max_new_tokens", "--no_unpack_to_sample"),
+    "log-probabilities": ("--micro_batch_tokens",),
+    "training": ("--micro_batch_tokens", "--per_device_train_batch_size", "--gradient_checkpointing"),
+    "optimizer step": ("--micro_batch_tokens", "--gradient_checkpointing"),
+}
+
+
+@contextlib.contextmanager
+def answer_for_memory(args: Any, phase: Callable[[], str]) -> Iterator[None]:
+    """Running out of memory within the block is one line: the phase, what was asked for, what is free, what helps.
+
+    Raises:
+        InputError: in place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        if not asked:
+            raise
+        phase = phase()
+        known = [name for name in REMEDIES[phase] if not name.startswith("--") or hasattr(args, _field(name))]
+        if phase == "sampling" and hasattr(args, "sample_batch_size"):
+            known.remove("--batch_size")  # there it counts tasks
+        used = {"--gradient_checkpointing": getattr(args, "gradient_checkpointing", False),
+                "--no_unpack_to_sample": not getattr(args, "unpack_to_sample", True)}  # fmt: skip
+        helps = [name if name in used else _with_value(args, name) for name in known if not used.get(name)]
+        free = memory_here()
+        if torch.cuda.is_available():
+            free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        place = torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine"
+        raise InputError(
+            f"out of memory in {phase}: {asked[1]} more were asked for, {free / GIB:.2f} GiB are free on {place}; "
+            f"what helps: {', '.join(helps)}"
+        ) from None
+
+
+def _field(flag: str) -> str:
+    return flag.removeprefix("--").removeprefix("no_")
+
+
+def _with_value(args: Any, name: str) -> str:
+    return f"a lower {name} (now {getattr(args, _field(name))})" if name.startswith("--") else name
 
 
 def report_dry_run(run: Any) -> None:

@@ -298,7 +298,7 @@ def training_bytes(shape: Shape, args: Any, one: Pass, dtype: int, padded: bool 
     ends = first_norm + 2 * tokens * shape.rotary * dtype  # the last norm; cosines and sines
     ends += masked * one.scores * (dtype if one.shared else 1)
     if args.method != "sft":  # of each token the gradient with respect to its state, and places in the row
-        ends += one.replies * (shape.hidden * dtype * (1 + (args.entropy_coef > 0)) + 40)
+        ends += one.replies * (shape.hidden * 4 * (1 + (args.entropy_coef > 0)) + 40)
     ends += critic_bytes(shape, args, one)
     kept = shape.layers * (tokens * shape.hidden * dtype if checkpointed else block) + ends
     kept -= 0 if checkpointed else first_norm  # the embeddings need no gradient, and so the first norm keeps nothing
@@ -323,11 +323,11 @@ def critic_bytes(shape: Shape, args: Any, one: Pass) -> float:
 
 def head_bytes(shape: Shape, one: Pass, dtype: int, entropy: bool = False) -> float:
     """Beside what is kept, when log-probabilities are taken: the states of all tokens, those of completions twice, and
-    the work on as many logits as `head_logprobs` has at once: as the head gives them, divided, their log-softmax."""
+    the work on as many logits as `head_logprobs` has at once, in float32: themselves, divided, their log-softmax."""
     at_once = inspect.signature(head_logprobs).parameters["logits_at_once"].default
     logits = min(one.replies, max(1, at_once // shape.vocab)) * shape.vocab
     states = (one.tokens + 2 * one.replies) * shape.hidden * dtype
-    return states + logits * max(dtype + 8, 16 * entropy)
+    return states + logits * max(12, 16 * entropy)
 
 
 def scoring_bytes(shape: Shape, args: Any, one: Pass, dtype: int) -> float:
@@ -347,9 +347,9 @@ def sampling_bytes(shape: Shape, args: Any, prompt: int, dtype: int) -> dict[str
     rows = sampling_rows(args)
     a_token = 2 * shape.layers * shape.kv * dtype
     cache = rows * (prompt + args.max_new_tokens) * a_token
-    # as the model gives them and in float32, probabilities, cumulative sum and operand; with top_p the sorted ones (4),
-    # where they were (8), which are left out (1), the rest (4)
-    a_logit = dtype * (dtype == 2) + 24 + (17 if args.top_p < 1 else 0)
+    # in float32, probabilities, cumulative sum and operand; with top_p the sorted ones (4), where they were (8), which
+    # are left out (1), the rest (4)
+    a_logit = 24 + (17 if args.top_p < 1 else 0)
     weights = [i * o for _, i, o in shape.linears]
     adapter = sum(i + o for i, o in shape.adapted) * args.lora_r * (dtype == 2)  # in float32 it is merged
     copy = sum(weights) + adapter if args.unpack_to_sample else max(weights)  # else one weight at a time

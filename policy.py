@@ -41,6 +41,7 @@ LOGIT_SETTINGS = (
     "logits_scaling", "logit_scale", "logits_mup_width_multiplier",
 )  # fmt: skip
 ROOT = Path(__file__).parent
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # before CUDA starts: less memory in pieces
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -144,14 +145,19 @@ def load_config(name: str, trust_remote_code: bool = False, trainable: bool = Fa
         own or (type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not encodes),
         f"{base}: is no causal language model ({kind}); these scripts train decoder-only models",
     )
-    settings = {setting: getattr(config.get_text_config(), setting, None) for setting in LOGIT_SETTINGS if trainable}
-    for setting, value in settings.items():
+    for setting, value in logit_settings(config).items():
         require(
-            value in (None, 1),
+            not trainable,
             f"{base}: its logits are more than its LM head gives ({setting} {value}); such a model can be evaluated "
             "here, not trained",
         )
     return config
+
+
+def logit_settings(config: PretrainedConfig) -> dict[str, float]:
+    """The settings by which a model's logits are more than its LM head's product; none for most models."""
+    settings = {setting: getattr(config.get_text_config(), setting, None) for setting in LOGIT_SETTINGS}
+    return {setting: value for setting, value in settings.items() if value not in (None, 1)}
 
 
 def first_line(error: Exception) -> str:
@@ -164,8 +170,17 @@ NO_SAFETENSORS = (
 )
 
 
-def load_policy(name: str, device: torch.device, trainable: bool = False, trust_remote_code: bool = False):
+def load_policy(
+    name: str,
+    device: torch.device,
+    trainable: bool = False,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype | None = None,
+):
     """A base model or adapter folder as a 4-bit model; with `trainable`, its adapter's weights require gradients.
+
+    Args:
+        dtype: what it computes in; None: what `compute_dtype` chooses for the device. Adapters are in float32.
 
     Raises:
         InputError: the model cannot be found or downloaded, `load_config` refuses it, or its weights are not all there
@@ -173,6 +188,7 @@ def load_policy(name: str, device: torch.device, trainable: bool = False, trust_
     """
     base, adapter = base_and_adapter(name)
     load_config(base, trust_remote_code, trainable)
+    dtype = dtype or compute_dtype(device)
     require(
         not Path(base).is_dir() or any(Path(base).glob("*.safetensors")), f"{base}: cannot be loaded: {NO_SAFETENSORS}"
     )
@@ -180,14 +196,14 @@ def load_policy(name: str, device: torch.device, trainable: bool = False, trust_
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype(device),
+        bnb_4bit_compute_dtype=dtype,
     )
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             base,
             output_loading_info=True,
             quantization_config=quantization,
-            dtype=compute_dtype(device),
+            dtype=dtype,
             device_map={"": device},
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
@@ -207,11 +223,41 @@ def load_policy(name: str, device: torch.device, trainable: bool = False, trust_
     return model
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """What 4-bit weights are multiplied in: bfloat16 on a GPU that has it, float32 on a CPU."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.float32
+def compute_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
+    """What 4-bit weights are multiplied in; auto: bfloat16 on a GPU that has it, else float16; float32 on a CPU.
+
+    Raises:
+        InputError: the device has no such arithmetic.
+    """
+    gpu = device.type == "cuda"
+    has_bfloat16 = not gpu or torch.cuda.is_bf16_supported(including_emulation=False)
+    if dtype == "auto":
+        return torch.float32 if not gpu else torch.bfloat16 if has_bfloat16 else torch.float16
+    require(gpu or dtype != "float16", "--dtype float16: is for a GPU; on a CPU leave --dtype out, or give bfloat16")
+    require(
+        has_bfloat16 or dtype != "bfloat16",
+        f"--dtype bfloat16: {torch.cuda.get_device_name(device) if gpu else device} has none; "
+        "leave --dtype out, or give float16",
+    )
+    return getattr(torch, dtype)
+
+
+def dtype_of(model) -> torch.dtype:
+    """What a loaded policy computes in; its adapter is in float32."""
+    return model.get_input_embeddings().weight.dtype
+
+
+def set_deterministic(on: bool) -> None:
+    """Whether the same run on the same GPU gives the same bits; on a CPU it does in any case.
+
+    The fused attention kernels add gradients up in any order, so attention is computed by plain operations.
+    """
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(on, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads what nobody wrote
+    for fused in ("flash", "mem_efficient", "cudnn"):
+        getattr(torch.backends.cuda, f"enable_{fused}_sdp")(not on)
 
 
 def linear_layers(model) -> dict[str, torch.nn.Module]:
@@ -288,7 +334,8 @@ def frozen(weight: torch.Tensor) -> torch.nn.Parameter:
 
 def _beside(module, inputs, output):
     """Forward hook of a linear layer that keeps its adapter beside its weight: + s (x A^T) B^T."""
-    return output + F.linear(F.linear(inputs[0], module.lora_down), module.lora_up)
+    small = F.linear(inputs[0], module.lora_down).flatten(0, -2)
+    return torch.addmm(output.flatten(0, -2), small, module.lora_up.t()).view_as(output)
 
 
 _copies: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -300,9 +347,9 @@ def _plain_copy(base):
     del config.quantization_config
     device = base.get_input_embeddings().weight.device
     with device, torch.random.fork_rng(), init_empty_weights(include_buffers=False):
-        plain = type(base)._from_config(config, dtype=compute_dtype(device)).eval()  # the class at hand, no new code
+        plain = type(base)._from_config(config, dtype=dtype_of(base)).eval()  # the class at hand, no new code
     plain.generation_config = base.generation_config
-    if compute_dtype(device) != torch.float32:
+    if dtype_of(base) != torch.float32:
         for name, module in base.named_modules():
             if isinstance(module, Linear4bit) and name.endswith(".base_layer"):
                 plain.get_submodule(name.removesuffix(".base_layer")).register_forward_hook(_beside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from common import InputError
-from logprobs import base_of, pad
+from logprobs import base_of, next_logits, pad
 from policy import eos_ids, merged_copy
+from rollout_graph import LOOK_EVERY, Draw, StaticDecoder, takes_graph
 from tasks import Task, instruction, truncate_at_stop
 
 
@@ -76,13 +78,15 @@ def sample(
     batch_size: int = 64,
     stops: list[tuple[str, ...]] | None = None,
     unpack: bool = True,
+    graph: bool = True,
     seeds: list[tuple[int, ...]] | None = None,
     on_rollout: Callable[[Rollout], None] = lambda rollout: None,
 ) -> list[Rollout]:
     """num_samples completions for each prompt, in the order of the prompts; temperature 0 is greedy.
 
-    A prompt is prefilled once for all its samples, and finished rows leave the batch. What is drawn for a prompt
-    depends on its seed alone: not on the batch, nor on what else is sampled.
+    A prompt is prefilled once for all its samples, and finished rows leave the batch. The random numbers that draw a
+    prompt's tokens depend on its seed alone. So in float32 its completions do not depend on the batch; in 16 bits
+    another batch may be rounded otherwise, and a token that was nearly drawn be drawn in its place.
 
     Args:
         model: the policy, in evaluation mode.
@@ -91,6 +95,7 @@ def sample(
         stops: of each prompt the strings (ASCII) that end its completions too, and that the text then does not
             contain (but for those of `tasks.KEPT`); None: only an EOS ends them.
         unpack: decode with a merged copy of the policy (`policy.merged_copy`): faster, and 2 bytes a weight.
+        graph: decode under a CUDA graph (`rollout_graph`) on a GPU, where the model takes it.
         seeds: of each prompt; None: new ones.
         on_rollout: called with each completion as it ends, while others are still being sampled.
     """
@@ -98,78 +103,132 @@ def sample(
     done: list[list[Rollout]] = [[None] * num_samples for _ in prompts]
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     chunk = max(1, batch_size // num_samples)
+    draw = partial(_draw, temperature=temperature, top_p=top_p)
+    ids = eos_ids(model, tokenizer)
+    static = None
+    if graph and takes_graph(model):
+        rows, room = min(chunk, len(prompts)) * num_samples, len(prompts[longest_first[0]]) + max_new_tokens
+        static = StaticDecoder(model, rows, room, max_new_tokens, draw)
     for start in range(0, len(prompts), chunk):
         chosen = longest_first[start : start + chunk]
         draws = [np.random.default_rng(seeds and seeds[i]).random((num_samples, max_new_tokens)) for i in chosen]
-        rows = _decode(model, tokenizer, [prompts[i] for i in chosen], torch.from_numpy(np.concatenate(draws)),
-                       temperature, top_p, [stops[i] if stops else () for i in chosen])  # fmt: skip
-        for row, *outcome in rows:
+        draws = torch.from_numpy(np.concatenate(draws))  # (B, R)
+        ends = Ends(tokenizer, ids, [stops[i] if stops else () for i in chosen for _ in range(num_samples)])
+        inputs = [prompts[i] for i in chosen]
+        rows = _decode_static(static, inputs, draws, ends) if static else _decode(model, inputs, draws, draw, ends)
+        for row, token_ids, logprobs, ended in rows:
             index = chosen[row // num_samples]
-            rollout = done[index][row % num_samples] = Rollout(index, prompts[index], *outcome)
+            text = completion_text(tokenizer, token_ids, ids, ends.stops[row])
+            rollout = Rollout(index, prompts[index], token_ids, logprobs, ended, text)
+            done[index][row % num_samples] = rollout
             on_rollout(rollout)
     return [rollout for group in done for rollout in group]
 
 
+class Ends:
+    """Where a row ends: after its first EOS, or where a stop string is complete.
+
+    Args:
+        ids: every EOS. stops: (B,) stop strings of each row, none for a row that only an EOS ends.
+    """
+
+    def __init__(self, tokenizer, ids: set[int], stops: list[tuple[str, ...]]) -> None:
+        self.tokenizer, self.ids, self.stops = tokenizer, ids, stops
+        # a token is one character or more: no more than these can hold a stop string that a new one completes
+        self.tail = max((len(stop) for strings in stops for stop in strings), default=0)
+
+    def length(self, row: int, token_ids: list[int], seen: int) -> int:
+        """Tokens of a row up to its end, which is looked for after the first `seen`; 0: it has not ended."""
+        for length in range(seen + 1, len(token_ids) + 1):
+            if token_ids[length - 1] in self.ids:
+                return length
+            if self.stops[row]:
+                text = self.tokenizer.decode(token_ids[max(0, length - self.tail) : length])
+                if any(stop in text for stop in self.stops[row]):
+                    return length
+        return 0
+
+
+def _prefill(model, prompts: list[list[int]], room: int) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
+    """Logits (N, V) of the first token after each prompt, the prompts' cache, and their mask (N, P)."""
+    device = model.get_input_embeddings().weight.device
+    prompt_ids, mask = pad(prompts, 0, left=True, device=device)  # (N, P)
+    cache = roomy_cache(model.config, room)
+    logits = next_logits(model, input_ids=prompt_ids, attention_mask=mask, past_key_values=cache,
+                         position_ids=(mask.cumsum(1) - 1).clamp(min=0))  # fmt: skip
+    return logits, cache, mask
+
+
 @torch.no_grad()
-def _decode(model, tokenizer, prompts: list[list[int]], draws: torch.Tensor, temperature: float, top_p: float,
-            stops: list[tuple[str, ...]]) -> Iterator[tuple[int, list[int], list[float], bool, str]]:  # fmt: skip
-    """Yield (row, token ids, log-probs, ended, text) of each row as it ends.
+def _decode(model, prompts: list[list[int]], draws: torch.Tensor, draw: Draw, ends: Ends
+            ) -> Iterator[tuple[int, list[int], list[float], bool]]:  # fmt: skip
+    """Yield (row, token ids, log-probs, ended) of each row as it ends.
 
     Args:
         draws: (B, R) uniform numbers, one a token; B is a multiple of the prompts, R the most tokens.
-        stops: (N,) stop strings of each prompt, none for a prompt that only an EOS ends.
     """
-    device = model.get_input_embeddings().weight.device
     (num_rows, max_new_tokens), num_samples = draws.shape, len(draws) // len(prompts)
-    draws = draws.to(device)
-    ends = torch.tensor(sorted(eos_ids(model, tokenizer)), device=device)
-    prompt_ids, mask = pad(prompts, 0, left=True, device=device)  # (N, P)
-    cache = roomy_cache(model.config, prompt_ids.shape[1] + max_new_tokens)
-    output = model(input_ids=prompt_ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                   past_key_values=cache, use_cache=True, logits_to_keep=1)  # fmt: skip
-    logits = output.logits[:, -1]  # (N, V)
+    logits, cache, mask = _prefill(model, prompts, max(map(len, prompts)) + max_new_tokens)
     if num_samples > 1:
         cache.batch_repeat_interleave(num_samples)
         logits, mask = logits.repeat_interleave(num_samples, 0), mask.repeat_interleave(num_samples, 0)
+    draws = draws.to(logits.device)
     positions = mask.sum(1, keepdim=True)  # (B, 1): of the next token
-    alive = torch.arange(num_rows, device=device)  # the row each line of the batch stands for
-    tokens = torch.zeros(num_rows, max_new_tokens, dtype=torch.long, device=device)
-    logprobs = torch.zeros(num_rows, max_new_tokens, device=device)
-    ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
-
-    def outcome(row: int, length: int) -> tuple[int, list[int], list[float], bool, str]:
-        ids = tokens[row, :length].tolist()
-        text = completion_text(tokenizer, ids, special, stops[row // num_samples])
-        return row, ids, logprobs[row, :length].tolist(), bool(ended[row]), text
-
-    special = set(ends.tolist())
-    tail = max((len(stop) for strings in stops for stop in strings), default=0)  # a token is one character or more
+    rows = list(range(num_rows))  # the row that each line of the batch stands for
+    lines = torch.arange(num_rows, device=logits.device)  # the same, for the device
+    logprobs = torch.zeros(num_rows, max_new_tokens, device=logits.device)
+    tokens: list[list[int]] = [[] for _ in rows]
+    running = set(rows)
     for step in range(max_new_tokens):
-        token, logprob = _draw(logits, temperature, top_p, draws[alive, step])  # (B,), (B,)
-        tokens[alive, step], logprobs[alive, step] = token, logprob
-        stopped = torch.isin(token, ends)
-        if tail:
-            texts = tokenizer.batch_decode(tokens[alive, max(0, step + 1 - tail) : step + 1].tolist())
-            found = [any(stop in text for stop in stops[row // num_samples])
-                     for row, text in zip(alive.tolist(), texts, strict=True)]  # fmt: skip
-            stopped |= torch.tensor(found, device=device)
-        newly = alive[stopped & ~ended[alive]].tolist()
-        ended[newly] = True
+        token, logprob = draw(logits, draws[lines, step])  # (B,), (B,)
+        logprobs[lines, step] = logprob
+        for row, one in zip(rows, token.tolist(), strict=True):
+            tokens[row].append(one)
+        newly = [row for row in rows if row in running and ends.length(row, tokens[row], step)]
+        running.difference_update(newly)
         for row in newly:
-            yield outcome(row, step + 1)
-        running = ~ended[alive]
-        if not running.any() or step == max_new_tokens - 1:
+            yield row, tokens[row][: step + 1], logprobs[row, : step + 1].tolist(), True
+        if not running or step == max_new_tokens - 1:
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        if running.sum() <= 0.9 * len(alive):  # dropping rows copies the cache: do it for several at once
-            keep = running.nonzero().squeeze(1)
+        if len(running) <= 0.9 * len(rows):  # dropping rows copies the cache: do it for several at once
+            kept = [line for line, row in enumerate(rows) if row in running]
+            rows = [rows[line] for line in kept]
+            keep = torch.tensor(kept, device=logits.device)
             cache.batch_select_indices(keep)
-            alive, token, mask, positions = alive[keep], token[keep], mask[keep], positions[keep]
-        output = model(input_ids=token[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache,
-                       use_cache=True)  # fmt: skip
-        logits, positions = output.logits[:, -1], positions + 1
-    for row in (~ended).nonzero().flatten().tolist():
-        yield outcome(row, max_new_tokens)
+            lines, token, mask, positions = lines[keep], token[keep], mask[keep], positions[keep]
+        logits = next_logits(model, input_ids=token[:, None], attention_mask=mask, position_ids=positions,
+                             past_key_values=cache)  # fmt: skip
+        positions = positions + 1
+    for row in sorted(running):
+        yield row, tokens[row], logprobs[row].tolist(), False
+
+
+@torch.no_grad()
+def _decode_static(static: StaticDecoder, prompts: list[list[int]], draws: torch.Tensor, ends: Ends
+                   ) -> Iterator[tuple[int, list[int], list[float], bool]]:  # fmt: skip
+    """As `_decode`, but looking every `LOOK_EVERY` tokens only at what was drawn: a look makes the GPU wait."""
+    (num_rows, max_new_tokens), num_samples = draws.shape, len(draws) // len(prompts)
+    static.load(*_prefill(static.model, prompts, max(map(len, prompts))), draws, num_samples)
+    rows = list(range(num_rows))  # the row that each line of the batch stands for
+    tokens: list[list[int]] = [[] for _ in rows]
+    logprobs: list[list[float]] = [[] for _ in rows]
+    running, seen = set(rows), 0
+    while running:
+        made = min(seen + LOOK_EVERY, max_new_tokens)
+        static.run_to(made)
+        for row, new_tokens, new_logprobs in zip(rows, *static.drawn(seen, made), strict=False):  # others are empty
+            tokens[row] += new_tokens
+            logprobs[row] += new_logprobs
+        for row in rows:
+            length = ends.length(row, tokens[row], seen) if row in running else 0
+            if length or row in running and made == max_new_tokens:
+                running.discard(row)
+                yield row, tokens[row][: length or made], logprobs[row][: length or made], length > 0
+        seen = made
+        kept = [line for line, row in enumerate(rows) if row in running]
+        if kept and static.shrink_to(kept):
+            rows = [rows[line] for line in kept]
 
 
 def completion_text(tokenizer, ids: list[int], ends: set[int], stops: tuple[str, ...]) -> str:
@@ -179,10 +238,10 @@ def completion_text(tokenizer, ids: list[int], ends: set[int], stops: tuple[str,
 
 
 def _draw(
-    logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor
+    logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top_p: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Next tokens (B,) and their log-probabilities (B,) from logits (B, V) and uniform numbers (B,) in [0, 1)."""
-    logits = logits.float() if temperature in (0, 1) else logits.float() / temperature
+    logits = logits if temperature in (0, 1) else logits / temperature
     probs = logits.softmax(-1)  # (B, V)
     if temperature == 0:
         token = probs.argmax(-1)

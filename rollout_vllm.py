@@ -92,7 +92,7 @@ class VllmSampler:
             self.llm = vllm.LLM(
                 model=base,
                 trust_remote_code=args.trust_remote_code,
-                dtype=str(compute_dtype(pick_device())).removeprefix("torch."),
+                dtype=str(compute_dtype(pick_device(), args.dtype)).removeprefix("torch."),
                 quantization="bitsandbytes",
                 seed=args.seed,
                 gpu_memory_utilization=args.vllm_memory,
@@ -120,6 +120,7 @@ class VllmSampler:
         batch_size: int = 64,
         stops: list[tuple[str, ...]] | None = None,
         unpack: bool = True,
+        graph: bool = True,
         seeds: list[tuple[int, ...]] | None = None,
         on_rollout: Callable[[Rollout], None] = lambda rollout: None,
     ) -> list[Rollout]:
@@ -127,7 +128,7 @@ class VllmSampler:
 
         Args:
             model: the policy, whose adapter is handed over if it has changed; None: the adapter as it is on disk.
-            unpack: means nothing here.
+            unpack, graph: mean nothing here.
         """
         request = self.hand_over(model, tokenizer)
         numbers = [int(np.random.default_rng(seeds and seeds[i]).integers(2**48)) for i in range(len(prompts))]

@@ -196,7 +196,8 @@ def name_of(args: Args) -> str:
 
 
 def merge(adapter: str, output: str, given: dict[str, Any]) -> Stage:
-    return Stage("merge_adapter.py", theirs("merge_adapter.py", given, "output_dir")
+    unsaid = ["dtype"] if given.get("dtype") == "auto" else []  # merged weights are written in some dtype
+    return Stage("merge_adapter.py", theirs("merge_adapter.py", given, "output_dir", *unsaid)
                  | {"adapter_model_id": adapter, "output_dir": output})  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from common import read_jsonl, require, require_at_least, run
+from common import Dtype, read_jsonl, require, require_at_least, run
 
 if TYPE_CHECKING:
     import torch  # takes seconds: not before the arguments are known to be right
@@ -35,6 +35,7 @@ class Args:
     max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass; changes memory and speed alone
     gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, slower
+    dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU
     keep_every: int = 0  # steps between adapters that are kept in OUTPUT_DIR/step_N; 0: none
     save_every: int = 10  # steps between states that a killed run goes on from; 0: only when it is asked to stop
     resume: bool = True  # go on from the state that an interrupted run of this command left
@@ -46,6 +47,7 @@ class Args:
     json_lines: bool = False  # on the screen the log's records, and notes on stderr
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # order of the pairs
+    deterministic: bool = False  # on a GPU: the same run twice gives the same bits; slower, more memory
     config: str = ""  # YAML file with any of these; flags win over it
 
 
@@ -193,7 +195,7 @@ def main(args: Args) -> None:
     from transformers import AutoConfig
 
     from parity import as_reference, check_reference
-    from policy import base_and_adapter, compute_dtype, load_tokenizer
+    from policy import base_and_adapter, dtype_of, load_tokenizer
     from training import training_run
 
     tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
@@ -223,7 +225,7 @@ def main(args: Args) -> None:
                 reward = args.beta * (policy - reference)  # (2, b)
                 margin = reward[0] - reward[1]  # (b,)
                 loss = dpo_loss(margin, args.label_smoothing).sum() / len(batch)
-                loss.backward()
+                run.scaler.scale(loss).backward()
 
                 sums["loss"] += loss.item()
                 sums["accuracy"] += (margin > 0).sum().item() / len(batch)
@@ -234,7 +236,7 @@ def main(args: Args) -> None:
                 sums["rejected_logprob"] += policy[1].sum().item() / rejected_tokens
             figures = run.total(sums)  # log-probs a token: if both fall, the pairs' likelihood is displaced
             if step == 1:
-                check_first_loss(figures["loss"], 1e-3 if compute_dtype(run.device) == torch.float32 else 0.05)
+                check_first_loss(figures["loss"], 1e-3 if dtype_of(run.model) == torch.float32 else 0.05)
 
             # step
             grad_norm = run.update(figures["loss"], batch)

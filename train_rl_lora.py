@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common import check_sampling_args, require, require_at_least, run
+from common import Dtype, check_sampling_args, require, require_at_least, run
 from rewards import chosen_reward
 from tasks import language_of, read_tasks
 
@@ -47,8 +47,10 @@ class Args:
     max_grad_norm: float = 0.0  # clip the gradient's norm to this; 0: do not
     sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
     unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
+    cuda_graph: bool = True  # decode under a CUDA graph on a GPU; changes speed alone
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass, likewise
     gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, slower
+    dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU
     stop_at_strings: bool = False  # end completions at their task's stop strings too
     engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
     vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
@@ -72,6 +74,7 @@ class Args:
     json_lines: bool = False  # on the screen the log's records, and notes on stderr
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # task order and sampling
+    deterministic: bool = False  # on a GPU: the same run twice gives the same bits; slower, more memory
     config: str = ""  # YAML file with any of these; flags win over it
 
 
@@ -137,7 +140,7 @@ def main(args: Args) -> None:
                 logprobs = run.outputs(batch).logprobs  # (B, R)
                 weight = torch.tensor([advantage[i] for i in rows], device=run.device)  # (B,)
                 part = -(weight * logprobs.sum(1)).sum() / len(samples)
-                part.backward()
+                run.scaler.scale(part).backward()
                 k3 = kl_estimate(logprobs.detach(), run.reference_logprobs(batch), "k3")
                 sums["loss"] += part.item()
                 sums["kl_reference"] += k3.sum().item() / num_tokens

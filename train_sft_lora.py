@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from common import InputError, RunLog, require, require_at_least, run
+from common import Dtype, InputError, RunLog, require, require_at_least, run
 from tasks import CURRICULUM, Task, answer, read_tasks
 from tracking import Tracker, check_tracker, run_name
 
@@ -36,6 +36,7 @@ class Args:
     lora_alpha: int = 16  # its scale is alpha / r
     lora_dropout: float = 0.05  # on the adapter's input, while training
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
+    dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU
     keep_every: int = 0  # updates between adapters that are kept in OUTPUT_DIR/step_N; 0: none
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
     run_name: str = ""  # the run's name for the tracker; "": the output folder's
@@ -43,6 +44,7 @@ class Args:
     json_lines: bool = False  # on the screen the log's records, and notes on stderr
     trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # order, dropout, adapter
+    deterministic: bool = False  # on a GPU: the same run twice gives the same bits; slower, more memory
     config: str = ""  # YAML file with any of these; flags win over it
 
 
@@ -82,6 +84,7 @@ def main(args: Args) -> None:
         set_seed,
     )
 
+    from memory import answer_for_memory
     from policy import (
         add_lora,
         compute_dtype,
@@ -89,21 +92,25 @@ def main(args: Args) -> None:
         load_tokenizer,
         pick_device,
         save_adapter,
+        set_deterministic,
         trainable_parameters,
     )
     from processes import output_folder, processes
     from run_record import conclude, finish_record, start_record
     from screen import Screen
 
+    device = pick_device()
+    dtype = compute_dtype(device, args.dtype)
+    set_deterministic(args.deterministic)
     started, screen = time.perf_counter(), Screen(args)
     with screen.notes(), output_folder(args.output_dir) as folder:
         run_record = start_record(folder, args)
         tokenizer = load_tokenizer(args.model_name, args.trust_remote_code)
         examples = [encode(tokenizer, task, args.max_length) for task in tasks]
         set_seed(args.seed)
-        device = pick_device()
-        dtype = compute_dtype(device)
-        model = load_policy(args.model_name, device, trainable=True, trust_remote_code=args.trust_remote_code)
+        model = load_policy(
+            args.model_name, device, trainable=True, trust_remote_code=args.trust_remote_code, dtype=dtype
+        )
         model = add_lora(model, args.lora_r, args.lora_alpha, args.lora_dropout)
         for parameter in trainable_parameters(model):
             parameter.data = parameter.data.float()  # the adapter learns in float32, whatever the base computes in
@@ -127,26 +134,29 @@ def main(args: Args) -> None:
                 if args.keep_every and state.global_step % args.keep_every == 0:
                     save_adapter(model, tokenizer, folder / f"step_{state.global_step}")
 
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            per_device_train_batch_size=args.per_device_train_batch_size,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            num_train_epochs=args.num_train_epochs,
+            max_steps=args.max_steps,
+            learning_rate=args.learning_rate,
+            lr_scheduler_type=args.lr_scheduler_type,
+            bf16=dtype == torch.bfloat16,
+            fp16=dtype == torch.float16,
+            use_cpu=device.type == "cpu",
+            dataloader_pin_memory=torch.cuda.is_available(),
+            logging_steps=10,
+            disable_tqdm=True,
+            save_strategy="no",
+            report_to="none",
+            seed=args.seed,
+        )
+        if arguments.n_gpu > 1:  # reading it settles it; Trainer would count a batch for each GPU that it sees
+            arguments._n_gpu = 1
         trainer = Trainer(
             model=model,
-            args=TrainingArguments(
-                output_dir=str(folder),
-                per_device_train_batch_size=args.per_device_train_batch_size,
-                gradient_accumulation_steps=args.gradient_accumulation_steps,
-                num_train_epochs=args.num_train_epochs,
-                max_steps=args.max_steps,
-                learning_rate=args.learning_rate,
-                lr_scheduler_type=args.lr_scheduler_type,
-                bf16=dtype == torch.bfloat16,
-                fp16=dtype == torch.float16,
-                use_cpu=device.type == "cpu",
-                dataloader_pin_memory=torch.cuda.is_available(),
-                logging_steps=10,
-                disable_tqdm=True,
-                save_strategy="no",
-                report_to="none",
-                seed=args.seed,
-            ),
+            args=arguments,
             train_dataset=examples,
             data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
             callbacks=[Log()],
@@ -155,7 +165,8 @@ def main(args: Args) -> None:
         screen.began = time.perf_counter()
         try:
             if args.max_steps != 0:
-                trainer.train()
+                with answer_for_memory(args, lambda: "training"):
+                    trainer.train()
         finally:
             log.close()
             tracker.close()

@@ -28,18 +28,31 @@ from transformers import get_scheduler, set_seed
 
 import memory
 import processes
-from batches import BeforeUpdate, Sample, complete, completion_rows, item_order, micro_batches, step_figures
-from checkpoint import FiniteGuard, StopRequest, drop_state, read_state, restore_state, save_state
+from batches import (
+    BeforeUpdate,
+    Sample,
+    complete,
+    completion_rows,
+    enough_tokens,
+    item_order,
+    micro_batches,
+    step_figures,
+)
+from checkpoint import FiniteGuard, StopRequest, drop_state, loss_scaler, read_state, restore_state, save_state
 from common import Preempted, RunLog, require
 from judging import open_sandbox
 from logprobs import TokenOutputs, completion_outputs, takes_shared_prompts
-from parity import as_reference, check_parity, largest, load_reference
+from parity import MIN_TOKENS, as_reference, check_ends, check_parity, largest, load_reference
 from policy import (
     base_and_adapter,
+    compute_dtype,
+    dtype_of,
+    eos_ids,
     load_policy,
     load_tokenizer,
     pick_device,
     save_adapter,
+    set_deterministic,
     set_recomputing,
     trainable_parameters,
     zero_head,
@@ -78,6 +91,8 @@ def training_run(
         Preempted: SIGTERM or SIGINT came; the state is saved.
     """
     check_tracker(args)
+    compute_dtype(pick_device(), args.dtype)  # refuses what the device has not
+    set_deterministic(args.deterministic)
     started, screen = time.perf_counter(), Screen(args)
     valid = []
     if getattr(args, "valid_path", ""):
@@ -102,11 +117,12 @@ def training_run(
     with screen.notes():
         with output as folder, sandboxed as sandbox, StopRequest() as stop:
             state = processes.from_first(state)
-            run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid, screen)
+            with memory.answer_for_memory(args, lambda: "loading"):
+                run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid, screen)
             run.opened = started
             if state is not None:
                 run.go_on(state)
-            with run.open_log():
+            with run.open_log(), memory.answer_for_memory(args, lambda: run.phase):
                 yield run
             if not args.dry_run:
                 run.finish()
@@ -140,7 +156,8 @@ class Run:
                 self.sampler = VllmSampler(args.sft_model, self.tokenizer, args).sample
         set_seed(args.seed)
         self.device = pick_device()
-        self.model = load_policy(args.sft_model, self.device, trainable=True, trust_remote_code=args.trust_remote_code)
+        self.model = load_policy(args.sft_model, self.device, trainable=True, trust_remote_code=args.trust_remote_code,
+                                 dtype=compute_dtype(self.device, args.dtype))  # fmt: skip
         load_reference(self.model, args.sft_model)
         self.model.eval()  # no dropout: what was sampled is what is trained on
         set_recomputing(self.model, args.gradient_checkpointing)
@@ -148,7 +165,8 @@ class Run:
         self.weights = trainable_parameters(self.model) + (list(self.critic.parameters()) if critic else [])
         self.optimizer = torch.optim.AdamW(self.weights, lr=args.learning_rate, weight_decay=0.0)
         self.scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, 0, num_steps)
-        self.parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
+        self.scaler = loss_scaler(self.model)
+        self.parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
         if critic:
             self.parts["critic"] = self.critic
         if self.validation:
@@ -158,6 +176,7 @@ class Run:
         self.step = self.drawn = self.tokens = self.log_bytes = 0
         self.seconds, self.opened = 0.0, time.perf_counter()
         self.parity_checked, self.fresh = False, True
+        self.phase = "loading"  # for whoever runs out of memory: one of memory.REMEDIES
 
     def go_on(self, state: dict[str, Any]) -> None:
         """From the saved state."""
@@ -276,14 +295,18 @@ class Run:
     def check_parity(self, samples: list[Sample]) -> None:
         """The gate (`parity.check_parity`), once a process, before its first update."""
         if samples and not self.parity_checked:
-            check_parity(self.model, [s.rollout for s in samples], self.args.temperature, self.args.parity_bound,
-                         self.args.sft_model, self.fresh)  # fmt: skip
+            least = 0 if dtype_of(self.model) == torch.float32 else MIN_TOKENS
+            rollouts = enough_tokens(self, samples, least)
+            check_ends(rollouts, eos_ids(self.model, self.tokenizer), self.args.stop_at_strings)
+            check_parity(self.model, rollouts, self.args.temperature, self.args.parity_bound, self.args.sft_model,
+                         self.fresh)  # fmt: skip
             self.parity_checked = True
             if self.args.top_p < 1:
                 print(f"note: with top_p {self.args.top_p} the sampled distribution is not the one that is scored")
 
     def micro_batches(self, items: list, rows: list[int] | None = None) -> list[list[int]]:
         """This process's share of the passes over the items (of `rows`, by default all): indices of each one's."""
+        self.phase = "training"
         shared = takes_shared_prompts(self.model)
         return processes.share(
             micro_batches(items, self.args.micro_batch_tokens, rows, shared, parts=processes.count())
@@ -292,6 +315,7 @@ class Run:
     def outputs(self, samples: list[Sample], **wanted: bool) -> TokenOutputs:
         """`logprobs.completion_outputs` of the samples under the policy; each (B, R)."""
         prompts, completions = [s.rollout.prompt_ids for s in samples], [s.rollout.token_ids for s in samples]
+        self.phase = "training" if torch.is_grad_enabled() else "log-probabilities"
         return completion_outputs(self.model, prompts, completions, self.args.temperature, **wanted)
 
     def values(self, outputs: TokenOutputs) -> torch.Tensor:
@@ -339,11 +363,14 @@ class Run:
             loss: of the whole batch.
             batch: what the loss was computed from; each has a `record()`.
         """
+        self.phase = "optimizer step"
         processes.add_up_gradients(self.weights)
+        self.scaler.unscale_(self.optimizer)
         limit = self.args.max_grad_norm or float("inf")
         grad_norm = torch.nn.utils.clip_grad_norm_(self.weights, limit).item()
         if self.finite.allows(loss, grad_norm, [one.record() for one in batch]):
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+        self.scaler.update()  # smaller after a gradient that was not finite
         self.optimizer.zero_grad()
         return grad_norm
 
@@ -374,6 +401,8 @@ class Run:
             "skipped_updates": self.finite.skipped,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
+        if self.scaler.is_enabled():
+            record["loss_scale"] = self.scaler.get_scale()
         if self.sandbox:
             record |= {"curriculum_level": self.level(self.drawn - 1)} if len(self.variants) > len(self.items) else {}
             record |= {

@@ -6,7 +6,8 @@ from families import FAMILIES
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import logprobs as logprobs_module
-from logprobs import completion_outputs, sharing_mask, takes_shared_prompts
+from logprobs import completion_outputs, head_logits, sharing_mask, takes_shared_prompts
+from policy import load_policy
 
 PROMPTS = [[5, 6, 7, 8], [9, 3], [5, 6, 7, 8], [11, 12, 13], [9, 3], [5, 6, 7, 8]]
 COMPLETIONS = [[20, 21, 1], [22, 23, 24, 25, 1], [30], [31, 32], [33, 1], [34, 35, 36, 1]]
@@ -123,3 +124,52 @@ def test_a_frozen_head_keeps_no_logits(model):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
         logprobs_module.head_logprobs(head, states, torch.randint(0, 64, (16,)), 1.0, False, logits_at_once=8 * 64)
     assert sum(kept) == 16 * 32  # a state for each token, not V logits
+
+
+def test_gradients_are_the_same_every_time_with_two_threads(pocket_policy):
+    """The completions of a prompt share its last state: its gradient is a sum, which had no fixed order."""
+    model, _ = pocket_policy
+    prompts, completions = [[5] * 40] * 12, [[6 + i] * 30 for i in range(12)]
+    threads, found = torch.get_num_threads(), set()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(6):
+            model.zero_grad()
+            completion_outputs(model, prompts, completions, share_prompts=True).logprobs.sum().backward()
+            found.add(b"".join(p.grad.numpy().tobytes() for p in model.parameters() if p.grad is not None))
+    finally:
+        torch.set_num_threads(threads)
+        model.zero_grad()
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_are_not_rounded_to_16_bits(dtype):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, 5000).to(dtype).requires_grad_(False)
+    states = (20 * torch.randn(7, 64)).to(dtype)
+    exact = states.double() @ head.weight.double().t() + head.bias.double()
+    logits = head_logits(head, states)
+    assert logits.dtype == torch.float32
+    assert (logits - exact).abs().max() < 1e-4 < (head(states) - exact).abs().max()
+
+
+def test_rows_of_the_mask_are_aligned():
+    owner = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2]])
+    mask = sharing_mask(owner, torch.ones_like(owner), torch.bfloat16)
+    assert mask.shape == (1, 1, 9, 9) and mask.stride(-2) % 8 == 0
+    assert (mask[0, 0, 7] == 0).tolist() == [True, True, True, False, False, True, True, True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_16_bits_shared_prompts_are_decided_by_means(pocket, monkeypatch, dtype):
+    """A right model is never turned down by chance; one that reads other completions is, by far."""
+    torch.manual_seed(0)
+    model = load_policy(pocket, torch.device("cpu"), dtype=dtype)
+    prompts, completions = [list(range(5, 60))] * 4, [list(range(9 + i, 40 + i)) for i in range(4)]
+    assert takes_shared_prompts(model, prompts, completions)
+    logprobs_module._takes.pop(model)
+    monkeypatch.setattr(logprobs_module, "sharing_mask", lambda owner, mask, dtype: (
+        torch.full((owner.shape[1],) * 2, torch.finfo(dtype).min, dtype=dtype).triu(1)[None, None]))  # fmt: skip
+    assert not takes_shared_prompts(model, prompts, completions)
+    logprobs_module._takes.pop(model)

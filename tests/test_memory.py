@@ -19,10 +19,13 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+import eval_humaneval
 import memory
 import policy
 import train_grpo_lora
+import train_rl_lora
 import train_sft_lora
+import training
 from benchmarks.bench_memory import compare, random_policy
 from common import InputError
 from logprobs import completion_outputs, takes_shared_prompts
@@ -195,3 +198,46 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_loaded(tmp_path, 
 
 def test_the_memory_of_this_machine_is_some_of_it():
     assert 2**26 < memory.memory_here() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def out_of_memory(args, phase: str, error: Exception | None = None) -> str:
+    with pytest.raises(InputError) as caught, memory.answer_for_memory(args, lambda: phase):
+        raise error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total ...")
+    return str(caught.value)
+
+
+def test_out_of_memory_is_one_line_with_the_flags_that_help():
+    args = train_grpo_lora.Args(sample_batch_size=48)
+    said = out_of_memory(args, "sampling")
+    assert (
+        "out of memory in sampling: 2.00 GiB more were asked for, " in said and "GiB are free on this machine" in said
+    )
+    assert said.endswith("a lower --sample_batch_size (now 48), a lower --max_new_tokens (now 256), "
+                         "--no_unpack_to_sample")  # fmt: skip
+    said = out_of_memory(train_grpo_lora.Args(gradient_checkpointing=True), "training")
+    assert said.endswith("what helps: a lower --micro_batch_tokens (now 4096)")
+    said = out_of_memory(train_sft_lora.Args(), "training")
+    assert said.endswith("a lower --per_device_train_batch_size (now 1), --gradient_checkpointing")
+    assert "a lower --batch_size (now 64)" in out_of_memory(eval_humaneval.Args(), "sampling")
+    on_a_cpu = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes.")
+    assert "out of memory in log-probabilities: 99 bytes more" in out_of_memory(args, "log-probabilities", on_a_cpu)
+    with pytest.raises(RuntimeError, match="another"), memory.answer_for_memory(args, lambda: "training"):
+        raise RuntimeError("another")
+
+
+def test_a_run_that_asks_for_too_much_ends_in_one_line(start, tmp_path, monkeypatch):
+    def greedy(*args, **kwargs):
+        return torch.empty(2**60)
+
+    args = train_rl_lora.Args(train_path="data/pocket_train.jsonl", sft_model=start, output_dir=str(tmp_path / "rl"),
+                              max_length=384, max_new_tokens=8, num_steps=1, batch_size=2)  # fmt: skip
+    monkeypatch.setattr(training, "completion_outputs", greedy)
+    with pytest.raises(InputError, match="out of memory in training: .* bytes more .* --gradient_checkpointing"):
+        train_rl_lora.main(args)
+    assert not (tmp_path / "rl").exists()
+
+
+def test_a_gpus_free_memory_counts_not_all_of_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * 2**30, 24 * 2**30))
+    assert memory.memory_here() == 5 * 2**30

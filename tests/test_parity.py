@@ -1,15 +1,18 @@
 """The gate before the first update: what cannot be right does not start. KL estimates against exact KL."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import parity
+from benchmarks import bench_precision
 from common import InputError
 from logprobs import completion_logprobs
-from parity import as_reference, check_parity, kl_estimate, load_reference
-from policy import load_policy, load_tokenizer, save_adapter, trainable_parameters
+from parity import MIN_TOKENS, as_reference, check_ends, check_parity, judge, kl_estimate, load_reference
+from policy import load_policy, load_tokenizer, save_adapter, set_recomputing, trainable_parameters
 from rollout import Rollout, encode_prompts, sample
 from tasks import read_tasks
 
@@ -29,14 +32,17 @@ def test_a_right_sampler_is_let_through(sampled, capsys):
     assert "sampler and trainer differ by" in capsys.readouterr().out
 
 
-def test_dropout_left_on_is_caught(sampled):
+def test_dropout_left_on_is_caught_by_its_switch(sampled):
     model, rollouts = sampled
-    model.train()
+    set_recomputing(model, True)  # puts layers into training mode, whose dropouts stay off
     try:
-        with pytest.raises(InputError, match="differ from the trainer's"):
+        check_parity(model, rollouts, 0.8)
+        model.train()
+        with pytest.raises(InputError, match="dropout is on in the trainer"):
             check_parity(model, rollouts, 0.8)
     finally:
         model.eval()
+        set_recomputing(model, False)
 
 
 def test_a_wrong_temperature_is_caught(sampled):
@@ -56,6 +62,48 @@ def test_a_log_prob_that_is_no_number_is_caught(sampled):
     broken = [Rollout(**vars(r) | {"logprobs": [float("nan")] * len(r.logprobs)}) for r in rollouts]
     with pytest.raises(InputError, match="differ from the trainer's"):
         check_parity(model, broken, 0.8)
+
+
+@pytest.fixture(scope="module", params=["bfloat16", "float16"])
+def in_16_bits(request):
+    """What benchmarks/bench_precision.py tells of the pocket model: by bug the figures, and why it is refused."""
+    args = bench_precision.Args(num_tasks=5, num_samples=4)
+    model = bench_precision.random_policy(args.model_name, getattr(torch, request.param), args.adapter_std, args.seed)
+    tokenizer = load_tokenizer(args.model_name)
+    prompts = encode_prompts(tokenizer, read_tasks(args.data)[: args.num_tasks], 256)
+    return {bug: found for bug, *found in bench_precision.gate_rows(model, tokenizer, prompts, args)}
+
+
+def test_in_16_bits_a_right_sampler_is_let_through(in_16_bits):
+    figures, why = in_16_bits.pop("none")
+    assert why == "" and figures["tokens"] >= MIN_TOKENS
+    assert 0.5 < figures["mean"] / figures["floor"] < 1.2
+
+
+def test_in_16_bits_each_bug_is_refused(in_16_bits):
+    causes = {"EOS not trained on": "ends without its EOS", "goes on after EOS": "goes on after an EOS",
+              "dropout in the trainer": "dropout is on in the trainer"}  # fmt: skip
+    for bug, (_, why) in in_16_bits.items():
+        assert bug == "none" or causes.get(bug, "differ from the trainer's by") in why, bug
+
+
+def test_an_end_that_is_said_to_be_none_is_caught():
+    whole = Rollout(0, [5], [6, 7, 1], [0.0] * 3, True, "")
+    check_ends([whole], {1}, stop_strings=False)
+    check_ends([replace(whole, token_ids=[6, 7, 8])], {1}, stop_strings=True)  # at a stop string
+    with pytest.raises(InputError, match="has an EOS and is said to be cut off"):
+        check_ends([replace(whole, ended=False)], {1}, stop_strings=False)
+
+
+def test_a_bound_of_ones_own_is_for_the_largest_difference(capsys):
+    gaps = torch.tensor([0.1, 0.2, 1.5])
+    judge(gaps, floor=0.5)
+    assert "warning: sampler and trainer differ by 1.5 nats" in capsys.readouterr().out
+    judge(gaps, floor=0.01, bound=2.0)
+    with pytest.raises(InputError, match="by 1.5 a token .bound 1"):
+        judge(gaps, floor=1.0, bound=1.0)
+    with pytest.raises(InputError, match="0.6 a token in the mean of 3"):
+        judge(gaps, floor=0.3)
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def test_endmodule_ends_a_completion_and_is_trained_on(pocket_policy, monkeypatc
     model, tokenizer = pocket_policy
     wanted = tokenizer("    assign y = a;\nendmodule\nmodule", add_special_tokens=False).input_ids
     steps = iter(wanted)
-    monkeypatch.setattr("rollout._draw", lambda logits, *_: (torch.tensor([next(steps)]), torch.tensor([-1.0])))
+    monkeypatch.setattr("rollout._draw", lambda logits, *_, **__: (torch.tensor([next(steps)]), torch.tensor([-1.0])))
     (rollout,) = sample(model, tokenizer, [[0, 5]], max_new_tokens=len(wanted), temperature=1.0,
                         stops=[VERILOG_STOP_STRINGS])  # fmt: skip
     assert rollout.ended and rollout.text == "    assign y = a;\nendmodule"

@@ -1,14 +1,17 @@
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from families import FAMILIES, save_family
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from common import InputError
-from logprobs import completion_logprobs, completion_outputs, head_logprobs
+from logprobs import base_of, completion_logprobs, completion_outputs, head_logprobs
 from policy import add_lora, load_policy, load_tokenizer, trainable_parameters
 from rollout import encode_prompts, sample
-from tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks
+from rollout_graph import StaticDecoder, takes_graph
+from tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +74,12 @@ def test_draws_follow_the_distribution_and_top_p_cuts_its_tail():
 
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(20000, 1)
     uniform = torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    token, logprob = _draw(logits, 1.0, 1.0, uniform)
+    token, logprob = _draw(logits, uniform, 1.0, 1.0)
     assert (token.bincount(minlength=4) / 20000).tolist() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
     assert torch.allclose(logprob, logits[0][token])
-    token, _ = _draw(logits, 1.0, 0.75, uniform)
+    token, _ = _draw(logits, uniform, 1.0, 0.75)
     assert (token.bincount(minlength=4) / 20000).tolist() == pytest.approx([0.625, 0.375, 0, 0], abs=0.015)
-    token, _ = _draw(logits, 0.5, 1.0, uniform)  # probabilities squared
+    token, _ = _draw(logits, uniform, 0.5, 1.0)  # probabilities squared
     assert (token.bincount(minlength=4) / 20000).tolist() == pytest.approx([0.685, 0.247, 0.062, 0.007], abs=0.015)
 
 
@@ -191,3 +194,48 @@ def test_completions_are_handed_on_as_they_end(pocket_policy, prompts):
     assert sorted(map(id, seen)) == sorted(map(id, rollouts))
     lengths = [len(r.token_ids) for r in seen]
     assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+
+
+@pytest.mark.parametrize("how", [{}, {"top_p": 0.9}, {"temperature": 0.0}, {"stops": True}, {"unpack": False}])
+def test_fixed_places_change_no_token(pocket_policy, monkeypatch, how):
+    """What a CUDA graph replays, made step by step here: tokens, ends and texts are those of eager decoding."""
+    model, tokenizer = pocket_policy
+    tasks = read_tasks("data/pocket_train.jsonl")[:11]
+    prompts = encode_prompts(tokenizer, tasks, 256)
+    how = dict(max_new_tokens=37, num_samples=3, batch_size=15, seeds=[(0, i) for i in range(11)],
+               temperature=0.8) | how  # fmt: skip
+    if "stops" in how:
+        how["stops"] = [stop_strings(task) for task in tasks]
+    eager = sample(model, tokenizer, prompts, **how)
+    monkeypatch.setattr("rollout.takes_graph", lambda model: True)
+    ended = []
+    static = sample(model, tokenizer, prompts, on_rollout=ended.append, **how)
+    assert how["temperature"] == 0 or 0 < sum(r.ended for r in eager) < len(eager)
+    assert len(ended) == len(static) and all(r in ended for r in static)
+    for one, other in zip(eager, static, strict=True):
+        assert (one.token_ids, one.ended, one.text) == (other.token_ids, other.ended, other.text)
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_rows_move_together_when_half_of_them_have_ended(pocket_policy, monkeypatch):
+    model, tokenizer = pocket_policy
+    prompts = encode_prompts(tokenizer, read_tasks("data/pocket_train.jsonl")[:8], 256)
+    sizes, advance = [], StaticDecoder.advance
+    monkeypatch.setattr(StaticDecoder, "advance", lambda self, rows: (sizes.append(rows), advance(self, rows)))
+    monkeypatch.setattr("rollout.takes_graph", lambda model: True)
+    sample(
+        model, tokenizer, prompts, max_new_tokens=64, temperature=1.0, num_samples=4, seeds=[(0, i) for i in range(8)]
+    )
+    assert sizes[0] == 32 and set(sizes) <= {32, 16, 8, 4} and len(set(sizes)) > 1
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_no_graph_on_a_cpu_nor_with_sliding_windows(pocket_policy, monkeypatch):
+    model, _ = pocket_policy
+    assert not takes_graph(base_of(model))
+    shape = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
+    for config, takes in ((LlamaConfig(**shape), True), (MistralConfig(sliding_window=8, **shape), False)):
+        plain = AutoModelForCausalLM.from_config(config)
+        monkeypatch.setattr(plain, "get_input_embeddings", lambda: SimpleNamespace(
+            weight=SimpleNamespace(device=torch.device("cuda"))))  # fmt: skip
+        assert takes_graph(plain) is takes

@@ -1,6 +1,15 @@
-import pytest
+import json
 
+import pytest
+import torch
+
+import policy
+import train_rl_lora
+import training
 from batches import item_order, tied_groups
+from checkpoint import loss_scaler
+from common import InputError
+from policy import compute_dtype, load_policy, set_deterministic, trainable_parameters
 
 
 def test_every_item_comes_once_in_a_pass():
@@ -12,3 +21,69 @@ def test_every_item_comes_once_in_a_pass():
 def test_tied_groups_go_by_the_tests_alone():
     assert tied_groups([1.0, 1.0, 0.0, 0.0, 0.0, 1.0], [0, 0, 1, 1, 2, 2]) == pytest.approx(2 / 3)
     assert tied_groups([], []) == 0
+
+
+def test_a_format_that_the_device_has_not_is_one_line(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert compute_dtype(cpu) == torch.float32 and compute_dtype(cpu, "bfloat16") == torch.bfloat16
+    with pytest.raises(InputError, match="--dtype float16: is for a GPU; on a CPU leave --dtype out"):
+        compute_dtype(cpu, "float16")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    assert compute_dtype(gpu) == torch.float16 and compute_dtype(gpu, "float32") == torch.float32
+    with pytest.raises(InputError, match="--dtype bfloat16: Tesla T4 has none; leave --dtype out, or give float16"):
+        compute_dtype(gpu, "bfloat16")
+
+
+@pytest.mark.parametrize("script", ["train_sft_lora", "train_rl_lora", "train_dpo_lora", "eval_humaneval"])
+def test_it_is_said_before_anything_is_loaded_or_left(run_cli, tmp_path, start, script):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
+    flags = {"train_sft_lora": ["--model_name", "data/pocket_coder", "--train_path", "data/pocket_train.jsonl"],
+             "train_rl_lora": ["--sft_model", start, "--train_path", "data/pocket_train.jsonl"],
+             "train_dpo_lora": ["--sft_model", start, "--train_path", str(pairs)],
+             "eval_humaneval": ["--model_path", start, "--data_path", "data/pocket_test.jsonl"]}[script]  # fmt: skip
+    out = ["--results_dir" if script == "eval_humaneval" else "--output_dir", str(tmp_path / "out")]
+    code, said, error = run_cli(f"{script}.py", *flags, *out, "--dtype", "float16")
+    assert (code, error) == (2, "error: --dtype float16: is for a GPU; on a CPU leave --dtype out, or give bfloat16\n")
+    assert not list(tmp_path.glob("out*/*"))
+
+
+def test_a_run_in_float16_scales_its_loss_and_learns(start, tmp_path, monkeypatch):
+    """The scale falls until the gradient is finite; such updates are skipped."""
+    monkeypatch.setattr(training, "compute_dtype", lambda device, dtype="auto": torch.float16)
+    real = loss_scaler
+
+    def too_large(model):
+        scaler = real(model)
+        assert scaler.get_scale() == 2**16
+        scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0**28})  # more than float16 holds
+        return scaler
+
+    monkeypatch.setattr(training, "loss_scaler", too_large)
+    args = train_rl_lora.Args(
+        train_path="data/pocket_train.jsonl", sft_model=start, output_dir=str(tmp_path / "run"), max_length=384,
+        max_new_tokens=16, num_steps=5, batch_size=4, learning_rate=1e-3, length_penalty_alpha=1.0,
+    )  # fmt: skip
+    train_rl_lora.main(args)
+    log = [json.loads(line) for line in (tmp_path / "run" / "rl_train_log.jsonl").read_text().splitlines()]
+    scales, skipped = [line["loss_scale"] for line in log], [line["skipped_updates"] for line in log]
+    assert skipped[0] == 1 and skipped[-1] < 5 and scales[0] == 2.0**24 and scales[-1] == 2.0 ** (28 - 4 * skipped[-1])
+    assert log[-1]["kl_reference"] > 0  # updates were made
+
+
+def test_scaled_gradients_are_the_unscaled_ones(pocket):
+    model = policy.add_lora(load_policy(pocket, torch.device("cpu"), dtype=torch.float16), 4, 8, 0.0)
+    weights = trainable_parameters(model)
+    optimizer, scaler = torch.optim.SGD(weights, lr=1.0), loss_scaler(model)
+    scaler.scale(sum(w.sum() for w in weights)).backward()
+    scaler.unscale_(optimizer)
+    assert all(w.dtype == torch.float32 and (w.grad == 1).all() for w in weights)
+    assert not loss_scaler(load_policy(pocket, torch.device("cpu"))).is_enabled()
+
+
+def test_deterministic_is_set_and_unset():
+    set_deterministic(True)
+    assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cuda.mem_efficient_sdp_enabled()
+    set_deterministic(False)
+    assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()

@@ -1,0 +1,216 @@
+"""What 16 bits do to a real model: the gate (parity.py) with and without a bug, and the gradient against float32.
+
+    python benchmarks/bench_precision.py --model_name FOLDER --data HumanEval.jsonl --dtype bfloat16 float16
+
+The model is loaded in NF4 with a random adapter; it samples completions of the first tasks, and the gate compares them
+with the trainer, once as it is and once with each of `BUGS` put into the trainer (or, for EOS, into the samples). The
+gradient is of a policy-gradient loss with advantages of 1 and -1; a token's weight in a batch is 1/2048 in a GRPO step
+of 8 completions of 256 tokens, and 1 in REINFORCE. A CPU computes 16 bits slowly, with sums in float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+import torch  # noqa: E402
+
+import parity  # noqa: E402
+from checkpoint import loss_scaler  # noqa: E402
+from common import InputError, machine, run  # noqa: E402
+from logprobs import base_of, completion_logprobs  # noqa: E402
+from policy import (  # noqa: E402
+    add_lora,
+    drop_merged_copy,
+    dtype_of,
+    eos_ids,
+    load_policy,
+    load_tokenizer,
+    pick_device,
+    trainable_parameters,
+)
+from rollout import Rollout, encode_prompts, sample  # noqa: E402
+from tasks import read_tasks  # noqa: E402
+
+
+@dataclass
+class Args:
+    model_name: str = "data/pocket_coder"  # folder or hub name of a base model
+    data: str = "data/pocket_train.jsonl"  # tasks whose prompts are completed
+    dtype: tuple[str, ...] = ("bfloat16", "float16")  # 16-bit formats to try
+    num_tasks: int = 8  # the first so many
+    num_samples: int = 2  # completions a task
+    max_new_tokens: int = 48  # tokens of a completion
+    adapter_std: float = 0.02  # of the adapter's weights, both halves
+    weights: tuple[float, ...] = (1.0, 1 / 2048, 1 / 65536)  # of a token in the loss, for the gradient
+    gradients: bool = True  # measure them too
+    seed: int = 0  # of adapter and sampling
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+def random_policy(name: str, dtype: torch.dtype, std: float, seed: int):
+    """A 4-bit model with an adapter of random weights, the same for every dtype; no dropout."""
+    model = add_lora(load_policy(name, pick_device(), dtype=dtype), 8, 16, 0.05)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in trainable_parameters(model):
+        parameter.data = (torch.randn(parameter.shape, generator=generator) * std).to(parameter.device)
+    return model.eval()
+
+
+@contextlib.contextmanager
+def shifted(model, prompts: list[list[int]]) -> Iterator[None]:
+    """Within the block the trainer has completions one position too far from their prompt."""
+
+    def move(module, args, kwargs):
+        ids, positions = kwargs["input_ids"], kwargs["position_ids"].clone()
+        for row, tokens in enumerate(ids.tolist()):
+            pad = ids.shape[1] - len(tokens)
+            length = max(len(p) for p in prompts if tokens[pad : pad + len(p)] == p)
+            positions[row, pad + length :] += 1
+        return args, kwargs | {"position_ids": positions}
+
+    hook = base_of(model).get_decoder().register_forward_pre_hook(move, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def with_dropout(model) -> Iterator[None]:
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+def without_eos(rollouts: list[Rollout]) -> list[Rollout]:
+    """Completions that the model ended, without what ended them."""
+    return [replace(r, token_ids=r.token_ids[:-1], logprobs=r.logprobs[:-1]) if r.ended else r for r in rollouts]
+
+
+def beyond_eos(rollouts: list[Rollout], eos: int) -> list[Rollout]:
+    """Completions that go on after an EOS."""
+    return [replace(r, token_ids=[*r.token_ids[:-1], eos, 0], logprobs=[*r.logprobs, 0.0]) for r in rollouts]
+
+
+def gate(model, rollouts: list[Rollout], temperature: float, ends: set[int]) -> tuple[dict[str, float], str]:
+    """Differences of sampler and trainer in nats a token, and why the gate refuses them ("": it does not)."""
+    gaps, floor = parity.compare(model, rollouts, temperature, count_of_first(rollouts))
+    figures = {"mean": gaps.mean().item(), "p99": gaps.quantile(0.99).item(), "largest": gaps.max().item(),
+               "floor": floor, "tokens": len(gaps)}  # fmt: skip
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            parity.check_ends(rollouts, ends, stop_strings=False)
+            parity.check_dropout(model)
+            parity.judge(gaps, floor)
+    except InputError as error:
+        return figures, str(error)
+    return figures, ""
+
+
+def count_of_first(rollouts: list[Rollout]) -> int:
+    """Completions of the first prompt: so many at a time, and each pass has one prompt."""
+    return sum(r.prompt_index == rollouts[0].prompt_index for r in rollouts)
+
+
+def gate_rows(model, tokenizer, prompts: list[list[int]], args: Args) -> list[tuple[str, dict[str, float], str]]:
+    """(bug, differences, why it is refused) of the clean run and of each bug."""
+    rollouts = sample(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=1.0,
+                      num_samples=args.num_samples, seeds=[(args.seed, i) for i in range(len(prompts))])  # fmt: skip
+    drop_merged_copy(model)
+    ends = eos_ids(base_of(model), tokenizer)
+    nothing = contextlib.nullcontext
+    tries = {
+        "none": (rollouts, 1.0, nothing),
+        "temperature 0.95": (rollouts, 0.95, nothing),
+        "temperature 1.05": (rollouts, 1.05, nothing),
+        "no adapter": (rollouts, 1.0, model.disable_adapter),
+        "positions + 1": (rollouts, 1.0, lambda: shifted(model, prompts)),
+        "EOS not trained on": (without_eos(rollouts), 1.0, nothing),
+        "goes on after EOS": (beyond_eos(rollouts, min(ends)), 1.0, nothing),
+        "dropout in the trainer": (rollouts, 1.0, lambda: with_dropout(model)),
+    }
+    rows = []
+    for bug, (theirs, temperature, broken) in tries.items():
+        with broken():
+            rows.append((bug, *gate(model, theirs, temperature, ends)))
+    return rows
+
+
+def gradient(model, rollouts: list[Rollout], weight: float, scaled: bool) -> tuple[torch.Tensor, int]:
+    """Of weight times the sum of advantage times log-probability, on the CPU; and how often it was not finite."""
+    scaler = loss_scaler(model) if scaled else torch.amp.GradScaler(enabled=False)
+    optimizer = torch.optim.SGD(trainable_parameters(model), lr=0.0)
+    for skipped in range(6):  # noqa: B007
+        optimizer.zero_grad()
+        signs, size = random.Random(0), count_of_first(rollouts)
+        for batch in (rollouts[at : at + size] for at in range(0, len(rollouts), size)):
+            prompts, completions = [r.prompt_ids for r in batch], [r.token_ids for r in batch]
+            logprobs = completion_logprobs(model, prompts, completions)[0]  # (B, R)
+            advantage = torch.tensor([signs.choice((-1.0, 1.0)) for _ in batch], device=logprobs.device)  # (B,)
+            scaler.scale(-(weight * advantage[:, None] * logprobs).sum()).backward()
+        scaler.unscale_(optimizer)
+        flat = torch.cat([p.grad.flatten() for p in trainable_parameters(model)]).cpu()
+        scaler.update()
+        if flat.isfinite().all() or not scaled:
+            break
+    optimizer.zero_grad()
+    return flat, skipped
+
+
+def gradient_rows(model, exact: torch.Tensor, rollouts: list[Rollout], weights: tuple[float, ...]) -> list[dict]:
+    """For each token weight, with and without a scaled loss: error and cosine against float32's gradient."""
+    rows = []
+    for weight in weights:
+        for scaled in (False, True) if dtype_of(model) == torch.float16 else (False,):
+            found, skipped = gradient(model, rollouts, weight, scaled)
+            found = found.double() / weight
+            rows.append({"weight": weight, "scaled": scaled, "skipped": skipped,
+                         "error": ((found - exact).norm() / exact.norm()).item(),
+                         "cosine": torch.cosine_similarity(found, exact, dim=0).item()})  # fmt: skip
+    return rows
+
+
+def main(args: Args) -> None:
+    tokenizer = load_tokenizer(args.model_name)
+    prompts = encode_prompts(tokenizer, read_tasks(args.data)[: args.num_tasks], 1024)
+    here = machine()
+    print(f"{Path(args.model_name).name}, {here['gpu'] or here['cpu']}, torch {torch.__version__}, commit "
+          f"{here['commit']}\n")  # fmt: skip
+    print("| dtype | bug | mean, nats | floor | mean / floor | p99 | largest | tokens | gate |\n" + "|---" * 9 + "|")
+    for name in args.dtype:
+        model = random_policy(args.model_name, getattr(torch, name), args.adapter_std, args.seed)
+        for bug, f, why in gate_rows(model, tokenizer, prompts, args):
+            cells = [f"{f['mean']:.4f}", f"{f['floor']:.4f}", f"{f['mean'] / f['floor']:.2f}", f"{f['p99']:.3f}",
+                     f"{f['largest']:.3f}", str(f["tokens"])]  # fmt: skip
+            cause = " by its cause" if why and "the mean" not in why else ""
+            print(f"| {name} | {bug} | {' | '.join(cells)} | {'refused' if why else 'passes'}{cause} |", flush=True)
+        del model
+    if not args.gradients:
+        return
+    exact_model = random_policy(args.model_name, torch.float32, args.adapter_std, args.seed)
+    rollouts = sample(exact_model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=1.0,
+                      num_samples=args.num_samples, seeds=[(args.seed, i) for i in range(len(prompts))])  # fmt: skip
+    drop_merged_copy(exact_model)
+    exact = gradient(exact_model, rollouts, 1.0, scaled=False)[0].double()
+    del exact_model
+    print("\n| dtype | token weight | loss scaled | error | cosine | skipped first |\n" + "|---" * 6 + "|")
+    for name in args.dtype:
+        model = random_policy(args.model_name, getattr(torch, name), args.adapter_std, args.seed)
+        for row in gradient_rows(model, exact, rollouts, args.weights):
+            print(f"| {name} | 1/{1 / row['weight']:.0f} | {'yes' if row['scaled'] else 'no'} | {row['error']:.2%} | "
+                  f"{row['cosine']:.4f} | {row['skipped']} |", flush=True)  # fmt: skip
+        del model
+
+
+if __name__ == "__main__":
+    run(main, Args, __doc__)
