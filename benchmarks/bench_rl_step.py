@@ -39,8 +39,8 @@ SIDES = {"ours": "this project", "loop": "one at a time", "trl": "TRL"}
 @dataclass
 class Args:
     workload: Literal["pocket", "humaneval", "1.3b", "7b"] = "pocket"  # pocket model, or a random one (rl_workloads.py)
-    tokenizer: str = ""  # folder with DeepSeek-Coder's tokenizer.json, for all but pocket
-    data: str = ""  # task file, plain or .gz; pocket has its own
+    tokenizer: str = ""  # folder with a tokenizer.json; "": pocket's, for a random model filled up to 32,256 tokens
+    data: str = ""  # task file, plain or .gz; "": the pocket tasks
     lengths: Literal["fixed", "natural"] = "fixed"  # natural: completions end where the pocket model ends them
     only: tuple[Literal["ours", "loop", "trl"], ...] = ("ours", "loop", "trl")  # sides that take part
     rounds: int = 3  # times that each side runs

@@ -25,13 +25,15 @@ SHAPES = {
     "7b": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
 }
 NEEDS_GPU = ("1.3b", "7b")
+VOCABULARY = 32256  # DeepSeek-Coder's, of the models over the pocket tokenizer too
 
 
 def build(workload: str, folder: Path, tokenizer_folder: str = "", data: str = "", natural: bool = False) -> None:
     """Write folder/base (model and tokenizer), folder/adapter (a fresh one: the identity) and folder/tasks.jsonl.
 
     Args:
-        workload: "pocket", or a name in `SHAPES`: a random Llama with the tokenizer in `tokenizer_folder`.
+        workload: "pocket", or a name in `SHAPES`: a random Llama with the tokenizer in `tokenizer_folder`, or with the
+            pocket tokenizer, filled up to a real one's size.
         data: task file, plain or .gz; "": the pocket tasks.
         natural: leave the end-of-sequence token as it is; else no completion ends before its limit.
 
@@ -39,9 +41,8 @@ def build(workload: str, folder: Path, tokenizer_folder: str = "", data: str = "
         InputError: a file or a GPU is missing.
     """
     pocket = workload == "pocket"
-    require(pocket or Path(tokenizer_folder, "tokenizer.json").is_file(), f"--workload {workload}: give --tokenizer, "
-            "a folder with a tokenizer.json such as DeepSeek-Coder's")  # fmt: skip
-    require(pocket or bool(data), f"--workload {workload}: give --data, a task file such as HumanEval.jsonl.gz")
+    require(tokenizer_folder == "" or Path(tokenizer_folder, "tokenizer.json").is_file(),
+            f"--tokenizer {tokenizer_folder}: has no tokenizer.json")  # fmt: skip
     require(pocket or not natural, f"--lengths natural: the random model of {workload} never ends; take pocket")
     write_tasks(data or str(ROOT / "data" / "pocket_train.jsonl"), folder / "tasks.jsonl")
 
@@ -54,8 +55,11 @@ def build(workload: str, folder: Path, tokenizer_folder: str = "", data: str = "
     require(
         workload not in NEEDS_GPU or device.type == "cuda", f"--workload {workload}: needs a CUDA GPU, none is here"
     )
-    source = str(ROOT / "data" / "pocket_coder") if pocket else tokenizer_folder
+    own = str(ROOT / "data" / "pocket_coder")
+    source = own if pocket else tokenizer_folder or own
     tokenizer = AutoTokenizer.from_pretrained(source)
+    if not pocket and not tokenizer_folder:
+        tokenizer.add_tokens([f"<|{number}|>" for number in range(len(tokenizer), VOCABULARY)])
     torch.manual_seed(0)
     if pocket:
         model = AutoModelForCausalLM.from_pretrained(source)

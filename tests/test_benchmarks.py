@@ -50,7 +50,8 @@ def test_unequal_work_is_no_comparison():
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--only ours --workload 7b", "--workload 7b: give --tokenizer"),
+        ("--only ours --workload 7b", "--workload 7b: needs a CUDA GPU, none is here"),
+        ("--only ours --workload humaneval --tokenizer nowhere", "--tokenizer nowhere: has no tokenizer.json"),
         ("--only ours --num_samples 1", "--num_samples 1: must be at least 2"),
         ("--only trl --trl_batch_size 3", "--trl_batch_size 3: must divide the batch of 8"),
         ("--only trl --trl_settings x", "--trl_settings: is not JSON"),

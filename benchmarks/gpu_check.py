@@ -1,0 +1,140 @@
+"""Does this project work on my card, and how fast? Under eight minutes; no network, no hub.
+
+    python benchmarks/gpu_check.py
+
+Each section has a process and a time limit of its own; what it finds is written down as it is found, a JSON line each,
+and at the end a table is printed. The 1.3B model has DeepSeek-Coder's shape and random weights. Without a card the
+sections run in a small form on the CPU (`--tiny`), which tells that the check works, and nothing of any card.
+
+    card        card, driver, versions, bitsandbytes' library, the attention kernels taken
+    methods     pocket: a step of every method; GRPO twice, and killed and resumed: equal bits, or how far apart
+    exact       the same with --deterministic
+    precision   sampler against trainer, and the gradient against float32's, by format and LM head
+    decoding    tokens/s of one step at a time: eager and under a CUDA graph, unpacked and on the 4-bit weights
+    memory      peaks of a GRPO step by phase, predicted and measured; does it fit in 16 and 24 GB?
+    step        a GRPO step against TRL's, one round (without TRL: ours alone)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from common import machine, require, run  # noqa: E402
+
+LIMITS = {"card": 30, "methods": 70, "exact": 60, "precision": 90, "decoding": 80, "memory": 70, "step": 80}  # seconds
+NEEDS = 7 * 2**30  # bytes free on the card, for the sections of the 1.3B model
+OF_1_3B = ("precision", "decoding", "memory", "step")
+
+
+@dataclass
+class Args:
+    only: tuple[str, ...] = tuple(LIMITS)  # sections
+    out: str = "gpu_check.jsonl"  # what was found, a JSON line each
+    tiny: bool = False  # a small form, for a CPU
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+def run_section(name: str, folder: Path, tiny: bool, out: Any) -> list[dict[str, Any]]:
+    """What a section finds, each as it comes to the file too; its last line says how it ended."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check_sections.py"), name, str(folder), str(int(tiny))]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+                                "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # fmt: skip
+    found, log = [], folder / f"{name}.log"
+    started = time.perf_counter()
+    limit = LIMITS[name] * (10 if tiny else 1)
+
+    def note(record: dict[str, Any]) -> None:
+        found.append({"section": name, **record})
+        out.write(json.dumps(found[-1]) + "\n")
+        out.flush()
+        print(f"  {', '.join(f'{key} {shown(value)}' for key, value in record.items())}", flush=True)
+
+    print(name, flush=True)
+    results = folder / f"{name}.jsonl"
+    with log.open("w") as output:
+        child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+        read = 0
+        while True:
+            over = child.poll() is not None
+            lines = results.read_text().split("\n")[:-1] if results.exists() else []
+            for line in lines[read:]:
+                note(json.loads(line))
+            read = len(lines)
+            if over:
+                break
+            if time.perf_counter() - started > limit:
+                child.kill()
+                child.wait()
+                break
+            time.sleep(0.2)
+    seconds = round(time.perf_counter() - started, 1)
+    if child.returncode == 0:
+        note({"seconds": seconds})
+    elif child.returncode < 0 and seconds > limit:
+        note({"unfinished": f"stopped after {limit} s"})
+    else:
+        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:] or ["no word"]
+        note({"failed": last[0][-300:]})
+    return found
+
+
+def shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Markdown: of each section a table, a column for each thing found."""
+    parts = []
+    for name in dict.fromkeys(record["section"] for record in found):
+        rows = [{k: v for k, v in r.items() if k != "section"} for r in found if r["section"] == name]
+        ends = [row for row in rows if row.keys() & {"seconds", "failed", "unfinished"} and len(row) == 1]
+        rows = [row for row in rows if row not in ends]
+        ended = "; ".join(f"{key} {shown(value)}" for row in ends for key, value in row.items())
+        lines = [f"**{name}** ({ended})", ""]
+        for columns in dict.fromkeys(tuple(row) for row in rows):
+            lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+            lines += [f"| {' | '.join(map(shown, row.values()))} |" for row in rows if tuple(row) == columns]
+            lines.append("")
+        parts.append("\n".join(lines))
+    return "\n".join(parts)
+
+
+def main(args: Args) -> None:
+    unknown = [name for name in args.only if name not in LIMITS]
+    require(not unknown, f"--only {' '.join(unknown)}: want some of {', '.join(LIMITS)}")
+    import torch
+
+    names, gpu = list(args.only), torch.cuda.is_available()
+    tiny = args.tiny or not gpu
+    if not gpu:
+        print("no CUDA GPU here, or none that this torch can use: what a CPU can run is run, in a small form; it says "
+              "nothing of any card")  # fmt: skip
+    elif not tiny and (free := torch.cuda.mem_get_info()[0]) < NEEDS:
+        print(f"{torch.cuda.get_device_name()}: {free / 2**30:.1f} GiB are free, the sections of the 1.3B model need "
+              f"{NEEDS / 2**30:.0f}: {', '.join(OF_1_3B)} are left out")  # fmt: skip
+        names = [name for name in names if name not in OF_1_3B]
+    started, here, found = time.perf_counter(), machine(), []
+    with tempfile.TemporaryDirectory() as temporary, open(args.out, "w", encoding="utf-8") as out:
+        out.write(json.dumps({"section": "machine", **here}) + "\n")
+        for name in names:
+            found += run_section(name, Path(temporary), tiny, out)
+    versions = ", ".join(f"{name} {number}" for name, number in here["versions"].items())
+    print(f"\n{here['gpu'] or here['cpu']}; {versions}; commit {here['commit']}{'; tiny' * tiny}; "
+          f"{time.perf_counter() - started:.0f} s\n\n{table(found)}")  # fmt: skip
+    failed = [record["section"] for record in found if "failed" in record]
+    require(not failed, f"{', '.join(failed)} failed: see {args.out}")
+
+
+if __name__ == "__main__":
+    run(main, Args, __doc__)
