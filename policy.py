@@ -346,7 +346,8 @@ def _plain_copy(base):
     config = copy_of(base.config)
     del config.quantization_config
     device = base.get_input_embeddings().weight.device
-    with device, torch.random.fork_rng(), init_empty_weights(include_buffers=False):
+    here = [device] if device.type == "cuda" else []
+    with device, torch.random.fork_rng(devices=here), init_empty_weights(include_buffers=False):
         plain = type(base)._from_config(config, dtype=dtype_of(base)).eval()  # the class at hand, no new code
     plain.generation_config = base.generation_config
     if dtype_of(base) != torch.float32:

@@ -131,7 +131,9 @@ class StaticDecoder:
     def drawn(self, first: int, last: int) -> tuple[list[list[int]], list[list[float]]]:
         """Tokens and log-probabilities of each row, those from the first to before the last."""
         part = slice(self.size), slice(first, last)
-        return self.tokens[part].tolist(), self.logprobs[part].tolist()
+        both = torch.stack([self.tokens[part].double(), self.logprobs[part].double()])  # exact, and one wait
+        tokens, logprobs = both.tolist()
+        return [[int(token) for token in row] for row in tokens], logprobs
 
     def shrink_to(self, lines: list[int]) -> bool:
         """Keep these lines alone, in front, if they fit a smaller size. Says whether that was done."""

@@ -299,7 +299,7 @@ class Run:
             rollouts = enough_tokens(self, samples, least)
             check_ends(rollouts, eos_ids(self.model, self.tokenizer), self.args.stop_at_strings)
             check_parity(self.model, rollouts, self.args.temperature, self.args.parity_bound, self.args.sft_model,
-                         self.fresh)  # fmt: skip
+                         self.fresh, more=lambda: enough_tokens(self, samples, 4 * least))  # fmt: skip
             self.parity_checked = True
             if self.args.top_p < 1:
                 print(f"note: with top_p {self.args.top_p} the sampled distribution is not the one that is scored")

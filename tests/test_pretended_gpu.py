@@ -1,0 +1,243 @@
+"""The scripts on a GPU that is not there (`pretended_gpu.py`): no device mix-ups, and few waits for the GPU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: a part of the pretended GPU is in C++")
+
+# what is run where x, mask, rows are on the card and host is not: its kernels, syncs, copies
+COUNTED = {
+    "x + x": (1, 0, 0),
+    "x + 1": (1, 0, 0),
+    "x + torch.tensor(1.0)": (1, 0, 0),
+    "x[0]": (0, 0, 0),
+    "x.view(2, 2).t()": (0, 0, 0),
+    "x[rows]": (1, 0, 0),
+    "x[rows.cpu()]": (1, 1, 1),
+    "x[mask]": (1, 1, 0),
+    "x[[0, 1]] = 1.0": (1, 0, 2),
+    "x.clone()[mask] = 1.0": (2, 0, 0),
+    "x.clone()[mask] = x[:2]": (2, 1, 0),
+    "x.masked_fill(mask, 0.0)": (1, 0, 0),
+    "x.masked_select(mask)": (1, 1, 0),
+    "mask.nonzero()": (1, 1, 0),
+    "torch.equal(x, x)": (1, 1, 0),
+    "x.double()": (1, 0, 0),
+    "x.sum().item()": (1, 1, 0),
+    "bool(mask.any())": (1, 1, 0),
+    "x.tolist()": (0, 1, 0),
+    "x.cpu()": (0, 1, 0),
+    "host.clone().copy_(x)": (0, 1, 0),
+    "host.to('cuda')": (0, 0, 1),
+    "x.copy_(host)": (0, 0, 1),
+    "x.to('cuda')": (0, 0, 0),
+    "torch.tensor([1, 2], device='cuda')": (0, 0, 1),
+    "torch.zeros(3, device='cuda')": (1, 0, 0),
+    "torch.empty(3, device='cuda')": (0, 0, 0),
+    "torch.cuda.synchronize()": (0, 1, 0),
+    "host + host": (0, 0, 0),
+}
+REFUSED = [
+    "x + host",
+    "host * x.sum()",
+    "x @ host",
+    "host[rows]",
+    "torch.cat([x, host])",
+    "torch.where(mask, host, x)",
+    "x.index_put((rows,), host[:2])",
+    "torch.nn.functional.embedding(rows, host[:, None])",
+    "torch.nn.Linear(4, 1)(x)",
+    "x + x.to('cuda:1')",
+]
+TRUE = {
+    "there and back": "assert x.device == torch.device('cuda', 0) and type(x.cpu()) is torch.Tensor and x.cpu().is_cpu",
+    "views share memory": "y = x.clone(); y[1:3].add_(1); assert y.tolist() == [0.0, 2.0, 3.0, 3.0]",
+    "data": "p = torch.nn.Parameter(x); p.data = p.data.double(); assert p.dtype == p.sum().dtype == torch.float64",
+    "a linear layer": """
+layer, copy = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+copy.load_state_dict(layer.state_dict())
+copy.to("cuda")
+assert isinstance(copy.weight, torch.nn.Parameter) and copy.weight.is_cuda
+for module, inputs in ((layer, torch.ones(2, 4)), (copy, torch.ones(2, 4, device="cuda"))):
+    output = module(inputs).tanh()
+    output.sum().backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)
+    torch.optim.AdamW(module.parameters(), lr=0.1).step()
+    module.output = output.tolist()
+assert layer.output == copy.output
+assert torch.equal(layer.weight, copy.weight.cpu()) and torch.equal(layer.weight.grad, copy.weight.grad.cpu())
+""",
+    "a gradient to the CPU": "h = host.clone().requires_grad_(); (h.cuda() * x).sum().backward(); assert h.grad.is_cpu",
+    "autocast": "with torch.autocast('cuda', torch.float16): assert (x[None] @ x[:, None]).dtype == torch.float16",
+    "float32 products": """
+half = torch.ones(2, 2, dtype=torch.float16, device="cuda")
+assert torch.mm(half, half, out_dtype=torch.float32).dtype == torch.float32
+""",
+    "scaled gradients": """
+weight = torch.nn.Parameter(torch.ones(2, device="cuda"))
+optimizer, scaler = torch.optim.SGD([weight], lr=1.0), torch.amp.GradScaler("cuda", init_scale=8.0)
+for factor, expected in ((0.5, [0.5, 0.5]), (float("inf"), [0.5, 0.5])):
+    optimizer.zero_grad()
+    scaler.scale((weight * factor).sum()).backward()
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    assert weight.tolist() == expected
+assert scaler.get_scale() == 4.0
+""",
+    "random states": "with torch.random.fork_rng(): torch.randn(2, device='cuda')",
+    "saved": """
+import io
+torch.save({"x": x}, file := io.BytesIO())
+file.seek(0)
+assert torch.load(file, weights_only=True)["x"].tolist() == x.tolist()
+""",
+}
+RUN_ALL = """
+import json, sys
+import torch
+
+found = {}
+for code in json.load(sys.stdin):
+    x, host, rows = torch.arange(4.0).to("cuda"), torch.ones(4), torch.tensor([0, 1]).to("cuda")
+    mask, error = x > 1, ""
+    counts.kernels = counts.syncs = counts.copies = 0
+    try:
+        exec(code)
+    except Exception as caught:
+        error = repr(caught)
+    found[code] = [counts.kernels, counts.syncs, counts.copies], error
+print(json.dumps(found))
+print(torch.cuda.is_bf16_supported(including_emulation=False), torch.cuda.device_count())
+sys.exit(75)
+"""
+
+
+def run_all(folder: Path, card: str, codes: list[str]) -> list[str]:
+    """What `RUN_ALL` prints of these pieces of code."""
+    script = folder / "run_all.py"
+    script.write_text(RUN_ALL)
+    command = [sys.executable, str(HERE / "pretended_gpu.py"), *card.split(), str(script)]
+    done = subprocess.run(command, input=json.dumps(codes), capture_output=True, text=True)
+    assert done.returncode == 75, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def on_card(tmp_path_factory) -> dict[str, tuple[list[int], str]]:
+    """What was counted in each piece of code, and the error that it ended in; all in one process."""
+    codes = [*COUNTED, *REFUSED, *TRUE.values()]
+    found, card, _ = run_all(tmp_path_factory.mktemp("card"), "--two", codes)
+    assert card == "True 2"
+    return json.loads(found)
+
+
+@pytest.mark.parametrize("code", COUNTED)
+def test_kernels_waits_and_copies_are_counted(on_card, code):
+    assert on_card[code] == [list(COUNTED[code]), ""]
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_tensors_of_two_devices_are_refused(on_card, code):
+    assert "RuntimeError('Expected all tensors to be on the same device" in on_card[code][1]
+
+
+@pytest.mark.parametrize("what", TRUE)
+def test_the_card_computes_as_the_cpu_does(on_card, what):
+    assert on_card[TRUE[what]][1] == ""
+
+
+@pytest.mark.slow
+def test_a_card_may_have_no_bfloat16(tmp_path):
+    assert run_all(tmp_path, "--float16", [])[1] == "False 1"
+
+
+SHORT = "--max_length 384 --max_new_tokens 16"
+# the gate has its own tests: what it allows is for a GPU's rounding, not for the CPU's in 16 bits
+FROM_START = f"--sft_model {{start}} --train_path {{tasks}} --output_dir {{out}} {SHORT}"
+SFT = "train_sft_lora.py --model_name data/pocket_coder --train_path {tasks} --output_dir {out} --max_length 384"
+GRPO = f"train_grpo_lora.py {FROM_START} --num_steps 2 --num_samples 4"
+STAGES = {  # two updates each, or four tasks
+    "sft": [f"{SFT} --max_steps 2"],
+    "rl": [f"train_rl_lora.py {FROM_START} --num_steps 2 --batch_size 2"],
+    "ppo": [f"train_ppo_lora.py {FROM_START} --num_updates 2 --num_samples 2"],
+    "ppo with a critic": [
+        f"train_ppo_lora.py {FROM_START} --num_updates 2 --num_samples 2 --value_coef 0.5 --ratio_level token"
+    ],
+    "grpo": [GRPO],
+    "dpo": [
+        "generate_dpo_data.py --sft_model {start} --train_path data/pocket_train.jsonl --output_path {out}.jsonl "
+        "--max_length 384 --max_new_tokens 32 --limit 12 --num_samples 4",
+        "train_dpo_lora.py --sft_model {start} --train_path {out}.jsonl --output_dir {out} --num_steps 2",
+    ],
+    "eval": [
+        "eval_humaneval.py --exp_name tried --model_path {start} --data_path data/pocket_test.jsonl "
+        f"--results_dir {{out}} --limit 4 {SHORT}"
+    ],
+}
+
+
+@pytest.fixture
+def on_gpu(run_cli, start, tasks_path, tmp_path):
+    """Run a command on the card; gives what was counted, and where its output went."""
+
+    def run(card: str, command: str, out: str = "out") -> tuple[dict, Path]:
+        words = command.format(start=start, tasks=tasks_path, out=tmp_path / out).split()
+        code, printed, errors = run_cli("tests/pretended_gpu.py", *card.split(), *words, OMP_NUM_THREADS="1")
+        assert code == 0, f"{card} {command}\n{errors[-3000:]}"
+        return json.loads(printed.splitlines()[-1]), tmp_path / out
+
+    return run
+
+
+def last_step(folder: Path) -> int:
+    (log,) = folder.glob("*_train_log.jsonl")
+    return json.loads(log.read_text().splitlines()[-1])["step"]
+
+
+def test_grpo_trains_and_seldom_waits(on_gpu):
+    counted, folder = on_gpu("", GRPO)
+    assert last_step(folder) == 2
+    assert counted["kernels"] > 10_000
+    decoding = {site: n for site, n in counted["sites"].items() if site.startswith("rollout")}
+    assert 0 < sum(decoding.values()) < 2 * 16  # fewer than tokens are drawn one after the other
+
+
+EPOCH = f"{SFT} --num_train_epochs 1 --per_device_train_batch_size 2 --gradient_accumulation_steps 1"  # of 6 tasks
+
+
+def test_sft_takes_one_card_of_two(on_gpu):
+    """In float16, with its scaled loss. transformers' Trainer would take both, and a batch for each."""
+    _, folder = on_gpu("--float16 --two", EPOCH)
+    assert last_step(folder) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["", "--float16"])
+def test_sft_learns_the_same_whatever_cards_it_sees(on_gpu, dtype):
+    (_, one), (_, two) = on_gpu(dtype, EPOCH, "one"), on_gpu(f"{dtype} --two", EPOCH, "two")
+    assert last_step(one) == last_step(two) == 3
+    weights = "adapter_model.safetensors"
+    assert (one / weights).read_bytes() == (two / weights).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("card", ["", "--float16 --two"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_runs(on_gpu, stage, card):
+    for command in STAGES[stage]:
+        counted, folder = on_gpu(card, command)
+        assert counted["kernels"] > 1000
+    if stage == "eval":
+        assert (folder / "tried_metrics.json").is_file()
+    else:
+        assert last_step(folder) == 2
+        assert (folder / "adapter_model.safetensors").is_file()
