@@ -295,7 +295,8 @@ class Run:
     def check_parity(self, samples: list[Sample]) -> None:
         """The gate (`parity.check_parity`), once a process, before its first update."""
         if samples and not self.parity_checked:
-            least = 0 if dtype_of(self.model) == torch.float32 else MIN_TOKENS
+            by_mean = dtype_of(self.model) != torch.float32 and not self.args.parity_bound
+            least = MIN_TOKENS if by_mean else 0
             rollouts = enough_tokens(self, samples, least)
             check_ends(rollouts, eos_ids(self.model, self.tokenizer), self.args.stop_at_strings)
             check_parity(self.model, rollouts, self.args.temperature, self.args.parity_bound, self.args.sft_model,

@@ -24,6 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import torch  # noqa: E402
 
+import logprobs  # noqa: E402
 import parity  # noqa: E402
 from checkpoint import loss_scaler  # noqa: E402
 from common import InputError, machine, run  # noqa: E402
@@ -52,7 +53,9 @@ class Args:
     max_new_tokens: int = 48  # tokens of a completion
     adapter_std: float = 0.02  # of the adapter's weights, both halves
     weights: tuple[float, ...] = (1.0, 1 / 2048, 1 / 65536)  # of a token in the loss, for the gradient
+    bugs: bool = True  # try the gate on them too
     gradients: bool = True  # measure them too
+    round_logits: bool = False  # to 16 bits, as the LM head itself does: what float32 logits are worth
     seed: int = 0  # of adapter and sampling
     config: str = ""  # YAML file with any of these; flags win over it
 
@@ -150,6 +153,7 @@ def gate_rows(model, tokenizer, prompts: list[list[int]], args: Args) -> list[tu
         "goes on after EOS": (rollouts, 1.0, nothing),
         "dropout in the trainer": (rollouts, 1.0, lambda: with_dropout(model)),
     }
+    tries = tries if args.bugs else {"none": tries["none"]}
     rows = []
     for bug, (theirs, temperature, broken) in tries.items():
         with broken():
@@ -193,6 +197,8 @@ def gradient_rows(model, exact: torch.Tensor, rollouts: list[Rollout], weights: 
 
 
 def main(args: Args) -> None:
+    if args.round_logits:
+        logprobs.head_logits = lambda head, states: head(states).float()
     tokenizer = load_tokenizer(args.model_name)
     prompts = encode_prompts(tokenizer, read_tasks(args.data)[: args.num_tasks], 1024)
     here = machine()

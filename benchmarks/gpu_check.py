@@ -64,7 +64,7 @@ def run_section(name: str, folder: Path, tiny: bool, out: Any) -> list[dict[str,
     results = folder / f"{name}.jsonl"
     with log.open("w") as output:
         child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-        read = 0
+        read, late = 0, False
         while True:
             over = child.poll() is not None
             lines = results.read_text().split("\n")[:-1] if results.exists() else []
@@ -73,7 +73,7 @@ def run_section(name: str, folder: Path, tiny: bool, out: Any) -> list[dict[str,
             read = len(lines)
             if over:
                 break
-            if time.perf_counter() - started > limit:
+            if late := time.perf_counter() - started > limit:
                 child.kill()
                 child.wait()
                 break
@@ -81,7 +81,7 @@ def run_section(name: str, folder: Path, tiny: bool, out: Any) -> list[dict[str,
     seconds = round(time.perf_counter() - started, 1)
     if child.returncode == 0:
         note({"seconds": seconds})
-    elif child.returncode < 0 and seconds > limit:
+    elif late:
         note({"unfinished": f"stopped after {limit} s"})
     else:
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:] or ["no word"]

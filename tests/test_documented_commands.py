@@ -92,6 +92,9 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"python data/make_pocket_(verilog_)?coder\.py( --slips)?": "trains the embedded model: minutes",
     r"(\S+=\S+ )*python benchmarks/bench_rl_step\.py .*": ("tests/test_benchmarks.py", "benchmarks/bench_rl_step.py"),
     r"(\S+=\S+ )*python benchmarks/bench_scaling\.py .*": ("tests/test_benchmarks.py", "benchmarks/bench_scaling.py"),
+    r"python benchmarks/gpu_check\.py": (".ci/run", "python benchmarks/gpu_check.py"),
+    r"python benchmarks/bench_precision\.py .*": ("tests/test_parity.py", "bench_precision.gate_rows"),
+    r"python tests/pretended_gpu\.py .*count_kernels\.py": ("tests/test_pretended_gpu.py", "count_kernels.py"),
     r"python benchmarks/bench_memory\.py --shape deepseek-coder-1\.3b .*": "for a GPU; the small shape is run here",
 }  # fmt: skip
 

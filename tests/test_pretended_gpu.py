@@ -161,7 +161,6 @@ def test_a_card_may_have_no_bfloat16(tmp_path):
 
 
 SHORT = "--max_length 384 --max_new_tokens 16"
-# the gate has its own tests: what it allows is for a GPU's rounding, not for the CPU's in 16 bits
 FROM_START = f"--sft_model {{start}} --train_path {{tasks}} --output_dir {{out}} {SHORT}"
 SFT = "train_sft_lora.py --model_name data/pocket_coder --train_path {tasks} --output_dir {out} --max_length 384"
 GRPO = f"train_grpo_lora.py {FROM_START} --num_steps 2 --num_samples 4"
@@ -204,11 +203,22 @@ def last_step(folder: Path) -> int:
 
 
 def test_grpo_trains_and_seldom_waits(on_gpu):
-    counted, folder = on_gpu("", GRPO)
+    counted, folder = on_gpu("", f"{GRPO} --parity_bound 0.1")  # without the gate's own samples
     assert last_step(folder) == 2
     assert counted["kernels"] > 10_000
     decoding = {site: n for site, n in counted["sites"].items() if site.startswith("rollout")}
     assert 0 < sum(decoding.values()) < 2 * 16  # fewer than tokens are drawn one after the other
+
+
+@pytest.mark.slow
+def test_a_token_under_a_graph_waits_seldom_and_copies_nothing(run_cli):
+    code, printed, errors = run_cli("tests/pretended_gpu.py", "benchmarks/count_kernels.py", OMP_NUM_THREADS="1")
+    assert code == 0, errors[-3000:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines()[2:-1]]
+    assert [row[0] for row in rows] == ["unpacked, eager"] * 2 + ["4-bit, eager"] * 2 + [
+        "unpacked, graph"] * 2 + ["4-bit, graph"] * 2  # fmt: skip
+    for name, _, _, waits, copies in rows:
+        assert float(waits) <= (0.13 if "graph" in name else 2) and float(copies) < 0.1, name
 
 
 EPOCH = f"{SFT} --num_train_epochs 1 --per_device_train_batch_size 2 --gradient_accumulation_steps 1"  # of 6 tasks

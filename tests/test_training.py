@@ -35,16 +35,11 @@ def test_a_format_that_the_device_has_not_is_one_line(monkeypatch):
         compute_dtype(gpu, "bfloat16")
 
 
-@pytest.mark.parametrize("script", ["train_sft_lora", "train_rl_lora", "train_dpo_lora", "eval_humaneval"])
+@pytest.mark.parametrize("script", ["train_sft_lora", "train_rl_lora"])
 def test_it_is_said_before_anything_is_loaded_or_left(run_cli, tmp_path, start, script):
-    pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
-    flags = {"train_sft_lora": ["--model_name", "data/pocket_coder", "--train_path", "data/pocket_train.jsonl"],
-             "train_rl_lora": ["--sft_model", start, "--train_path", "data/pocket_train.jsonl"],
-             "train_dpo_lora": ["--sft_model", start, "--train_path", str(pairs)],
-             "eval_humaneval": ["--model_path", start, "--data_path", "data/pocket_test.jsonl"]}[script]  # fmt: skip
-    out = ["--results_dir" if script == "eval_humaneval" else "--output_dir", str(tmp_path / "out")]
-    code, said, error = run_cli(f"{script}.py", *flags, *out, "--dtype", "float16")
+    start = ["--model_name", "data/pocket_coder"] if "sft" in script else ["--sft_model", start]
+    flags = [*start, "--train_path", "data/pocket_train.jsonl", "--output_dir", str(tmp_path / "out")]
+    code, said, error = run_cli(f"{script}.py", *flags, "--dtype", "float16")
     assert (code, error) == (2, "error: --dtype float16: is for a GPU; on a CPU leave --dtype out, or give bfloat16\n")
     assert not list(tmp_path.glob("out*/*"))
 

@@ -22,7 +22,7 @@ from rollout import encode_prompts
 from rollout_vllm import VllmSampler, check_engine
 from tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks
 
-SETTINGS = dict(max_length=384, vllm_memory=0.3, seed=1, trust_remote_code=False, temperature=0.8)
+SETTINGS = dict(max_length=384, vllm_memory=0.3, seed=1, trust_remote_code=False, temperature=0.8, dtype="auto")
 
 
 @pytest.fixture
