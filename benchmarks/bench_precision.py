@@ -107,8 +107,9 @@ def ending(rollouts: list[Rollout], eos: int) -> list[Rollout]:
 
 
 def without_eos(rollouts: list[Rollout]) -> list[Rollout]:
-    """Completions that the model ended, without what ended them."""
-    return [replace(r, token_ids=r.token_ids[:-1], logprobs=r.logprobs[:-1]) if r.ended else r for r in rollouts]
+    """Completions that the model ended, without what ended them; of those that have anything else."""
+    some = [r for r in rollouts if len(r.token_ids) > 1]
+    return [replace(r, token_ids=r.token_ids[:-1], logprobs=r.logprobs[:-1]) if r.ended else r for r in some]
 
 
 def gate(model, rollouts: list[Rollout], temperature: float, ends: set[int]) -> tuple[dict[str, float], str]:
@@ -135,7 +136,7 @@ def count_of_first(rollouts: list[Rollout]) -> int:
     return sum(r.prompt_index == rollouts[0].prompt_index for r in rollouts)
 
 
-def gate_rows(model, tokenizer, prompts: list[list[int]], args: Args) -> list[tuple[str, dict[str, float], str]]:
+def gate_rows(model, tokenizer, prompts: list[list[int]], args: Args) -> Iterator[tuple[str, dict[str, float], str]]:
     """(bug, differences, why it is refused) of the clean run and of each bug."""
     rollouts = sample(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=1.0,
                       num_samples=args.num_samples, seeds=[(args.seed, i) for i in range(len(prompts))])  # fmt: skip
@@ -154,11 +155,9 @@ def gate_rows(model, tokenizer, prompts: list[list[int]], args: Args) -> list[tu
         "dropout in the trainer": (rollouts, 1.0, lambda: with_dropout(model)),
     }
     tries = tries if args.bugs else {"none": tries["none"]}
-    rows = []
     for bug, (theirs, temperature, broken) in tries.items():
         with broken():
-            rows.append((bug, *gate(model, theirs, temperature, {eos} if "EOS" in bug else ends)))
-    return rows
+            yield bug, *gate(model, theirs, temperature, {eos} if "EOS" in bug else ends)
 
 
 def gradient(model, rollouts: list[Rollout], weight: float, scaled: bool) -> tuple[torch.Tensor, int]:
