@@ -53,7 +53,8 @@ class Args:
     max_new_tokens: int = 48  # tokens of a completion
     adapter_std: float = 0.02  # of the adapter's weights, both halves
     weights: tuple[float, ...] = (1.0, 1 / 2048, 1 / 65536)  # of a token in the loss, for the gradient
-    bugs: bool = True  # try the gate on them too
+    gate: bool = True  # try it
+    bugs: bool = True  # try it on them too
     gradients: bool = True  # measure them too
     round_logits: bool = False  # to 16 bits, as the LM head itself does: what float32 logits are worth
     seed: int = 0  # of adapter and sampling
@@ -107,9 +108,8 @@ def ending(rollouts: list[Rollout], eos: int) -> list[Rollout]:
 
 
 def without_eos(rollouts: list[Rollout]) -> list[Rollout]:
-    """Completions that the model ended, without what ended them; of those that have anything else."""
-    some = [r for r in rollouts if len(r.token_ids) > 1]
-    return [replace(r, token_ids=r.token_ids[:-1], logprobs=r.logprobs[:-1]) if r.ended else r for r in some]
+    """Completions that the model ended, without what ended them."""
+    return [replace(r, token_ids=r.token_ids[:-1], logprobs=r.logprobs[:-1]) if r.ended else r for r in rollouts]
 
 
 def gate(model, rollouts: list[Rollout], temperature: float, ends: set[int]) -> tuple[dict[str, float], str]:
@@ -142,7 +142,8 @@ def gate_rows(model, tokenizer, prompts: list[list[int]], args: Args) -> Iterato
                       num_samples=args.num_samples, seeds=[(args.seed, i) for i in range(len(prompts))])  # fmt: skip
     drop_merged_copy(model)
     ends = eos_ids(base_of(model), tokenizer)
-    eos = Counter(token for r in rollouts for token in r.token_ids).most_common(1)[0][0]  # few end within so few tokens
+    first = {r.token_ids[0] for r in rollouts}  # few completions end within so few tokens: a common one stands for EOS
+    eos = Counter(token for r in rollouts for token in r.token_ids if token not in first).most_common(1)[0][0]
     ended = ending(rollouts, eos)
     nothing = contextlib.nullcontext
     tries = {
@@ -204,7 +205,7 @@ def main(args: Args) -> None:
     print(f"{Path(args.model_name).name}, {here['gpu'] or here['cpu']}, torch {torch.__version__}, commit "
           f"{here['commit']}\n")  # fmt: skip
     print("| dtype | bug | mean, nats | floor | mean / floor | p99 | largest | tokens | gate |\n" + "|---" * 9 + "|")
-    for name in args.dtype:
+    for name in args.dtype if args.gate else ():
         model = random_policy(args.model_name, getattr(torch, name), args.adapter_std, args.seed)
         for bug, f, why in gate_rows(model, tokenizer, prompts, args):
             cells = [""] * 6
