@@ -22,6 +22,8 @@ from typing import Any, Literal, TypeVar
 A = TypeVar("A")
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # before torch: less memory in pieces
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns of an optional kernel
 
 

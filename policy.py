@@ -41,7 +41,6 @@ LOGIT_SETTINGS = (
     "logits_scaling", "logit_scale", "logits_mup_width_multiplier",
 )  # fmt: skip
 ROOT = Path(__file__).parent
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # before CUDA starts: less memory in pieces
 
 
 def pick_device(device: str = "auto") -> torch.device:
