@@ -22,8 +22,6 @@ from typing import Any, Literal, TypeVar
 A = TypeVar("A")
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
-if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # before torch: less memory in pieces
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns of an optional kernel
 
 
@@ -37,6 +35,9 @@ class Preempted(Exception):
 
 def run(main: Callable[[A], Any], args_class: type[A], description: str | None) -> None:
     """Parse the command line and run a stage."""
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
+        # before torch is imported; not for whoever imports this file: a sandbox's worker has a bare environment
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     answer_for(lambda: main(parse_args(args_class, description=description)))
 
 
