@@ -162,14 +162,15 @@ def test_a_card_may_have_no_bfloat16(tmp_path):
 
 SHORT = "--max_length 384 --max_new_tokens 16"
 FROM_START = f"--sft_model {{start}} --train_path {{tasks}} --output_dir {{out}} {SHORT}"
+FEW = "--parity_bound 0.1"  # the gate then takes no samples of its own: one stage does, grpo
 SFT = "train_sft_lora.py --model_name data/pocket_coder --train_path {tasks} --output_dir {out} --max_length 384"
 GRPO = f"train_grpo_lora.py {FROM_START} --num_steps 2 --num_samples 4"
 STAGES = {  # two updates each, or four tasks
     "sft": [f"{SFT} --max_steps 2"],
-    "rl": [f"train_rl_lora.py {FROM_START} --num_steps 2 --batch_size 2"],
-    "ppo": [f"train_ppo_lora.py {FROM_START} --num_updates 2 --num_samples 2"],
+    "rl": [f"train_rl_lora.py {FROM_START} --num_steps 2 --batch_size 2 {FEW}"],
+    "ppo": [f"train_ppo_lora.py {FROM_START} --num_updates 2 --num_samples 2 {FEW}"],
     "ppo with a critic": [
-        f"train_ppo_lora.py {FROM_START} --num_updates 2 --num_samples 2 --value_coef 0.5 --ratio_level token"
+        f"train_ppo_lora.py {FROM_START} --num_updates 2 --num_samples 2 --value_coef 0.5 --ratio_level token {FEW}"
     ],
     "grpo": [GRPO],
     "dpo": [
@@ -203,7 +204,7 @@ def last_step(folder: Path) -> int:
 
 
 def test_grpo_trains_and_seldom_waits(on_gpu):
-    counted, folder = on_gpu("", f"{GRPO} --parity_bound 0.1")  # without the gate's own samples
+    counted, folder = on_gpu("", f"{GRPO} {FEW}")
     assert last_step(folder) == 2
     assert counted["kernels"] > 10_000
     decoding = {site: n for site, n in counted["sites"].items() if site.startswith("rollout")}
