@@ -144,7 +144,7 @@ def arguments(script: str) -> type:
 
 # scripts that do not read a dataclass
 WITHOUT_FLAGS = ("data/make_pocket_tasks.py", "data/make_verilog_tasks.py", "data/make_pocket_verilog_tasks.py",
-                 "data/make_exit_tasks.py", "benchmarks/bench_verilog.py")  # fmt: skip
+                 "data/make_exit_tasks.py", "benchmarks/bench_verilog.py", "tests/pretended_gpu.py")  # fmt: skip
 FLAGS_IN = {
     "sandbox.py": "sandbox.py",
     "verilog.py": "sandbox.py",
