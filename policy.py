@@ -54,9 +54,12 @@ def pick_device(device: str = "auto") -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {device}: torch sees no CUDA GPU here; use --device cpu")
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except RuntimeError:
         raise InputError(f"--device {device}: want auto, cpu, cuda or cuda:N") from None
+    if found.index:
+        torch.cuda.set_device(found)  # streams and graphs are those of the current one
+    return found
 
 
 def base_and_adapter(name: str) -> tuple[str, str | None]:

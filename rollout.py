@@ -122,6 +122,8 @@ def sample(
             rollout = Rollout(index, prompts[index], token_ids, logprobs, ended, text)
             done[index][row % num_samples] = rollout
             on_rollout(rollout)
+    if static:
+        static.steps.clear()  # they refer to it: without this its cache would stay until the next collection
     return [rollout for group in done for rollout in group]
 
 

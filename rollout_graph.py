@@ -8,6 +8,7 @@ log-probabilities are written where they belong; the host reads them every `LOOK
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
@@ -22,8 +23,15 @@ Draw = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def takes_graph(model) -> bool:
-    """Whether a model is decoded under a graph: on a GPU, if every layer attends to all tokens, by a given mask."""
+    """Whether a model is decoded under a graph: on a GPU, if every layer attends to all tokens, by a given mask.
+
+    Not with positions that are scaled by the length so far, which the host would have to read; nor where torch is to be
+    deterministic, for which writing into the cache may wait for the host.
+    """
     config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "dynamic" in str(rope.get("rope_type", "")) or torch.are_deterministic_algorithms_enabled():
+        return False
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
     on_gpu = model.get_input_embeddings().weight.device.type == "cuda"
     return on_gpu and plain and config._attn_implementation in ("sdpa", "eager")
@@ -156,16 +164,26 @@ def capture(step: Callable[[], None], pool) -> Callable[[], None]:
     if pool is None:
         step()
         return step
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+    stream, before = _side_stream(torch.cuda.current_device()), torch.cuda.current_stream()
+    stream.wait_stream(before)
     with torch.cuda.stream(stream):
         step()
-    torch.cuda.current_stream().wait_stream(stream)
+    before.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             step()  # recorded, not run
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         print(f"note: decoding without a CUDA graph ({str(error).splitlines()[0]})")
         return step
+    finally:
+        torch.cuda.set_stream(before)  # a capture that fails leaves its own stream current
     return graph.replay
+
+
+@cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """One for all captures: cuBLAS keeps a workspace for every stream that it has ever seen."""
+    return torch.cuda.Stream(device)

@@ -166,6 +166,7 @@ class Run:
         self.optimizer = torch.optim.AdamW(self.weights, lr=args.learning_rate, weight_decay=0.0)
         self.scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, 0, num_steps)
         self.scaler = loss_scaler(self.model)
+        self.scaler.scale(torch.zeros((), device=self.device))  # it is set up by its first use: a share may be empty
         self.parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
         if critic:
             self.parts["critic"] = self.critic

@@ -58,6 +58,9 @@ class Args:
     config: str = ""  # YAML file with any of these; flags win over it
 
 
+reserved: list[int] = []  # on a GPU: bytes that the allocator held at most, of each block measured
+
+
 @contextlib.contextmanager
 def peak_bytes(device: torch.device) -> Iterator[list[int]]:
     """Within the block tensors take this many bytes more than before, at most; known when it ends."""
@@ -70,6 +73,7 @@ def peak_bytes(device: torch.device) -> Iterator[list[int]]:
         yield found
         torch.cuda.synchronize()
         found.append(torch.cuda.max_memory_allocated() - before)
+        reserved.append(torch.cuda.max_memory_reserved())
         return
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield found

@@ -290,19 +290,20 @@ def memory(note: Note, folder: Path, tiny: bool) -> None:
         note(phase=phase, predicted_GiB=predicted / gib, allocated_GiB=measured / gib)
     if not gpu:
         return
-    note(what="reserved at the peak", GiB=torch.cuda.max_memory_reserved() / gib)
+    note(what="reserved at the peak", GiB=max(bench_memory.reserved) / gib)
     whole = torch.cuda.get_device_properties(device).total_memory
     for name, size in prediction.CARDS.items():
         if size * gib > whole:
             continue
         free()
         torch.cuda.set_per_process_memory_fraction((size - 0.5) * gib / whole)  # half a GiB is CUDA's own
+        bench_memory.reserved.clear()
         try:
             bench_memory.measure(model, args, prompt)
             fits = "yes"
         except torch.OutOfMemoryError as error:
             fits = str(error).partition(". ")[0]
-        note(what=f"in a {name} card's share", fits=fits, reserved_GiB=torch.cuda.max_memory_reserved() / gib)
+        note(what=f"in a {name} card's share", fits=fits, reserved_GiB=max(bench_memory.reserved, default=0) / gib)
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
