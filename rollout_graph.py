@@ -30,6 +30,8 @@ def takes_graph(model) -> bool:
     """
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
+    if getattr(config, "alibi", False) or config.model_type == "bloom":
+        return False  # its positions are made from a mask of two dimensions
     if "dynamic" in str(rope.get("rope_type", "")) or torch.are_deterministic_algorithms_enabled():
         return False
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)

@@ -190,7 +190,7 @@ def precision(note: Note, folder: Path, tiny: bool) -> None:
             for head in ("float32", "as the rest"):
                 if head != "float32":
                     logprobs.head_logits = lambda head, states: head(states).float()
-                found, why = bench.gate(model, draw(model), 1.0, set())
+                found, why = bench.gate(model, draw(model), 1.0, bench.eos_ids(bench.base_of(model), tokenizer))
                 drop_merged_copy(model)
                 note(model=title, dtype=str(dtype).removeprefix("torch."), head=head,
                      **{key: found[key] for key in ("mean", "p99", "largest", "floor")},
