@@ -17,14 +17,14 @@ from peft import set_peft_model_state_dict
 
 from common import InputError, require, write_jsonl
 from parity import adapter_weights
-from policy import dtype_of
+from policy import compute_dtype, dtype_of, pick_device
 from rewards import reward_file
 from tasks import sha256
 
 STATE = "resume.pt"
 # may differ between a run and its continuation
 FREE = ("log_every", "quiet", "json_lines", "save_every", "keep_every", "resume", "report_to", "run_name",
-        "log_completions", "track_completions", "parity_bound", "vllm_memory", "cuda_graph", "config")  # fmt: skip
+        "log_completions", "track_completions", "parity_bound", "vllm_memory", "config")  # fmt: skip
 
 
 def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position: Any) -> None:
@@ -103,7 +103,8 @@ def _fixed(args: Any) -> dict[str, Any]:
         hashes["sha256 of --reward"] = sha256(own)
     if valid_path := getattr(args, "valid_path", ""):
         hashes["sha256 of valid_path"] = sha256(valid_path)
-    return settings | hashes | {"number of GPUs": torch.cuda.device_count()}
+    here = {"number of GPUs": torch.cuda.device_count(), "precision": str(compute_dtype(pick_device(), args.dtype))}
+    return settings | hashes | here
 
 
 class StopRequest:

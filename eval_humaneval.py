@@ -55,7 +55,7 @@ class Args:
     n_samples: int = 1  # completions a task
     batch_size: int = 64  # completions at a time; with --server, requests under way
     dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU
-    cuda_graph: bool = True  # decode under a CUDA graph on a GPU; changes speed alone
+    cuda_graph: bool = True  # decode under a CUDA graph on a GPU: faster
     engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
     vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     device: str = "auto"  # auto, cpu, cuda or cuda:N

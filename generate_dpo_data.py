@@ -48,7 +48,7 @@ class Args:
     limit: int = 0  # take the first so many tasks of the file; 0: all
     batch_size: int = 64  # completions at a time (at least those of one task)
     dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU
-    cuda_graph: bool = True  # decode under a CUDA graph on a GPU; changes speed alone
+    cuda_graph: bool = True  # decode under a CUDA graph on a GPU: faster
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down

@@ -255,8 +255,8 @@ def takes_shared_prompts(model, prompts: list[list[int]] = (), completions: list
         return _takes[base]
     chosen = [index for index, prompt in enumerate(prompts) if prompts.count(prompt) > 1]
     chosen = [index for index in chosen if prompts[index] == prompts[chosen[0]]][:4]
-    some = [prompts[i] for i in chosen] or [[1, 2, 3, 4, 5]] * 2 + [[6, 7]]
-    theirs = [completions[i] for i in chosen] or [[8, 9, 10, 11], [12, 13, 14], [15, 16]]
+    some = [prompts[i] for i in chosen] or [list(range(1, 21))] * 3
+    theirs = [completions[i] for i in chosen] or [list(range(first, first + 32)) for first in (5, 12, 21)]
 
     def outputs(share: bool) -> torch.Tensor:
         found = completion_outputs(model, some, theirs, share_prompts=share)

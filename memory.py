@@ -282,9 +282,9 @@ def answer_for_memory(args: Any, phase: Callable[[], str]) -> Iterator[None]:
         yield
     except RuntimeError as error:
         asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-        if not asked:
+        if not asked and not re.search("CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory", str(error)):
             raise
-        phase = phase()
+        amount, phase = asked[1] if asked else "some", phase()
         known = [name for name in REMEDIES[phase] if not name.startswith("--") or hasattr(args, _field(name))]
         if phase == "sampling" and hasattr(args, "sample_batch_size"):
             known.remove("--batch_size")  # there it counts tasks
@@ -296,7 +296,7 @@ def answer_for_memory(args: Any, phase: Callable[[], str]) -> Iterator[None]:
             free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         place = torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine"
         raise InputError(
-            f"out of memory in {phase}: {asked[1]} more were asked for, {free / GIB:.2f} GiB are free on {place}; "
+            f"out of memory in {phase}: {amount} more were asked for, {free / GIB:.2f} GiB are free on {place}; "
             f"what helps: {', '.join(helps)}"
         ) from None
 

@@ -7,6 +7,7 @@ log-probabilities are written where they belong; the host reads them every `LOOK
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import cache
 
@@ -36,7 +37,7 @@ def takes_graph(model) -> bool:
         return False
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
     on_gpu = model.get_input_embeddings().weight.device.type == "cuda"
-    return on_gpu and plain and config._attn_implementation in ("sdpa", "eager")
+    return on_gpu and plain and model not in _failed and config._attn_implementation in ("sdpa", "eager")
 
 
 class _Layer(StaticLayer):
@@ -133,7 +134,7 @@ class StaticDecoder:
         size = self.size
         for _ in range(made - self.made):
             if size not in self.steps:
-                self.steps[size] = capture(lambda: self.advance(size), self.pool)
+                self.steps[size] = capture(lambda: self.advance(size), self.pool, self.model)
             else:
                 self.steps[size]()
         self.made = made
@@ -158,12 +159,12 @@ class StaticDecoder:
         return True
 
 
-def capture(step: Callable[[], None], pool) -> Callable[[], None]:
+def capture(step: Callable[[], None], pool, model) -> Callable[[], None]:
     """Make the step once, as every kernel must have run before it can be captured, and give its CUDA graph's replay.
 
-    Where there is no GPU, or the step cannot be captured, that is the step itself.
+    Where there is no GPU, or the model's step cannot be captured, that is the step itself; it is not tried again.
     """
-    if pool is None:
+    if pool is None or model in _failed:
         step()
         return step
     stream, before = _side_stream(torch.cuda.current_device()), torch.cuda.current_stream()
@@ -179,10 +180,14 @@ def capture(step: Callable[[], None], pool) -> Callable[[], None]:
         raise
     except RuntimeError as error:
         print(f"note: decoding without a CUDA graph ({str(error).splitlines()[0]})")
+        _failed[model] = graph  # kept: the allocator may still know it
         return step
     finally:
         torch.cuda.set_stream(before)  # a capture that fails leaves its own stream current
     return graph.replay
+
+
+_failed: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 @cache

@@ -47,7 +47,7 @@ class Args:
     max_grad_norm: float = 0.0  # clip the gradient's norm to this; 0: do not
     sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
     unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
-    cuda_graph: bool = True  # decode under a CUDA graph on a GPU; changes speed alone
+    cuda_graph: bool = True  # decode under a CUDA graph on a GPU: faster
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass, likewise
     gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, slower
     dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU

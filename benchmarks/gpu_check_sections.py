@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,8 +194,8 @@ def precision(note: Note, folder: Path, tiny: bool) -> None:
                 found, why = bench.gate(model, draw(model), 1.0, bench.eos_ids(bench.base_of(model), tokenizer))
                 drop_merged_copy(model)
                 note(model=title, dtype=str(dtype).removeprefix("torch."), head=head,
-                     **{key: found[key] for key in ("mean", "p99", "largest", "floor")},
-                     gate="refused" if why else "passes", gradient_cosine=row["cosine"] if head == "float32" else "",
+                     **{key: found.get(key, "") for key in ("mean", "p99", "largest", "floor")},
+                     gate=why or "passes", gradient_cosine=row["cosine"] if head == "float32" else "",
                      gradient_error=row["error"] if head == "float32" else "")  # fmt: skip
             logprobs.head_logits = head_logits
             del model
@@ -308,19 +309,23 @@ def memory(note: Note, folder: Path, tiny: bool) -> None:
 
 
 def step(note: Note, folder: Path, tiny: bool) -> None:
+    """Each side of bench_rl_step.py once, on the model that the other sections have too."""
+    import bench_rl_step as bench
+
     sides = ["ours"] + ["trl"] * (find_spec("trl") is not None and not tiny)
-    with contextlib.suppress(PackageNotFoundError):
-        note(what="TRL", version=version("trl"), used=str("trl" in sides))
-    out = folder / "step_times.json"
-    command = [sys.executable, "benchmarks/bench_rl_step.py", "--workload", "pocket" if tiny else "1.3b", "--only",
-               *sides, "--rounds", "1", "--steps", "1", "--json", str(out)]  # fmt: skip
-    command += ["--new_tokens", "16"] if tiny else ["--batch_size", "2", "--new_tokens", "128"]
-    subprocess.run(command, check=True, cwd=ROOT)
-    record = json.loads(out.read_text())
-    for found in record["rounds"]:
-        note(side=found["side"], s_a_step=found["seconds"], tokens_per_s=found["tokens"] / found["seconds"],
+    args = bench.Args(batch_size=2, new_tokens=16 if tiny else 128, steps=1)
+    settings = asdict(args) | {"folder": str(model_folder(folder, tiny))}
+    note(what="TRL", version=version("trl") if find_spec("trl") else "not installed", used=str("trl" in sides))
+    results = []
+    for side in sides:
+        out = folder / f"{side}.json"
+        bench.call([str(bench.HERE / "rl_sides.py"), side, json.dumps(settings), str(out)])
+        results.append({"round": 0, "side": side} | json.loads(out.read_text()))
+        found = results[-1]
+        note(side=side, s_a_step=found["seconds"], tokens_per_s=found["tokens"] / found["seconds"],
              sampling_s=found["sample_seconds"], peak_MiB=found["peak_mib"])  # fmt: skip
-    for peer, ratios in record["ratios"].items():
+    bench.check_equal_work(results, "fixed")
+    for peer, ratios in bench.ratios(results).items():
         note(what=f"ours / {peer}", **{name: values[0] for name, values in ratios.items()})
 
 

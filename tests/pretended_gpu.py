@@ -295,7 +295,9 @@ def prepare(policy: Any, rollout_graph: Any) -> None:
         return model
 
     policy.load_policy = load_policy
-    rollout_graph.capture = lambda step, pool: capture(step, None)  # as without a card: each step runs, and is counted
+    rollout_graph.capture = lambda step, pool, model: capture(
+        step, None, model
+    )  # as without a card: each step runs, and is counted
 
 
 def main(argv: list[str]) -> None:

@@ -221,6 +221,8 @@ def test_out_of_memory_is_one_line_with_the_flags_that_help():
     assert "a lower --batch_size (now 64)" in out_of_memory(eval_humaneval.Args(), "sampling")
     on_a_cpu = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes.")
     assert "out of memory in log-probabilities: 99 bytes more" in out_of_memory(args, "log-probabilities", on_a_cpu)
+    of_cublas = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    assert "out of memory in training: some more were asked for" in out_of_memory(args, "training", of_cublas)
     with pytest.raises(RuntimeError, match="another"), memory.answer_for_memory(args, lambda: "training"):
         raise RuntimeError("another")
 

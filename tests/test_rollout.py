@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from families import FAMILIES, save_family
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
+from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, MistralConfig
 
 from common import InputError
 from logprobs import base_of, completion_logprobs, completion_outputs, head_logprobs
@@ -234,7 +234,14 @@ def test_no_graph_on_a_cpu_nor_with_sliding_windows(pocket_policy, monkeypatch):
     model, _ = pocket_policy
     assert not takes_graph(base_of(model))
     shape = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
-    for config, takes in ((LlamaConfig(**shape), True), (MistralConfig(sliding_window=8, **shape), False)):
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    cases = (
+        (LlamaConfig(**shape), True),
+        (LlamaConfig(**shape, rope_parameters=dynamic), False),
+        (MistralConfig(sliding_window=8, **shape), False),
+        (BloomConfig(hidden_size=32, n_layer=1, n_head=2, vocab_size=64), False),
+    )
+    for config, takes in cases:
         plain = AutoModelForCausalLM.from_config(config)
         monkeypatch.setattr(plain, "get_input_embeddings", lambda: SimpleNamespace(
             weight=SimpleNamespace(device=torch.device("cuda"))))  # fmt: skip
