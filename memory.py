@@ -44,6 +44,7 @@ class Args:
     max_new_tokens: int = 256  # tokens of a completion, at most
     sample_batch_size: int = 64  # completions sampled at a time
     unpack_to_sample: bool = True  # sample from an unpacked copy, not from the 4-bit policy
+    cuda_graph: bool = True  # decode under a CUDA graph, as a GPU does
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass
     per_device_train_batch_size: int = 1  # sft: examples in one forward and backward pass
     minibatch_size: int = 0  # completions an optimizer step; 0: the whole batch

@@ -23,6 +23,7 @@ import policy
 from batches import micro_batches, padded_tokens
 from common import InputError, require
 from logprobs import head_logprobs
+from rollout_graph import ROOM_UNIT
 
 
 @dataclass
@@ -338,15 +339,17 @@ def scoring_bytes(shape: Shape, args: Any, one: Pass, dtype: int) -> float:
 
 
 def sampling_bytes(shape: Shape, args: Any, prompt: int, dtype: int) -> dict[str, float]:
-    """The copy that samples, keys and values of all rows as `RoomyLayer` reserves them, and what a step has beside.
+    """The copy that samples, keys and values of all rows as they are reserved, and what a step has beside.
 
     Beside them stand the keys and values of the layer that is copied when rows are repeated or dropped, or the work
-    on a step's logits (`rollout._draw`: float32, the cumulative sum and its operand float64), or the prefill's
-    activations.
+    on a step's logits (`rollout._draw`: float32, the cumulative sum and its operand float64), or the prefill: its
+    activations and, where the rows have a fixed place (`StaticDecoder`), the prompts' own keys and values.
     """
-    rows = sampling_rows(args)
+    rows, static = sampling_rows(args), args.cuda_graph and dtype == 2
     a_token = 2 * shape.layers * shape.kv * dtype
-    cache = rows * (prompt + args.max_new_tokens) * a_token
+    room = prompt + args.max_new_tokens
+    room = -(-room // ROOM_UNIT) * ROOM_UNIT if static else room
+    cache = rows * room * a_token
     # in float32, probabilities, cumulative sum and operand; with top_p the sorted ones (4), where they were (8), which
     # are left out (1), the rest (4)
     a_logit = 24 + (17 if args.top_p < 1 else 0)
@@ -355,13 +358,16 @@ def sampling_bytes(shape: Shape, args: Any, prompt: int, dtype: int) -> dict[str
     copy = sum(weights) + adapter if args.unpack_to_sample else max(weights)  # else one weight at a time
     prompts = rows // args.num_samples
     beside = 4 if dtype == 2 else 3  # in 16 bits the adapter's own result
-    prefill = prompts * (prompt + args.max_new_tokens) * a_token
-    prefill += prompts * prompt * dtype * (beside * shape.inner + 5 * shape.hidden)
+    prefill = prompts * prompt * dtype * (beside * shape.inner + 5 * shape.hidden)
+    if static:  # a layer's keys, or its values, are repeated beside those of all prompts
+        prefill = prompts * prompt * a_token + max(prefill, cache / shape.layers / 2)
+    else:  # the rows' take the prompts' place
+        prefill += prompts * room * a_token - cache
     return {
         f"weights unpacked to sample, {8 * dtype} bits": copy * dtype,
         f"keys and values of {rows} rows": cache,
-        "a step's logits, or a layer copied": max(
-            cache / shape.layers + rows * shape.vocab * dtype, rows * shape.vocab * a_logit, prefill - cache
+        "a step's logits, a layer copied, or the prompts": max(
+            cache / shape.layers + rows * shape.vocab * dtype, rows * shape.vocab * a_logit, prefill
         ),
     }
 

@@ -1,8 +1,8 @@
 """Decoding on a GPU as one CUDA graph a token, for every tensor of a step stays at its place.
 
-Launched one by one, the kernels of a step (1,500 for 24 layers) take the host longer than the GPU. A graph launches
-them at once. So the cache is static, the mask is whole from the start and opens by a column a step, and tokens and
-log-probabilities are written where they belong; the host reads them every `LOOK_EVERY` steps.
+Launched one by one, the kernels of a step (1,500 for 24 layers) are estimated to take the host longer than the GPU. A
+graph launches them at once. So the cache is static, the mask is whole from the start and opens by a column a step, and
+tokens and log-probabilities are written where they belong; the host reads them every `LOOK_EVERY` steps.
 """
 
 from __future__ import annotations

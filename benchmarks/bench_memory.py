@@ -164,6 +164,8 @@ def measure(model, args: memory.Args, prompt: int) -> dict[str, int]:
 
 def compare(model, adapter: str, args: memory.Args, prompt: int) -> dict[str, tuple[float, int]]:
     """Predicted and measured bytes: what stays, each phase, and the peak without the allowance."""
+    if model.device.type == "cpu":
+        args = replace(args, cuda_graph=False)
     dtype = 4 if policy.compute_dtype(model.get_input_embeddings().weight.device) == torch.float32 else 2
     predicted, measured = memory.predict(read_shape(adapter), args, prompt, dtype), measure(model, args, prompt)
     found = {"always": (sum(predicted.always.values()), measured.pop("always"))}

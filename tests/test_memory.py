@@ -127,7 +127,7 @@ def test_what_fits_is_what_is_proposed(tmp_path):
     assert parts.always["weights in 4 bits"] * 8 / sum(i * o for _, i, o in shape.linears) == pytest.approx(4.13, 1e-3)
     assert shape.other == 2 * 32256 * 2048 + 49 * 2048  # embeddings, LM head, norms
     assert (
-        "does not fit; micro_batch_tokens up to 5120, any with gradient checkpointing; sample_batch_size up to 48"
+        "does not fit; micro_batch_tokens up to 5120, any with gradient checkpointing; sample_batch_size up to 40"
         in memory.advice(shape, args, "16 GB", room)
     )
     args = memory.Args(batch_size=16, num_samples=16, sample_batch_size=256)
