@@ -1,13 +1,14 @@
 """Kernels, waits for the GPU and copies to it that a token of decoding takes, counted on a pretended card.
 
-    python tests/pretended_gpu.py benchmarks/count_kernels.py
+    python tests/pretended_gpu.py benchmarks/count_kernels.py [LAYERS]
 
-A random Llama of 24 layers, narrow (what is counted does not depend on widths), 8 rows. A token is what 48 tokens take
+A random Llama of 24 layers or LAYERS, narrow (what is counted does not depend on widths), 8 rows. A token is what 48 tokens take
 more than 16 do. Attention is counted as torch's plain implementation, a card has one kernel for it.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections import Counter
 from types import SimpleNamespace
@@ -19,10 +20,11 @@ from policy import add_lora, load_policy, trainable_parameters
 from rollout import sample
 
 counts = globals()["counts"]  # tests/pretended_gpu.py's
+LAYERS = int(sys.argv[1]) if sys.argv[1:] else 24
 
 
 def random_policy():
-    config = LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=24, num_attention_heads=4,
+    config = LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=LAYERS, num_attention_heads=4,
                          vocab_size=512, eos_token_id=None)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         LlamaForCausalLM(config).save_pretrained(folder)

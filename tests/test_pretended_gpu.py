@@ -213,7 +213,7 @@ def test_grpo_trains_and_seldom_waits(on_gpu):
 
 @pytest.mark.slow
 def test_a_token_under_a_graph_waits_seldom_and_copies_nothing(run_cli):
-    code, printed, errors = run_cli("tests/pretended_gpu.py", "benchmarks/count_kernels.py", OMP_NUM_THREADS="1")
+    code, printed, errors = run_cli("tests/pretended_gpu.py", "benchmarks/count_kernels.py", "2", OMP_NUM_THREADS="1")
     assert code == 0, errors[-3000:]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines()[2:-1]]
     assert [row[0] for row in rows] == ["unpacked, eager"] * 2 + ["4-bit, eager"] * 2 + [

@@ -121,8 +121,8 @@ def test_hostile_code_costs_only_itself(measure, capsys, monkeypatch):
     texts = [MAIN, deep, "    return )\n", quadratic, "    return '\ud800\x00'\n", "--config=x\n--fix\n", MAIN]
     assert measure([(TASK, text) for text in texts]) == [1.0, 0, 0, 0, 1.0, 0, 1.0]
     assert "could not read 4 of 6 programs" in capsys.readouterr().out
-    monkeypatch.setattr(quality, "LIMIT_SECONDS", -1.0)  # over before it begins, on a busy machine too
-    assert measure([(TASK, MAIN)]) == [0.0]
+    monkeypatch.setattr(quality, "LIMIT_SECONDS", 0.2)  # ruff needs seconds for this one, on any machine
+    assert measure([(TASK, "    x = " + "not " * 20000 + "1\n")]) == [0.0]
     assert "could not read 1 of 1" in capsys.readouterr().out
 
 
