@@ -2,8 +2,8 @@
 
     python tests/pretended_gpu.py benchmarks/count_kernels.py [LAYERS]
 
-A random Llama of 24 layers or LAYERS, narrow (what is counted does not depend on widths), 8 rows. A token is what 48 tokens take
-more than 16 do. Attention is counted as torch's plain implementation, a card has one kernel for it.
+A random Llama of 24 layers or LAYERS, narrow (what is counted does not depend on widths), 8 rows. A token is what 48
+tokens take more than 16 do. Attention is counted as torch's plain implementation, a card has one kernel for it.
 """
 
 from __future__ import annotations
