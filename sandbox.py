@@ -45,7 +45,7 @@ STATUSES = (
 )
 UNJUDGED = ("refused", "infrastructure")  # not a reward of 0: no reward
 REQUIRED_LAYERS = ("rlimits", "landlock", "seccomp")
-TASK_FIELDS = ("task_id", "prompt", "test", "entry_point", "test_list", "test_setup_code")
+TASK_FIELDS = ("task_id", "prompt", "test", "entry_point", "test_list", "test_setup_code", "canonical_solution")
 START_LIMIT = 20.0  # seconds for a worker to start
 CLOSE_LIMIT = 0.3  # seconds that workers get to clean up by themselves
 

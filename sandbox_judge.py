@@ -6,6 +6,7 @@ check at a time: {"task", "completion", "time_limit", "weak"} in, the fields of 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import importlib
@@ -24,15 +25,18 @@ import types
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sandbox_codec import MAX_REQUEST, dump_frame, split_frame
-from sandbox_session import CheckOver, Remote, Session, one_line
-from sandbox_split import COMPARE, RECORD, TRUTH, Split, Unsplittable, split
+from sandbox_codec import MAX_REQUEST, Malformed, dump_frame, split_frame
+from sandbox_reasons import Progress, cause, compared, failed, how_it_died, outcome, place_of, told, untrue
+from sandbox_session import CheckOver, Session, exception_class, one_line
+from sandbox_split import COMPARE, IMPORTABLE, RECORD, TRUTH, Split, Unsplittable, split
 from sandbox_zygote import REPORT, START
 from tasks import candidate_source, test_source
 
 MAX_SOURCE = 256 * 1024  # characters of a program under test
 JUDGE_MEMORY = 4 << 30  # bytes: a test may blow up on what the candidate returned, and must not take the machine along
 REPEAT_ALARM = 0.05  # seconds between deadlines after the first one, for tests that swallow it
+LARGE, SPLIT_LIMIT = 64 * 1024, 30.0  # characters of a task whose tests take long to split, and seconds for that
+OPEN = ("uncrossable", "raised")  # the task's fault or the completion's: not a verdict yet
 REAP_LIMIT = 2.0  # seconds a zygote may take to kill and reap
 
 
@@ -60,42 +64,102 @@ class Judge:
         self.layers = json.loads(self.control.recv(1 << 16) or '{"error": "the zygote did not start"}')
         self.session: Session | None = None
         self.armed = False
-        self.spent = False  # whether a task may have changed this interpreter for those after it
+        self.references: dict[str, str] = {}  # task -> `cause` of its reference's verdict, where that was in question
+
+    def tell(self, seconds: float) -> None:
+        """Ask the caller for so many seconds more from now on."""
+        self.parent.sendall(dump_frame({"wait": seconds}))
 
     def on_alarm(self, _: int, frame: types.FrameType | None) -> None:
-        if self.armed and self.session is not None:
-            while frame is not None:
-                if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-                    # a module left half imported breaks later checks; the alarm comes again in a moment
-                    self.session.over = self.session.over or ("timeout", "")
-                    return
-                frame = frame.f_back
-            self.session.end("timeout", "")
+        session = self.session
+        if not self.armed or session is None:
+            return
+        if session.over is None and (left := session.deadline - time.monotonic()) > 0.001:  # messages took long
+            signal.setitimer(signal.ITIMER_REAL, left, REPEAT_ALARM)
+            return self.tell(left)
+        while frame is not None:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                # a module left half imported breaks later checks; the alarm comes again in a moment
+                session.over = session.over or ("timeout", "")
+                return
+            frame = frame.f_back
+        session.end("timeout", "")
 
-    def check(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Judge one completion.
+    def answer(self, job: dict[str, Any]) -> None:
+        """Judge one completion, and send the fields of its `Verdict`.
 
-        Returns:
-            the fields of a `Verdict`.
+        Tests that may change this interpreter run in a fork of it.
 
         Raises:
             Broken: the zygote is gone.
         """
-        task, completion, limit = job["task"], job["completion"], job["time_limit"]
+        key = json.dumps([job["task"].get(name) for name in _PARTS])
+        if len(key) > LARGE:
+            self.tell(SPLIT_LIMIT)
         try:
-            plan = _split_cached(json.dumps([task.get(k) for k in _PARTS]))
+            plan = _split_cached(key)
         except Unsplittable as error:
             if not job["weak"]:
-                return _verdict("refused", str(error))
+                return self.send(outcome("refused", str(error)))
             plan = None
-        source = candidate_source(task, completion)
+        if len(key) > LARGE:
+            self.tell(job["time_limit"])
+        if plan is None or not plan.lasting:
+            return self.send(self.check(key, plan, job))
+        for module in plan.modules:  # here, and not again in every fork
+            if module.partition(".")[0] in sys.stdlib_module_names or module in IMPORTABLE.values():
+                with contextlib.suppress(Exception):
+                    importlib.import_module(module)
+        pid = os.fork()
+        if not pid:
+            self.caller = os.getppid()
+            try:
+                self.send(self.check(key, plan, job))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        status = os.waitpid(pid, 0)[1]
+        if os.WIFSIGNALED(status):  # the caller judges by how this process ends
+            os.kill(os.getpid(), os.WTERMSIG(status))
+        if status:
+            raise Broken("the fork that ran the tests failed")
+
+    def send(self, reply: dict[str, Any]) -> None:
+        try:
+            self.parent.sendall(dump_frame(reply | {"spent": False}))
+        except OSError:
+            self.leave()
+
+    def check(self, key: str, plan: Split | None, job: dict[str, Any]) -> dict[str, Any]:
+        """The fields of the verdict on one completion."""
+        task, limit = job["task"], job["time_limit"]
+        source = candidate_source(task, job["completion"])
         if len(source) > MAX_SOURCE:
-            return _verdict("syntax", f"the program has {len(source)} characters, and {MAX_SOURCE} are allowed")
+            return outcome("syntax", f"the program has {len(source)} characters, and {MAX_SOURCE} are allowed")
         verdict = self.attempt(plan, task, source, limit)
-        if verdict["status"] == "refused" and job["weak"] and plan is not None:
-            verdict = self.attempt(None, task, source, max(limit - verdict["wall_seconds"], 0.01))
-        self.spent = self.spent or (plan is not None and plan.lasting)
+        if verdict["status"] in OPEN:
+            verdict["status"] = "refused" if self.at_fault(key, plan, task, cause(verdict), limit) else "fail"
+        again = plan is not None and (
+            verdict["status"] == "pass" if plan.surroundings else verdict["status"] == "refused" and job["weak"]
+        )
+        if again:
+            beside = self.attempt(None, task, source, max(limit - verdict["wall_seconds"], 0.01))
+            if plan.surroundings:  # the values are right: it must also pass where the tests can look around it
+                beside |= {name: verdict[name] for name in ("tests_passed", "tests_total") if name in verdict}
+            verdict = beside
         return verdict
+
+    def at_fault(self, key: str, plan: Split, task: dict[str, Any], what: str, limit: float) -> bool:
+        """Whether the task itself is to blame for this: nothing was asked yet, or its reference gets it too."""
+        if not self.session.asked:
+            return True
+        body = task.get("canonical_solution")
+        if not body:
+            return self.session.own_argument
+        if key not in self.references:
+            self.tell(2 * limit)
+            self.references[key] = cause(self.attempt(plan, task, _solution(task), limit))
+        return self.references[key] == what
 
     def attempt(self, plan: Split | None, task: dict[str, Any], source: str, limit: float) -> dict[str, Any]:
         """One child from fork to reaping; in the weaker mode if there is no plan."""
@@ -148,7 +212,7 @@ class Judge:
 
     def run(self, plan: Split | None, task: dict, source: str, limit: float, channel: socket.socket) -> dict[str, Any]:
         """One conversation with a fresh child, under the deadline. Status "gone" if the child hung up."""
-        place = functools.partial(_place, candidate_source(task, "").count("\n"))
+        place = functools.partial(place_of, candidate_source(task, "").count("\n"))
         deadline = time.monotonic() + limit
         session = Session(channel, self.parent, self.leave, self.orphaned, deadline, place)
         self.session = session
@@ -160,13 +224,17 @@ class Judge:
                 signal.setitimer(signal.ITIMER_REAL, limit, REPEAT_ALARM)
                 verdict = _converse(session, plan, task, source, progress)
             except CheckOver:
-                verdict = _verdict("", "")
+                verdict = outcome("", "")
             except MemoryError:
-                verdict = _verdict("fail", "the test itself ran out of memory on what the function returned")
+                verdict = outcome("fail", "the test itself ran out of memory on what the function returned")
+            except Exception as error:  # ours: what we made of the program's values
+                if not session.asked:
+                    raise
+                verdict = outcome("fail", f"the judge failed on what the program returned: {told(error)}")
             finally:
                 self.armed = False
         except CheckOver:  # the alarm went off on the very last line
-            verdict = _verdict("", "")
+            verdict = outcome("", "")
         signal.setitimer(signal.ITIMER_REAL, 0)
         if verdict["status"] == "pass" and session.unsolicited():
             session.over = ("protocol", "something was written to the judge before it asked")
@@ -174,7 +242,7 @@ class Judge:
             status, reason = session.over
             if status == "timeout":
                 reason = f"no result within {limit:g} s"
-            verdict = _verdict(status, reason + progress.where())
+            verdict = outcome(status, reason + progress.where())
         if plan is not None and plan.total is not None:
             passed = 0 if verdict["status"] == "protocol" else progress.passed
             verdict |= {"tests_passed": passed, "tests_total": plan.total}
@@ -184,27 +252,6 @@ class Judge:
             module.__dict__.clear()  # its functions hold it in a cycle, and with it whatever the candidate returned
         gc.collect()
         return verdict
-
-
-class Progress:
-    """Which of the counted tests passed."""
-
-    def __init__(self, total: int | None) -> None:
-        self.total = total
-        self.outcomes: dict[int, BaseException | None] = {}
-
-    def record(self, number: int, error: BaseException | None) -> None:
-        self.outcomes[number] = error
-
-    @property
-    def passed(self) -> int:
-        return sum(error is None for error in self.outcomes.values())
-
-    def first_error(self) -> BaseException | None:
-        return next((error for error in self.outcomes.values() if error is not None), None)
-
-    def where(self) -> str:
-        return f" (after {len(self.outcomes)} of {self.total} tests)" if self.total and self.outcomes else ""
 
 
 def _converse(session: Session, plan: Split | None, task: dict, source: str, progress: Progress) -> dict[str, Any]:
@@ -218,34 +265,35 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
     try:
         exec(plan.helpers, namespace)
     except Exception as error:
-        return _verdict("refused", f"the prompt's own code fails: {one_line(repr(error))}")
+        return outcome("refused", f"the prompt's own code fails: {one_line(repr(error))}")
     ready = session.receive()
     if ready.get("ready") != "":
-        return _verdict("infrastructure", one_line(ready.get("ready")))
+        return outcome("infrastructure", one_line(ready.get("ready")))
     session.ready = True
     session.send({"source": source, "names": plan.remote})
     reply = session.receive()
     if failure := _loading_failed(session, reply):
         return failure
-    kinds = reply.get("names") if type(reply) is dict else None
-    if type(kinds) is not dict:
+    session.names = namespace
+    session.transport = 0.0  # the program's loading is its own
+    try:
+        given = {name: _named(session, node) for name, node in reply["names"].items() if name in plan.remote}
+    except (Malformed, LookupError, TypeError, AttributeError):
         session.end("protocol", "a malformed answer to the program")
     for name in plan.required:
-        if kinds.get(name) != "callable":
-            problem = "is not callable" if kinds.get(name) == "value" else "is not defined"
-            return _verdict("no_entry_point", f"{name} {problem}")
-    session.exceptions = {k: v for k, v in namespace.items() if isinstance(v, type) and issubclass(v, Exception)}
+        if not callable(given.get(name)):
+            problem = "is not callable" if name in given else "is not defined"
+            return outcome("no_entry_point", f"{name} {problem}")
     for name, imported in plan.imports.items():
         namespace[name] = importlib.import_module(imported)
-    for name in plan.remote:
-        if kinds.get(name) != "absent":
-            namespace[name] = Remote(session, name, f"<{name}>")
+    namespace.update(given)
+    absent = set(plan.remote) - set(given)
 
     def record(number: int, error: BaseException | None) -> None:
         if session.over is None:  # else this test has swallowed the end of the check, and did not pass
             progress.record(number, error)
 
-    namespace.update({COMPARE: _compared, TRUTH: _untrue, RECORD: record})
+    namespace.update({COMPARE: compared, TRUTH: untrue, RECORD: record})
     try:
         exec(plan.tests, namespace)
         error = progress.first_error()
@@ -255,27 +303,27 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
         raise
     except SystemExit as raised:
         error = progress.first_error()
-        if error is None and not session.calls:
-            return _verdict("refused", "the task's tests end the program")
+        if error is None and not session.asked:
+            return outcome("refused", "the task's tests end the program")
         error = error or raised
     except BaseException as raised:  # pytest.fail(), KeyboardInterrupt
         error = progress.first_error() or raised
     if error is not None:
-        return _failed(error)
+        return failed(error, absent)
     if not session.calls:
-        return _verdict("fail", "the tests never called the function")
-    return _verdict("pass", "")
+        return outcome("fail", "the tests never called the function")
+    return outcome("pass", "")
 
 
 def _converse_weakly(session: Session, task: dict, source: str) -> dict[str, Any]:
     """The tests run beside the candidate, which can forge a pass; it stays as locked down as ever."""
     ready = session.receive()
     if ready.get("ready") != "":
-        return _verdict("infrastructure", one_line(ready.get("ready")))
+        return outcome("infrastructure", one_line(ready.get("ready")))
     session.ready = True
     session.send({"source": source, "names": [], "tests": test_source(task)})
     reply = session.receive()
-    return _loading_failed(session, reply) or _verdict("pass", "")
+    return _loading_failed(session, reply) or outcome("pass", "")
 
 
 def _loading_failed(session: Session, reply: Any) -> dict[str, Any] | None:
@@ -291,66 +339,27 @@ def _loading_failed(session: Session, reply: Any) -> dict[str, Any] | None:
             session.end("protocol", "a malformed answer to the program")
         stage = reply["error"].get("stage")
         if stage == "compile" and not isinstance(error, MemoryError | RecursionError):
-            return _verdict("syntax", error._remote)
+            return outcome("syntax", error._remote)
         if stage == "compile":
-            return _verdict("syntax", f"too complex to compile: {error._remote}")
-        return _failed(error)
+            return outcome("syntax", f"too complex to compile: {error._remote}")
+        return failed(error)
 
 
-def _failed(error: BaseException) -> dict[str, Any]:
-    remote = getattr(error, "_remote", None)
-    if isinstance(error, MemoryError) and remote:
-        return _verdict("memory", remote)
-    if remote:
-        return _verdict("fail", remote)
-    if isinstance(error, _Explained):
-        return _verdict("fail", one_line(error, 400))
-    return _verdict("fail", f"the test raised {type(error).__name__}: {one_line(error)}")
+def _named(session: Session, node: Any) -> Any:
+    """What a name of the program's stands for in the tests; for an exception's class, one that they can catch."""
+    if type(node) is dict and "error" in node:
+        name, *bases = node["error"]
+        base = next(filter(None, (exception_class(base, session.names) for base in bases)), Exception)
+        return type(name.rpartition(".")[2], (base,), {})
+    return session.objects.decode(node)
 
 
-class _Explained(AssertionError):
-    pass
+def _solution(task: dict[str, Any]) -> str:
+    """The task's own program: a body that follows the prompt, or, with `test_list`, the whole of it."""
+    return candidate_source(task, task["canonical_solution"])
 
 
-def _compared(text: str, left: Any, right: Any) -> _Explained:
-    return _Explained(f"assert {one_line(text, 160)}: left is {_short(left)}, right is {_short(right)}")
-
-
-def _untrue(text: str, value: Any) -> _Explained:
-    return _Explained(f"assert {one_line(text, 160)}: it is {_short(value)}")
-
-
-def _short(value: Any) -> str:
-    try:
-        return one_line(repr(value), 80)
-    except ValueError:  # an int of more digits than Python likes to print
-        return f"a very large {type(value).__name__}"
-
-
-def _place(prompt_lines: int, line: int) -> str:
-    inside = line - prompt_lines
-    return f" (line {inside} of the completion)" if inside > 0 else f" (line {line} of the prompt)"
-
-
-def _verdict(status: str, reason: str) -> dict[str, Any]:
-    return {"status": status, "reason": reason}
-
-
-def how_it_died(status: int, killed_by_us: bool, cpu_seconds: float, limit: float) -> tuple[str, str]:
-    """Status and reason for a child that hung up, from its wait status."""
-    if killed_by_us:
-        return "protocol", "the program closed its connection to the judge"
-    if os.WIFEXITED(status):
-        return "crash", f"the program ended itself (exit code {os.WEXITSTATUS(status)}) before the tests were done"
-    number = os.WTERMSIG(status)
-    if number == signal.SIGXCPU or (number == signal.SIGKILL and cpu_seconds >= limit):
-        return "timeout", f"{cpu_seconds:.1f} s of CPU time used"
-    if number == signal.SIGKILL:  # the candidate has no way to send it
-        return "infrastructure", "the child was killed from outside"
-    return "crash", f"the program died of {signal.Signals(number).name}"
-
-
-_PARTS = ("task_id", "prompt", "test", "entry_point", "test_list", "test_setup_code")
+_PARTS = ("task_id", "prompt", "test", "entry_point", "test_list", "test_setup_code", "canonical_solution")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -385,15 +394,11 @@ def main() -> None:
             buffer += chunk
         del buffer[: frame[1]]
         try:
-            reply = judge.check(frame[0])
+            judge.answer(frame[0])
         except Broken as error:
-            reply = _verdict("infrastructure", str(error))
+            judge.send(outcome("infrastructure", str(error)))
         except Exception as error:  # ours, so it must not pass for the completion's
-            reply = _verdict("infrastructure", one_line(f"the judge failed: {error!r}"))
-        try:
-            parent.sendall(dump_frame(reply | {"spent": judge.spent}))
-        except OSError:
-            judge.leave()
+            judge.send(outcome("infrastructure", one_line(f"the judge failed: {error!r}")))
 
 
 if __name__ == "__main__":

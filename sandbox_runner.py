@@ -3,28 +3,32 @@
 Everything here runs in the interpreter that the candidate owns. It may patch, read or break all of it, and wins
 nothing: it holds no test and no expected value, and whatever it writes is decoded and compared by the judge.
 
-Messages (see sandbox_codec): first {"source", "names", "tests"?}, answered with {"names": {name: kind}}; then
-{"id", "op", "args", "kwargs"}, answered with {"id", "value", "args"?}. Anything that goes wrong is answered with
-{"error": {"types", "message", "line", "stage"}} or {"exit": text}.
+Messages (values as in sandbox_objects): first {"source", "names", "tests"?}, answered with {"names": {name: value}};
+then {"id", "op", "args", "kwargs", "changes", "forget"}, answered with {"id", "value", "changes"}. Anything that goes
+wrong is answered with {"error": {"types", "message", "line", "stage", ...}, "changes"} or {"exit": text}.
 """
 
 from __future__ import annotations
 
+import builtins
 import operator
 import os
 import socket
 import sys
 import types
+from enum import Enum
 from typing import Any
 
-from sandbox_codec import MAX_FRAME, MAX_REQUEST, NotPlain, TooBig, decode, dump_frame, encode, split_frame
+from sandbox_codec import MAX_FRAME, MAX_REQUEST, TooBig, dump_frame, split_frame
+from sandbox_objects import Objects
+from sandbox_plain import MAX_NAME
 
 FILENAME = "<completion>"
 RECURSION_LIMIT = 1000 + 12  # the candidate gets the usual 1000 above this module's frames
-OUT_OF_MEMORY = dump_frame({"error": {"types": ["MemoryError"], "message": "", "line": 0, "stage": "run"}})
+OUT_OF_MEMORY = dump_frame({"error": {"types": ["builtins.MemoryError"], "message": "", "line": 0, "stage": "run"}})
 
 OPERATIONS = {
-    "call": lambda function, *args, **kwargs: function(*args, **kwargs),
+    "call": lambda function, /, *args, **kwargs: function(*args, **kwargs),
     "getattr": getattr,
     "setattr": setattr,
     "getitem": operator.getitem,
@@ -37,12 +41,20 @@ OPERATIONS = {
 }
 
 
+# letter of an ability: a method by which an object has it
+ABILITIES = {"c": "__call__", "i": "__iter__", "n": "__next__", "l": "__len__", "g": "__getitem__", "s": "__setitem__",
+             "b": "__bool__", "r": "__reversed__"}  # fmt: skip
+ATTRIBUTES = ("name", "path", "value", "errno", "strerror", "filename", "filename2", "msg", "lineno", "offset", "text",
+              "start", "end", "object", "reason", "encoding")  # fmt: skip
+
+
 class _Runner:
     def __init__(self, channel: socket.socket) -> None:
         self.channel, self.buffer = channel, bytearray()
         self.module = types.ModuleType("candidate")
+        self.objects = Objects(self.refer, self.resolve, fetch=self.module.__dict__.get)
         self.handles: list[Any] = []  # what the judge holds a reference to
-        self.numbers: dict[int, int] = {}  # id of a handle: its number, so that one object stays one object
+        self.handle_numbers: dict[int, int] = {}  # id of a handle: its number, so that one object stays one object
 
     def receive(self) -> Any:
         while (frame := split_frame(self.buffer, MAX_REQUEST)) is None:
@@ -65,45 +77,84 @@ class _Runner:
         try:
             code = compile(request["source"], FILENAME, "exec", dont_inherit=True)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # a NUL byte is a ValueError
-            return {"error": _describe(error, "compile")}
+            return {"error": _describe(error, "compile"), "changes": []}
         sys.modules["candidate"] = self.module
         namespace = self.module.__dict__
         exec(code, namespace)
         if "tests" in request:  # the weaker mode: the tests run here, and the candidate could forge the outcome
             exec(compile(request["tests"], "<tests>", "exec", dont_inherit=True), namespace)
-        kinds = {}
-        for name in request["names"]:
-            value = namespace.get(name)
-            kinds[name] = "absent" if name not in namespace else "callable" if callable(value) else "value"
-        return {"names": kinds}
+        self.objects.begin()
+        return {"names": {name: self.named(name) for name in request["names"] if name in namespace}}
+
+    def named(self, name: str) -> Any:
+        """A value of the program's by name; what is no plain data is asked for by that name."""
+        value = self.module.__dict__[name]
+        if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == "candidate":
+            return {"error": _types(value, self.module.__dict__)}
+        node = self.objects.encode(value)
+        return {"x": [name, *node["x"][1:]]} if type(node) is dict and "x" in node else node
 
     def answer(self, request: dict) -> dict:
-        sent = request["args"]
-        args = [decode(node, self.resolve) for node in sent]
-        kwargs = {name: decode(node, self.resolve) for name, node in request["kwargs"].items()}
+        free = self.objects.free()  # by now the call before this one holds nothing
+        self.objects.forget(request["forget"])
+        args = [self.objects.decode(node) for node in request["args"]]
+        kwargs = {name: self.objects.decode(node) for name, node in request["kwargs"].items()}
+        self.objects.apply(request["changes"])
         value = OPERATIONS[request["op"]](*args, **kwargs)
-        same = [n for n, arg in enumerate(args) if value is arg and type(value) in (list, dict, set, bytearray)]
-        result = {"x": {"argument": same[0]}} if same else encode(value, self.refer)
-        reply = {"id": request["id"], "value": result}
-        for position, node in enumerate(sent):
-            if type(node) is list or (type(node) is dict and "x" not in node):
-                after = encode(args[position], self.refer)
-                if after != node:  # the function changed this argument, and the tests may look at it
-                    reply.setdefault("args", []).append([position, after])
-        return reply
+        self.objects.begin()
+        node = self.objects.encode(value)
+        return {"id": request["id"], "value": node, "changes": self.objects.changes(), "free": free}
+
+    def failed(self, error: BaseException, stage: str) -> dict:
+        """What went wrong, and what had become of the arguments by then."""
+        self.objects.begin()
+        described = _describe(error, stage)
+        self.detail(described, error)
+        return {"error": described, "changes": self.objects.changes()}
+
+    def explain(self, error: BaseException, stage: str) -> dict:
+        """`failed`, whatever the exception does when it is looked at."""
+        if isinstance(error, TooBig):
+            return _too_big(error)
+        known = self.objects.count
+        try:
+            return self.failed(error, stage)
+        except BaseException:
+            self.objects.rewind(known)
+            return {"error": _describe(error, stage), "changes": []}
+
+    def detail(self, described: dict, error: BaseException, depth: int = 0) -> None:
+        """Arguments, attributes and cause, as far as they can be sent; the message has to do for the rest."""
+        described["types"] = _types(type(error), self.module.__dict__)
+        described["args"] = self.part(list(error.args), [described["message"]])
+        found = {name: getattr(error, name) for name in ATTRIBUTES if hasattr(error, name)} | vars(error)
+        described["attributes"] = [[name, self.part(value, None)] for name, value in found.items()]
+        if error.__cause__ is not None and depth < 5:
+            cause = {"message": _text(error.__cause__)}
+            self.detail(cause, error.__cause__, depth + 1)
+            described["cause"] = cause
+
+    def part(self, value: Any, otherwise: Any) -> Any:
+        """The node of a small value; of another one if it is not small."""
+        if len(repr(value)) > 20_000:
+            value = otherwise
+        return self.objects.encode(value)
 
     def resolve(self, body: Any) -> Any:
         return self.module.__dict__[body] if isinstance(body, str) else self.handles[body]
 
     def refer(self, value: Any) -> Any:
         kind = type(value)
-        if kind.__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
-            plain = encode(value.item())  # a numpy scalar is the number it holds
-            return {"plain": plain}
-        number = self.numbers.setdefault(id(value), len(self.handles))
+        number = self.handle_numbers.setdefault(id(value), len(self.handles))
         if number == len(self.handles):
             self.handles.append(value)
-        return [number, str(kind.__name__)[:80]]
+        if isinstance(value, Enum) and self.module.__dict__.get(kind.__name__) is kind:
+            return [number, f"{kind.__name__}.{value.name}", "E"]
+        found = {}
+        for base in reversed(type.__dict__["__mro__"].__get__(kind)):  # not getattr(), which asks the class's own class
+            found.update(base.__dict__)
+        has = "".join(letter for letter, method in ABILITIES.items() if found.get(method) is not None)
+        return [number, str(kind.__name__)[:MAX_NAME], has]
 
 
 def serve(channel: socket.socket) -> None:
@@ -117,14 +168,12 @@ def serve(channel: socket.socket) -> None:
             reply = stage(request)
         except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
             reply = {"exit": f"{type(error).__name__}({_text(error)})"}
-        except (TooBig, NotPlain) as error:
-            reply = {"error": {"types": ["TooBig"], "message": f"the result cannot be sent: {error}", "line": 0}}
         except BaseException as error:
-            reply = {"error": _describe(error, "load" if stage == runner.load else "run")}
+            reply = runner.explain(error, "load" if stage == runner.load else "run")
         try:
             runner.send(reply)
-        except TooBig as error:
-            runner.send({"error": {"types": ["TooBig"], "message": f"the result cannot be sent: {error}", "line": 0}})
+        except (TooBig, RecursionError) as error:
+            runner.send(_too_big(error))
         stage = runner.answer
 
 
@@ -135,16 +184,27 @@ def _describe(error: BaseException, stage: str) -> dict:
         if trace.tb_frame.f_code.co_filename == FILENAME:
             line = trace.tb_lineno
         trace = trace.tb_next
-    names = [kind.__name__ for kind in type(error).__mro__[:12]]
     text = str(error.msg) if isinstance(error, SyntaxError) else _text(error)
-    described = {"types": names, "message": text[:500], "line": line or 0, "stage": stage}
-    try:
-        arguments = encode(list(error.args))
-        if len(dump_frame(arguments)) < 1000:  # most are one line of text
-            described["args"] = arguments
-    except Exception:
-        pass  # the message will have to do
-    return described
+    return {"types": _types(type(error), {}), "message": text[:500], "line": line or 0, "stage": stage}
+
+
+def _types(kind: type, own: dict) -> list[str]:
+    """Names by which the judge finds an exception's class or a base of it: it goes by what the class is."""
+    return [_type_name(base, own) for base in kind.__mro__[:12]]
+
+
+def _type_name(kind: type, own: dict) -> str:
+    name, module = kind.__name__, kind.__module__
+    if getattr(builtins, name, None) is kind:
+        return f"builtins.{name}"
+    if own.get(name) is kind:
+        return name
+    known = type(module) is str and module.partition(".")[0] in sys.stdlib_module_names
+    return f"{module}.{name}" if known and getattr(sys.modules.get(module), name, None) is kind else f"?.{name}"
+
+
+def _too_big(error: BaseException) -> dict:
+    return {"error": {"types": ["TooBig"], "message": f"the result cannot be sent: {error}", "line": 0}}
 
 
 def _text(error: BaseException) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib
 import sys
+import types
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import CodeType
@@ -20,7 +22,14 @@ IMPORTABLE = {"np": "numpy", "numpy": "numpy"}
 CAPTURES_OUTPUT = {"stdout", "redirect_stdout", "capsys", "StringIO"}
 EXECUTES = {"eval", "exec", "compile", "__import__", "pickle", "marshal", "shelve", "subprocess"}  # what is returned
 TAKES_THE_ALARM = {"alarm", "setitimer", "SIGALRM"}  # the judge's deadline
-LASTING = {"chdir", "getcontext", "setcontext", "setattr", "signal", "setrecursionlimit", "environ", "patch"}
+# what asks about the interpreter in which the function runs; it is tried there too
+SURROUNDINGS = {"mock", "patch", "setrecursionlimit", "process_time", "thread_time", "tracemalloc", "getrusage",
+                "getrefcount", "settrace", "setprofile"}  # fmt: skip
+# modules that hold nothing which a test changes by calling their functions; `random` starts anew with every check
+PURE = set("abc bisect cmath collections copy dataclasses datetime enum fractions functools heapq itertools json math "
+           "numbers operator random re statistics string textwrap time typing".split())  # fmt: skip
+CHANGING = {"setattr", "delattr", "globals", "vars", "__builtins__", "__dict__", "__globals__"}
+UNCHANGING = (int, float, complex, str, bytes, type(None), types.FunctionType, types.BuiltinFunctionType, type)
 
 
 class Unsplittable(ValueError):
@@ -39,6 +48,8 @@ class Split:
         imports: standard modules that the tests use without importing them: name -> module.
         total: how many tests there are, None if they cannot be counted.
         lasting: whether prompt or tests may change the judge's interpreter for the tasks after this one.
+        modules: what prompt and tests import.
+        surroundings: whether the tests ask about the interpreter in which the function runs.
     """
 
     helpers: CodeType
@@ -48,6 +59,8 @@ class Split:
     imports: dict[str, str] = field(default_factory=dict)
     total: int | None = None
     lasting: bool = False
+    modules: list[str] = field(default_factory=list)
+    surroundings: bool = False
 
 
 def split(task: dict[str, Any]) -> Split:
@@ -74,7 +87,10 @@ def split(task: dict[str, Any]) -> Split:
     if alarming := TAKES_THE_ALARM & (used | attributes):
         raise Unsplittable(f"the tests take the judge's alarm ({sorted(alarming)[0]})")
     finished, unfinished = _definitions(helpers)
+    if any(isinstance(node, ast.AsyncFunctionDef) and node.name == entry_point for node in helpers.body):
+        raise Unsplittable(f"{entry_point} is async, and no loop runs across the border")
     wanted = used - _bound(tests) - set(dir(builtins)) - finished
+    wanted |= _shadowed(task, tests, used, bool(wanted))
     called = {
         node.func.id for node in ast.walk(tests) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
@@ -95,20 +111,79 @@ def split(task: dict[str, Any]) -> Split:
         imports=imports,
         total=total,
         lasting=_lasting(helpers) or _lasting(tests),
+        modules=sorted({name.partition(":")[0] for tree in (helpers, tests) for name in _imported(tree).values()}),
+        surroundings=bool(SURROUNDINGS & (used | attributes | _bound(tests))),
     )
 
 
-def _lasting(tree: ast.Module) -> bool:
-    """Whether this code assigns to attributes of what it imports, or calls what changes the whole process."""
-    imported = {"builtins"}
+def _shadowed(task: dict[str, Any], tests: ast.Module, used: set[str], others: bool) -> set[str]:
+    """Names of builtin functions that the task wants defined: by its entry point, its solution, or its asserts."""
+    names = used & set(dir(builtins)) - _bound(tests)
+    try:
+        solution = ast.parse(task.get("canonical_solution") or "")
+    except (SyntaxError, ValueError):  # a body alone
+        solution = ast.Module([], [])
+    defined = {node.name for node in solution.body if isinstance(node, ast.FunctionDef)} | {task.get("entry_point")}
+    if names & defined or others or task.get("entry_point"):
+        return names & defined
+    asserts = [node.test for node in tests.body if isinstance(node, ast.Assert)]
+    calls = [test.left if isinstance(test, ast.Compare) else test for test in asserts]
+    return {call.func.id for call in calls if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)} & names
+
+
+def _imported(tree: ast.Module) -> dict[str, str]:
+    """Names that imports bind, and the module or the part of one (`module:name`) that each stands for."""
+    bound = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            imported |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    if LASTING & (names | {node.attr for node in attributes}):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                bound[alias.asname or alias.name.partition(".")[0]] = alias.name
+        elif isinstance(node, ast.ImportFrom):
+            bound |= {alias.asname or alias.name: f"{node.module}:{alias.name}" for alias in node.names}
+    return bound
+
+
+def _lasting(tree: ast.Module) -> bool:
+    """Whether this code might change the judge's interpreter; such tests run in a fork of it.
+
+    They do not if they import pure modules only, and take nothing of these that can change.
+    """
+    imported = _imported(tree)
+    if any(name.partition(":")[0].partition(".")[0] not in PURE for name in imported.values()):
         return True
-    return any(not isinstance(node.ctx, ast.Load) and _root(node) in imported for node in attributes)
+    named = [name.split(":") for name in imported.values() if ":" in name]
+    if any(module != "typing" and not isinstance(_find(module, name), UNCHANGING) for module, name in named):
+        return True
+    inside = set()  # names that are the start of an attribute
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            chain = [node.attr]
+            while isinstance(node.value, ast.Attribute):
+                node = node.value
+                chain.append(node.attr)
+            root = node.value
+            if CHANGING & set(chain):
+                return True
+            if isinstance(root, ast.Name) and root.id in imported and ":" not in imported[root.id]:
+                inside.add(id(root))
+                value = _find(imported[root.id], chain[-1])
+                if not isinstance(node.ctx, ast.Load) or not isinstance(value, UNCHANGING):
+                    return True
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and (
+            node.id in CHANGING or (node.id in imported and ":" not in imported[node.id] and id(node) not in inside)
+        ):
+            return True  # a module by itself
+    return any(isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load) and _root(node) in imported
+               for node in ast.walk(tree))  # fmt: skip
+
+
+def _find(module: str, name: str) -> Any:
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
+        return ...
+    return getattr(found, name, ...)
 
 
 def _root(node: ast.expr) -> str:

@@ -83,6 +83,8 @@ class Worker:
         try:
             self.socket.sendall(dump_frame(job))
             fields = self.receive(job["time_limit"] + GRACE)
+            while "wait" in fields:
+                fields = self.receive(fields["wait"] + GRACE)
         except OSError as error:
             if not isinstance(error, TimeoutError):
                 raise Dead(str(error)) from None

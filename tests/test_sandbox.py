@@ -68,7 +68,7 @@ def box():
         ("    raise SystemExit(0)\n", "crash", "the program tried to end itself: SystemExit(0)"),
         ("    import os; os._exit(3)\n", "crash", "the program ended itself (exit code 3) before the tests were done"),
         ("    import os; os.abort()\n", "crash", "the program died of SIG"),
-        ("    return [x] * 10**6\n", "fail", "the result cannot be sent: it is larger than 256 KiB"),
+        ("    return [x] * 10**6\n", "fail", "the result cannot be sent: it is larger than 2048 KiB"),
         ("    return bytearray(1 << 40)\n", "memory", "MemoryError (line 1 of the completion)"),
         ("    return object()\n", "fail", "left is <object object in the sandbox>, right is 6"),
         ("    import os; os.write(3, b'pass')\n", "protocol", "a frame of"),

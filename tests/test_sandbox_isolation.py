@@ -43,7 +43,7 @@ def test_a_deadline_inside_an_import_leaves_the_module_whole(box, before_the_lim
     pytest.importorskip("numpy")
     late = f"{RIGHT}\nimport time\ntime.sleep({1 - before_the_limit})\n"
     arrays = task("import numpy as np", "assert np.all(np.array([candidate(3)]) == 6)")
-    assert not box.check(arrays, late).passed
+    assert box.check(arrays, late).judged
     assert box.check(arrays, RIGHT, time_limit=5.0).passed
 
 
@@ -55,19 +55,25 @@ def test_a_deadline_inside_an_import_leaves_the_module_whole(box, before_the_lim
         (["import os", "os.chdir('/tmp')"], ""),
         (["decimal.getcontext().prec = 2"], "import decimal"),
         (["signal.signal(signal.SIGUSR1, print)"], "import signal"),
+        (["keyword.kwlist.clear()"], "import keyword"),
+        (["warnings.simplefilter('error')"], "import warnings"),
+        (["np.seterr(all='raise')"], "import numpy as np"),
     ],
 )
-def test_a_judge_that_a_task_has_changed_is_replaced(box, lines, before):
+def test_what_a_task_changes_in_its_judge_ends_with_it(box, lines, before):
     looks = task(
         "import math, os, decimal",
         "assert math.floor(3.5) == 3 and sorted([2, 1]) == [1, 2]",
+        "import keyword, warnings, numpy",
+        "assert 'if' in keyword.kwlist and numpy.geterr()['over'] == 'warn'",
+        "assert all(kind != 'error' for kind, *_ in warnings.filters)",
         "assert os.getcwd() == '/' and len(str(decimal.Decimal(1) / 3)) == 30",
         "assert candidate(3) == 6",
     )
     first = box._workers[0].process.pid
     assert box.check(task(*lines, "assert candidate(3) == 6", before=before), RIGHT).passed
     assert box.check(looks, RIGHT).passed
-    assert box._workers[0].process.pid != first
+    assert box._workers[0].process.pid == first  # a fork of it ran the tests
 
 
 def test_an_ordinary_task_keeps_its_judge(box):

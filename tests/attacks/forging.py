@@ -62,7 +62,7 @@ ATTACKS = [
     Attack(
         "a program's answer written before the program's end",
         PROTOCOL,
-        _at_import(_FRAME + 'os.write(3, frame({"names": {"double": "callable"}}))\n'),
+        _at_import(_FRAME + 'os.write(3, frame({"names": {"double": {"x": ["double", "f", "c"]}}}))\n'),
     ),
     Attack(
         "answers written before the questions, by number",

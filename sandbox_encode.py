@@ -1,0 +1,319 @@
+"""The sending half of sandbox_objects: which objects both ends know, what became of them, and values as nodes."""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+import sys
+import types
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from itertools import islice
+from sys import getrefcount
+from typing import Any
+
+from sandbox_codec import MAX_FRAME, MAX_REQUEST, TooBig
+from sandbox_plain import (
+    ATOM_TAGS,
+    ATOMS,
+    BARE,
+    BASE_SET,
+    CONTAINERS,
+    ENCODE,
+    ITERATORS,
+    JSON_INT,
+    MAPPINGS,
+    MAX_DEPTH,
+    MAX_NAME,
+    MUTABLE,
+    NUMBERS,
+    TAGS,
+    VALUES,
+    children,
+    contents,
+    fetch,
+    fields_of,
+    is_enum,
+    name_of,
+    plain_base,
+    refuse,
+)
+
+
+class Encoder:
+    """One end's knowledge of what has crossed in one check.
+
+    Args:
+        refer: called with whatever is not plain data; returns the body of an "x" tag, or raises.
+        resolve: turns the body of an "x" tag into a value.
+        trusted: this is the judge's end. It sends no instance of a subclass, and takes from the other end no function
+            and no class but those of plain data.
+        stand_in: gives the class for an instance of a subclass: of its name and its base.
+        fetch: gives a class of the program under test by name, for named tuples; None if there is none.
+        member: gives the member of an enumeration that both ends have, by "class.name"; else None.
+    """
+
+    def __init__(
+        self,
+        refer: Callable[[Any], Any] = refuse,
+        resolve: Callable[[Any], Any] = refuse,
+        trusted: bool = False,
+        stand_in: Callable[[str, type], type] = lambda name, base: type(name, (base,), {}),
+        fetch: Callable[[str], Any] = lambda name: None,
+        member: Callable[[str], Any] = lambda name: None,
+    ) -> None:
+        self.refer, self.resolve, self.trusted = refer, resolve, trusted
+        self.stand_in, self.fetch, self.member = stand_in, fetch, member
+        self.known: dict[int, Any] = {}  # number -> object
+        self.numbers: dict[int, int] = {}  # id of an object -> its number
+        self.before: dict[int, Any] = {}  # number -> contents that both ends know, of what can change
+        self.active: set[int] = set()  # what the candidate may still hold; the others wait to be passed again
+        self.scanned = 64  # how many were known when `unused` last looked
+        self.count = 0
+        self.made: dict[tuple, type] = {}  # classes of named tuples
+        self.unfinished: set[int] = set()  # tuples and their like whose parts are on their way
+        self.room = 0
+
+    # one message
+
+    def begin(self) -> None:
+        """Start to encode a message."""
+        self.room = MAX_REQUEST if self.trusted else MAX_FRAME  # an element takes a byte or more
+        self.unfinished.clear()
+
+    def changes(self) -> list:
+        """What became of the mutable objects that both ends know: [number, contents] each."""
+        changed = []
+        for number in self.active & self.before.keys():
+            value, before = self.known[number], self.before[number]
+            now = contents(value)
+            if type(now) is list and len(now) == len(before) and all(map(operator.is_, now, before)):
+                continue
+            if type(now) is not list and now == before:
+                continue
+            changed.append([number, self._inside(value, 1)])
+            self.before[number] = now
+        return changed
+
+    def free(self) -> list[int]:
+        """At the candidate's end: what only this table holds, so that it cannot change until it is passed again."""
+        held: Counter = Counter()
+        for number in self.active:
+            weight = 2 if number in self.before else 1  # the object itself, and what is written down of it
+            for child in children(self.known[number]):
+                held[id(child)] += weight
+        known = self.known
+        reached = [number for number in self.active if getrefcount(known[number]) - 2 > held[id(known[number])]]
+        kept: set[int] = set()
+        while reached:
+            number = reached.pop()
+            if number not in kept:
+                kept.add(number)
+                reached += self._numbers_in(self.known[number])
+        gone = list(self.active - kept)
+        self.active &= kept
+        return gone
+
+    def wake(self, number: int) -> None:
+        """What is passed may change from now on, and so may what is in it."""
+        waiting = [number]
+        while waiting:
+            number = waiting.pop()
+            if number not in self.active:
+                self.active.add(number)
+                waiting += self._numbers_in(self.known[number])
+
+    def _numbers_in(self, value: Any) -> list[int]:
+        return [self.numbers[id(child)] for child in children(value) if id(child) in self.numbers]
+
+    def unused(self) -> list[int]:
+        """Now and then: drop what nobody else holds here, and give its numbers, for the other end to forget."""
+        if len(self.known) < 2 * self.scanned:
+            return []
+        gone = [number for number in self.known if getrefcount(self.known[number]) == 2]
+        self.forget(gone)
+        self.scanned = max(len(self.known), 64)
+        return gone
+
+    def rewind(self, count: int) -> None:
+        """Forget what has crossed since `count` objects had: the message that said so will not be sent."""
+        self.forget(list(range(count, self.count)))
+        self.count = count
+
+    def forget(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self.numbers.pop(id(self.known.pop(number, None)), None)
+            self.before.pop(number, None)
+        self.active.difference_update(numbers)
+
+    def _register(self, value: Any, mutable: bool = False) -> int:
+        number = self.count
+        self.count += 1
+        self.known[number] = value
+        self.numbers[id(value)] = number
+        self.active.add(number)
+        if mutable:
+            self.before[number] = contents(value)
+        return number
+
+    # values to nodes
+
+    def encode(self, value: Any) -> Any:
+        """Turn a value into what `json.dumps` can write; within `begin` and the message's end.
+
+        Raises:
+            TooBig: deeper than `MAX_DEPTH` or larger than a message.
+            NotPlain: only where `refer` raises it.
+
+        >>> objects = Encoder()
+        >>> objects.begin()
+        >>> objects.encode((1, {"a": {2}}))
+        {'t': [1, {'d': [['a', {'s': [2]}]]}]}
+        """
+        if type(value) in ATOMS:  # the most frequent by far
+            return self._encode(value, 0)
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(limit + 5 * MAX_DEPTH)
+        try:
+            return self._encode(value, 0)
+        except RecursionError:
+            raise TooBig(f"it nests deeper than {MAX_DEPTH} levels") from None
+        finally:
+            sys.setrecursionlimit(limit)
+
+    def _encode(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if value is None or kind is bool:
+            return value
+        if kind is int and -JSON_INT < value < JSON_INT:
+            return value
+        if kind is str and value.isascii():
+            self._spend(len(value))
+            return value
+        if kind is float and math.isfinite(value):
+            return value
+        number = self.numbers.get(id(value))
+        if number is not None:
+            if number in self.unfinished:
+                raise TooBig("it contains itself by way of a tuple")
+            self.wake(number)
+            return {"#": number}
+        if kind is list or kind is tuple or kind in CONTAINERS:
+            return self._container(kind, value, depth + 1)
+        if kind in ENCODE:
+            return self._atom(kind, value)
+        return self._other(kind, value, depth)
+
+    def _atom(self, kind: type, value: Any) -> Any:
+        if kind is str:
+            try:
+                self._spend(len(value.encode()))
+                return value
+            except UnicodeEncodeError:  # JSON would join two lone surrogates to one character
+                return {"u": value.encode("utf-8", "surrogatepass").hex()}
+        if kind is float and value != value:
+            self._register(value)  # each nan is itself only
+        node = ENCODE[kind](value)
+        self._spend(len(node) if type(node) is str else 4)
+        return {ATOM_TAGS[kind]: node}
+
+    def _container(self, kind: type, value: Any, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise TooBig(f"it nests deeper than {MAX_DEPTH} levels")
+        number = self._register(value, kind in MUTABLE)
+        if kind in MUTABLE:
+            return self._inside(value, depth)
+        self.unfinished.add(number)
+        node = self._inside(value, depth)
+        self.unfinished.discard(number)
+        return node
+
+    def _inside(self, value: Any, depth: int) -> Any:
+        """The node of a container whose number is known, of a plain type or a subclass of one."""
+        kind = plain_base(type(value))
+        if kind is bytearray:
+            self._spend(2 * bytearray.__len__(value))
+            return {"y": bytearray.hex(value)}
+        if kind is None:  # a numpy array
+            return self._array(value)
+        self._spend(2 * kind.__len__(value))
+        if kind in MAPPINGS:
+            pairs = [[self._encode(k, depth), self._encode(v, depth)] for k, v in kind.items(value)]
+            if kind is defaultdict:
+                return {"D": [self._encode(value.default_factory, depth), pairs]}
+            return {TAGS[kind]: pairs}
+        if kind is list:
+            plain = value if type(value) is list else list(list.__iter__(value))
+            if ATOMS.issuperset(kinds := set(map(type, plain))):
+                return self._flat(plain, kinds)
+        items = [self._encode(item, depth) for item in kind.__iter__(value)]
+        if kind is list:
+            return items
+        if kind is deque:
+            return {"q": [value.maxlen, items]}
+        return {TAGS[kind]: items}
+
+    def _flat(self, value: list, kinds: set[type]) -> list:
+        """A list of atoms, which most large ones are, without a look at each in Python."""
+        plain = (
+            (float not in kinds or all(map(math.isfinite, (x for x in value if type(x) is float))))
+            and (int not in kinds or all(-JSON_INT < x < JSON_INT for x in value if type(x) is int))
+            and (str not in kinds or all(x.isascii() for x in value if type(x) is str))
+        ) if kinds != {int} else -JSON_INT < min(value) and max(value) < JSON_INT  # fmt: skip
+        if not plain:
+            return [self._encode(item, 0) for item in value]
+        if str in kinds:
+            self._spend(sum(len(x) for x in value if type(x) is str))
+        return list(value)
+
+    def _array(self, value: Any) -> Any:
+        self._spend(2 * value.nbytes)
+        return {"a": [value.dtype.str, list(value.shape), value.tobytes().hex()]}
+
+    def _other(self, kind: type, value: Any, depth: int) -> Any:
+        module = kind.__module__
+        if module == "numpy" and (numpy := sys.modules.get("numpy")) is not None:
+            if kind is numpy.ndarray and value.dtype.kind in NUMBERS:
+                self._register(value, mutable=True)
+                return self._array(value)
+            if issubclass(kind, numpy.generic) and getattr(numpy, kind.__name__, None) is kind:
+                if value.dtype.kind in NUMBERS:
+                    return {"a": [value.dtype.str, None, value.tobytes().hex()]}
+        name = f"{module}.{kind.__qualname__}"
+        if name in VALUES and fetch(name) is kind and getattr(value, "tzinfo", None) is None:
+            return {"v": [name, [self._encode(part, 0) for part in VALUES[name](value)]]}
+        callables = type | types.BuiltinFunctionType | types.FunctionType if self.trusted else type
+        if isinstance(value, callables) and (named := name_of(value)):
+            if self.trusted or "." not in named or value in BASE_SET:
+                return {"T": named}
+        if kind in ITERATORS and self.trusted:
+            items = list(islice(copy.copy(value), MAX_REQUEST))
+            self._register(value)
+            return {"I": [self._encode(item, depth + 1) for item in items]}
+        base = plain_base(kind)
+        if base is tuple and (fields := fields_of(kind)) and depth < MAX_DEPTH:
+            number = self._register(value)
+            self.unfinished.add(number)
+            items = [self._encode(item, depth + 1) for item in tuple.__iter__(value)]
+            self.unfinished.discard(number)
+            return {"N": [kind.__name__[:MAX_NAME], fields, items]}
+        if base is None or self.trusted:
+            return {"x": self.refer(value)}
+        self._register(value, base in MUTABLE)
+        hashable = kind.__dict__.get("__hash__", base.__hash__) is not None
+        name = str(kind.__name__)[:MAX_NAME] + (f".{value.name}" if is_enum(kind) else "")
+        return {"S": [name, hashable, self._plain_part(base, value, depth)]}
+
+    def _plain_part(self, base: type, value: Any, depth: int) -> Any:
+        """An instance of a subclass as its base holds it, by the base's own methods."""
+        if base in CONTAINERS or base is list or base is tuple:
+            if depth >= MAX_DEPTH:
+                raise TooBig(f"it nests deeper than {MAX_DEPTH} levels")
+            return self._inside(value, depth + 1)
+        return self._encode(BARE[base](value), depth)
+
+    def _spend(self, count: int) -> None:
+        self.room -= count
+        if self.room < 0:
+            raise TooBig(f"it is larger than {(MAX_REQUEST if self.trusted else MAX_FRAME) // 1024} KiB")

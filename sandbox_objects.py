@@ -1,0 +1,250 @@
+"""Values across the sandbox's border: plain data as a graph, in which every object keeps its identity.
+
+Both ends number what crosses in the order in which it does, so that an object that crosses again is that object: two
+rows that are one list, an argument that is returned, a list that the candidate kept and changes later. Before each
+message, each end says what became of the mutable objects that both know.
+
+JSON's own values stand for themselves (None, bool, int below 2**63, finite float, str, list); everything else is an
+object with one key, its tag:
+
+    {"#": n} the object of this number        {"x": ...} a reference: what it means is up to the caller
+    {"t": [...]} tuple     {"s": [...]} set           {"z": [...]} frozenset    {"d": [[key, value], ...]} dict
+    {"b": "hex"} bytes     {"y": "hex"} bytearray     {"i": "hex"} large int    {"f": "nan" | "inf" | "-inf"}
+    {"u": "hex"} str with lone surrogates     {"c": [re, im]} complex           {"r": [a, b, step]} range
+    {"O" | "C": [pairs]} OrderedDict, Counter {"D": [factory, pairs]} defaultdict
+    {"q": [maxlen, items]} deque   {"N": [name, fields, items]} named tuple     {"I": [items]} an iterator
+    {"v": [type, arguments]} Fraction, Decimal, date, time, datetime, timedelta
+    {"a": [dtype, shape, "hex"]} numpy array, without a shape a numpy scalar    {"T": name} a type or function of Python
+    {"S": [name, hashable, plain]} an instance of a subclass of one of these types
+
+A subclass of a builtin type arrives as a subclass that only has the name, so an `__eq__` of the candidate's never
+reaches the judge.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict, defaultdict, deque, namedtuple
+from typing import Any
+
+from sandbox_codec import Malformed
+from sandbox_encode import Encoder
+from sandbox_plain import (
+    ATOMS,
+    BASE_SET,
+    BASES,
+    EMPTY,
+    FROM_TEXT,
+    MAX_DEPTH,
+    MAX_NAME,
+    MUTABLE,
+    NEW,
+    OF_TAG,
+    VALUES,
+    array_of,
+    contents,
+    fetch,
+    fill_set,
+    frozen,
+    plain_base,
+    text,
+)
+
+
+class Objects(Encoder):
+    """One end's knowledge of what has crossed in one check; `Encoder` says what it is made with."""
+
+    def apply(self, changes: list) -> None:
+        """Do to our objects what the other end's `changes` say; raises Malformed."""
+        try:
+            for number, node in changes:
+                value = self.known[number]
+                if number not in self.before:
+                    raise Malformed(f"object {number} cannot change")
+                self._fill(value, node, 1)
+                self.before[number] = contents(value)
+        except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+            raise Malformed(f"malformed change: {error}"[:200]) from None
+
+    def decode(self, node: Any) -> Any:
+        """The inverse of `encode`.
+
+        Raises:
+            Malformed: `encode` cannot have written this.
+
+        >>> Objects().decode({'t': [1, {'d': [['a', {'s': [2]}]]}]})
+        (1, {'a': {2}})
+        """
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(limit + 5 * MAX_DEPTH)
+        try:
+            return self._decode(node, 0)
+        except (TypeError, ValueError, KeyError, OverflowError, RecursionError, AttributeError) as error:
+            raise Malformed(f"malformed value: {error}"[:200]) from None
+        finally:
+            sys.setrecursionlimit(limit)
+
+    def _decode(self, node: Any, depth: int) -> Any:
+        kind = type(node)
+        if kind in ATOMS:
+            return node
+        if depth > MAX_DEPTH:
+            raise Malformed(f"nests deeper than {MAX_DEPTH} levels")
+        if kind is list:
+            return self._made([], node, depth)
+        ((tag, body),) = node.items()
+        if tag == "#":
+            value = self.known[body]
+            if value is EMPTY:
+                raise Malformed("a tuple that holds itself")
+            self.wake(body)
+            return value
+        if tag == "x":
+            return self.resolve(body)
+        if tag in FROM_TEXT:
+            value = FROM_TEXT[tag](text(body))
+            if value != value:
+                self._register(value)
+            return value
+        if tag in NEW:
+            return self._made(NEW[tag](), node, depth)
+        if tag == "D":
+            return self._made(defaultdict(self._decode(body[0], depth)), node, depth)
+        if tag == "q":
+            return self._made(deque(maxlen=body[0]), node, depth)
+        if tag == "a":
+            return self._from_array(body)
+        if tag == "S":
+            return self._subclass(body, depth)
+        return self._immutable(tag, body, depth)
+
+    def _made(self, value: Any, node: Any, depth: int) -> Any:
+        number = self._register(value)
+        self._fill(value, node, depth)
+        self.before[number] = contents(value)
+        return value
+
+    def _fill(self, value: Any, node: Any, depth: int) -> None:
+        """Make a container hold what a node says."""
+        kind = plain_base(type(value))
+        if kind is list:
+            if type(node) is not list:
+                raise Malformed("a list is a list")
+            flat = ATOMS.issuperset(map(type, node))
+            items = node if flat else [self._decode(item, depth + 1) for item in node]
+            list.__setitem__(value, slice(None), items)
+            return
+        ((tag, body),) = node.items()
+        if kind is None:
+            value[...] = array_of(body, value.shape)
+            return
+        if tag != MUTABLE[kind]:
+            raise Malformed(f"tag {tag!r} for a {kind.__name__}")
+        # by the plain type's own methods: at the candidate's end, a subclass may have others
+        if kind is bytearray:
+            bytearray.__setitem__(value, slice(None), bytes.fromhex(text(body)))
+        elif kind is set:
+            fill_set(value, [self._decode(item, depth + 1) for item in body])
+        elif kind is deque:
+            items = [self._decode(item, depth + 1) for item in body[1]]
+            deque.clear(value)
+            deque.extend(value, items)
+        else:
+            pairs = body[1] if kind is defaultdict else body
+            items = [(self._decode(key, depth + 1), self._decode(item, depth + 1)) for key, item in pairs]
+            kind.clear(value)
+            (OrderedDict if kind is OrderedDict else dict).update(value, items)
+
+    def _immutable(self, tag: str, body: Any, depth: int) -> Any:
+        if tag == "c":
+            real, imag = (FROM_TEXT["f"](part["f"]) if type(part) is dict else part for part in body)
+            if type(real) is not float or type(imag) is not float:
+                raise Malformed("a complex number has two floats")
+            return complex(real, imag)
+        if tag == "r":
+            return range(*(FROM_TEXT["i"](part["i"]) if type(part) is dict else part for part in body))
+        if tag == "v":
+            name, arguments = body
+            if name not in VALUES:
+                raise Malformed(f"no value of type {name!r:.80}")
+            return fetch(name, load=True)(*(self._decode(part, depth) for part in arguments))
+        if tag == "T":
+            return self._named(text(body))
+        number = self._register(EMPTY)
+        if tag == "t":
+            value: Any = tuple([self._decode(item, depth + 1) for item in body])
+        elif tag == "z":
+            value = frozen([self._decode(item, depth + 1) for item in body])
+        elif tag == "I":
+            value = iter([self._decode(item, depth + 1) for item in body])
+        elif tag == "N":
+            name, fields, items = body
+            values = [self._decode(item, depth + 1) for item in items]
+            value = self._named_tuple(text(name), fields)._make(values)
+        else:
+            raise Malformed(f"no tag {tag!r:.20}")
+        return self._settle(number, value)
+
+    def _settle(self, number: int, value: Any) -> Any:
+        """Give an object that could only now be made the number that was kept for it."""
+        self.numbers.pop(id(EMPTY), None)
+        self.known[number] = value
+        self.numbers.setdefault(id(value), number)
+        return value
+
+    def _subclass(self, body: list, depth: int) -> Any:
+        name, hashable, node = body
+        number = self._register(EMPTY)
+        if type(node) is list:
+            plain: Any = []
+            base: type = list
+        elif type(node) is dict and next(iter(node)) in OF_TAG:
+            base = OF_TAG[next(iter(node))]
+            plain = None
+        else:
+            plain = self._decode(node, depth)
+            base = type(plain)
+        if base not in BASES:
+            raise Malformed("a subclass of what has none")
+        if (member := self.member(text(name))) is not None:
+            return self._settle(number, member)
+        kind = self.stand_in(name.partition(".")[0][:MAX_NAME], base)
+        if hashable and base.__hash__ is None:
+            kind.__hash__ = object.__hash__
+        if base in MUTABLE or base is list:
+            value = kind()
+            self._settle(number, value)
+            if base is defaultdict:
+                value.default_factory = self._decode(node["D"][0], depth)
+            self._fill(value, node, depth)
+            self.before[number] = contents(value)
+            return value
+        if base in (tuple, frozenset):
+            ((_, items),) = node.items()
+            plain = [self._decode(item, depth + 1) for item in items]
+        return self._settle(number, kind(plain))
+
+    def _named(self, name: str) -> Any:
+        """A type or function of Python, by name."""
+        found = fetch(name, load=not self.trusted)
+        if self.trusted and not (isinstance(found, type) and ("." not in name or found in BASE_SET)):
+            raise Malformed(f"no type {name!r:.80}")
+        return found
+
+    def _named_tuple(self, name: str, fields: Any) -> Any:
+        own = self.fetch(name)
+        if isinstance(own, type) and issubclass(own, tuple) and list(getattr(own, "_fields", ())) == fields:
+            return own
+        if type(fields) is not list or len(fields) > 255 or any(type(field) is not str for field in fields):
+            raise Malformed("the fields of a named tuple are names")
+        key = (name, *fields)
+        if key not in self.made:
+            self.made[key] = namedtuple(name, fields)
+        return self.made[key]
+
+    def _from_array(self, body: list) -> Any:
+        value = array_of(body)
+        if body[1] is None:
+            return value[()]
+        self._register(value, mutable=True)
+        return value

@@ -1,0 +1,157 @@
+"""What stands in the tests for the candidate's functions and objects."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sandbox_plain import NotPlain
+
+if TYPE_CHECKING:
+    from sandbox_session import Session
+
+_MADE_BY_TESTS = (types.FunctionType, types.GeneratorType, type, types.ModuleType)
+
+
+def reference_of(value: Any) -> Any:
+    if isinstance(value, _RemoteIterator):
+        return reference_of(value.remote)
+    if isinstance(value, Remote):
+        return object.__getattribute__(value, "__sandbox__")[1]
+    error = NotPlain(f"{type(value).__name__} {one_line(object.__repr__(value), 60)}")
+    error.own = isinstance(value, _MADE_BY_TESTS) or type(value).__module__ == "tests_of_the_task"
+    raise error
+
+
+def far(session: Session, value: Any, name: str) -> Any:
+    if name.startswith("__"):  # what copy, pickle and unittest look for
+        raise AttributeError(name)
+    return session.request("getattr", [value, name])
+
+
+def _ask(remote: Remote, op: str, /, *args: Any, **kwargs: Any) -> Any:
+    return object.__getattribute__(remote, "__sandbox__")[0].request(op, [remote, *args], kwargs)
+
+
+class Remote:
+    """The candidate's function (known by its name) or object (by a number), as the tests see it.
+
+    It can be asked for attributes and printed, and has of the rest what the object has (`ABILITIES`): all of these run
+    over there and bring plain data, or another `Remote`, back. It equals itself and nothing else: equality is never the
+    candidate's to say.
+    """
+
+    __slots__ = ("__sandbox__",)
+
+    def __getattr__(self, name: str) -> Any:
+        session, reference, _ = object.__getattribute__(self, "__sandbox__")
+        if name == "__name__" and isinstance(reference, str):
+            return reference
+        return far(session, self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _ask(self, "setattr", name, value)
+
+    def __str__(self) -> str:
+        return _of(str, _ask(self, "str"))
+
+    def __repr__(self) -> str:
+        return object.__getattribute__(self, "__sandbox__")[2]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return hash(object.__getattribute__(self, "__sandbox__")[1])
+
+
+def _of(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{kind.__name__} is wanted, and not {type(value).__name__}")
+    return value
+
+
+def _iter(self: Remote) -> Any:
+    remote = _ask(self, "iter")
+    return self if remote is self else _RemoteIterator(remote, self)
+
+
+def _reversed(self: Remote) -> Any:
+    return iter(list(self)[::-1])
+
+
+def _len(self: Remote) -> int:
+    session, reference, _ = object.__getattribute__(self, "__sandbox__")
+    length = _of(int, _ask(self, "len"))
+    before = session.lengths.get(reference)
+    if before is not None and before != (length, session.changes) and before[1] == session.changes:
+        session.end("fail", "len() answers differently without a change")
+    session.lengths[reference] = length, session.changes
+    return length
+
+
+# letter of an ability: the methods that a `Remote` has if the object has the first of them
+ABILITIES: dict[str, dict[str, Callable[..., Any]]] = {
+    "c": {"__call__": lambda self, /, *args, **kwargs: _ask(self, "call", *args, **kwargs)},
+    "i": {"__iter__": _iter},
+    "n": {"__next__": lambda self: _ask(self, "next")},
+    "l": {"__len__": _len},
+    "g": {"__getitem__": lambda self, key: _ask(self, "getitem", key)},
+    "s": {"__setitem__": lambda self, key, value: _ask(self, "setitem", key, value)},
+    "b": {"__bool__": lambda self: _of(bool, _ask(self, "bool"))},
+    "r": {"__reversed__": _reversed},
+}
+
+
+@functools.lru_cache(maxsize=256)
+def remote_class(name: str, abilities: str, own: Any = None) -> type:
+    """The class of a `Remote` of an object with these abilities.
+
+    Args:
+        own: a class of the prompt that has the name of the object's: it is one of its instances.
+    """
+    methods: dict[str, Any] = {"__slots__": ()}
+    for letter in abilities:
+        methods |= ABILITIES.get(letter, {})
+    if {"g", "l"} <= set(abilities):
+        # else Python ends a loop at an IndexError, which is the candidate's to raise
+        methods |= {"__iter__": _iter, "__reversed__": _reversed}
+    if own is not None:
+        methods["__class__"] = property(lambda self: own)
+    return type(name, (Remote,), methods)
+
+
+class _RemoteIterator:
+    """What `iter` of a `Remote` returns, whatever the candidate's `__iter__` returned."""
+
+    def __init__(self, remote: Any, source: Remote) -> None:
+        self.remote, self.source, self.count = remote, source, 0
+
+    def __iter__(self) -> _RemoteIterator:
+        return self
+
+    def __next__(self) -> Any:
+        if not hasattr(type(self.remote), "__next__"):
+            raise TypeError("iter() returned something that is not an iterator")
+        try:
+            value = next(self.remote)
+        except StopIteration:
+            session, reference, _ = object.__getattribute__(self.source, "__sandbox__")
+            if session.lengths.get(reference, (self.count,))[0] != self.count:
+                session.end("fail", "len() and iteration do not agree")
+            raise
+        self.count += 1
+        return value
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    r"""Text for a log: one line, printable, not longer than `limit`.
+
+    >>> one_line("a\n\x1b[31mb")
+    'a \\x1b[31mb'
+    """
+    text = str(text)[: 4 * limit].replace("\n", " ")
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
