@@ -199,7 +199,7 @@ class Check:
     def simulate(self, netlist: str, testbench: str, secret: str, inverted: bool) -> tuple[str, str]:
         compiled = self.link(netlist, testbench)
         if not compiled.good or not compiled.output:  # without errors it writes a program; its exit code may be 256
-            if not self.job["reference"].strip():  # which would tell
+            if not self.job.get("reference", "").strip():  # which would tell
                 self.try_testbench(testbench)
             raise _stop(compiled, "the testbench with the module", "fail")
         ran = self.run("vvp", ["-n", STDIN], compiled.output)
@@ -255,10 +255,8 @@ def _stop(result: Result, what: str, status: str) -> Stop:
     if result.code < 0:
         return Stop("crash", f"{what} died of signal {-result.code}")
     lines = [line.strip() for line in (result.errors or result.output).splitlines() if line.strip()]
-    told = [line for line in lines if "error" in line.lower() or "sorry:" in line] or [
-        *lines,
-        f"exit code {result.code}",
-    ]
+    told = [line for line in lines if "error" in line.lower() or "sorry:" in line] or lines
+    told = told or [f"exit code {result.code}"]
     return Stop(status, one_line(f"{what}: {_PLACE.sub('line ', told[0])}", 300))
 
 

@@ -282,6 +282,8 @@ def test_a_testbench_that_cannot_judge_is_refused_whatever_it_meets(box, old, ne
     for completion in (RIGHT, f"{ZERO}{END}"):
         verdict = box.check(task, completion)
         assert verdict.status == "refused" and reason in verdict.reason, verdict
+    verdict = box.check(task | {"canonical_solution": RIGHT}, f"{ZERO}{END}")
+    assert verdict.status == "refused", verdict
 
 
 @needs_tools
