@@ -4,10 +4,11 @@
         verdict = sandbox.check(task, completion)  # verdict.parts, verdict.passed
         reward = score(verdict.parts)
 
-A task has the text fields `prompt` (with the module's header), `test` (a testbench) and `top_module`, and may have
-`"latches": true`. `docs/verilog.md` says what each part is, and what is promised. The parts of this: verilog_worker
-(judges), verilog_tools (runs a tool under the sandbox's locks), verilog_source (reads Verilog), verilog_reasoning
-(asks a judge model), verilog_probe (attacks to try it with).
+A task has the text fields `prompt` (with the module's header), `test` (a testbench) and `top_module`. It may have
+`"latches": true`, and a `canonical_solution`: where that fails too, a completion that fails is `refused`.
+`docs/verilog.md` says what each part is, and what is promised. The parts of this: verilog_worker (judges),
+verilog_tools (runs a tool under the sandbox's locks), verilog_source (reads Verilog), verilog_watchers (takes
+assertions and prints out of it), verilog_reasoning (asks a judge model), verilog_probe (attacks to try it with).
 
 `python verilog.py --probe` prints the tools with their versions, and the locks that hold on this machine.
 """
@@ -82,6 +83,7 @@ class VerilogSandbox(Sandbox):
         if sys.platform != "linux":
             raise InputError("the Verilog sandbox needs Linux")
         self.extra = {"tools": find_tools()}
+        self._references: dict[tuple[Any, ...], str] = {}  # by task, why its reference fails
         super().__init__(time_limit, memory_mib, num_workers, allow_missing_layers, namespaces=namespaces)
         self.judge = judge
         self._asking = ThreadPoolExecutor(JUDGES_AT_A_TIME, thread_name_prefix="verilog-judge") if judge else None
@@ -101,6 +103,7 @@ class VerilogSandbox(Sandbox):
         kept |= {"language": "verilog", "latches": task.get("latches") is True}
         code = code_of(task, completion)
         job = {"task": kept, "completion": code, "time_limit": time_limit or self.time_limit}
+        job["reference"] = str(task.get("canonical_solution") or "")
         verdict = self._queue(job)
         if self._asking is None or self.judge is None:
             return verdict
@@ -110,9 +113,31 @@ class VerilogSandbox(Sandbox):
 
     def _judge(self, number: int, job: dict[str, Any]) -> Verdict:
         verdict = super()._judge(number, job)
+        if verdict.judged and not verdict.passed and (reason := self._reference_fails(number, job)):
+            return dataclasses.replace(
+                verdict, status="refused", reason=reason, parts=None, tests_passed=None, tests_total=None
+            )
         if verdict.judged and verdict.parts is None:  # a worker that was late and had to be killed
             verdict = dataclasses.replace(verdict, parts=dict.fromkeys(PARTS[:-1], 0.0))
         return verdict
+
+    def _reference_fails(self, number: int, job: dict[str, Any]) -> str:
+        """Why nobody can pass this task: its own reference does not. "" if it does or there is none.
+
+        A check of its own with a time limit of its own, so that no completion has a hand in it.
+        """
+        if not job.get("reference", "").strip():
+            return ""
+        key = (*job["task"].values(), job["reference"])
+        if key not in self._references:
+            limit = max(self.time_limit, job["time_limit"])
+            verdict = super()._judge(number, job | {"completion": job["reference"], "time_limit": limit})
+            failed = verdict.judged and not verdict.passed
+            reason = f"the task's own reference fails its testbench: {verdict.reason}" if failed else ""
+            if not verdict.judged or verdict.status == "timeout":  # may have been the machine's
+                return reason
+            self._references[key] = reason
+        return self._references[key]
 
     def versions(self) -> dict[str, str]:
         """What each tool says about its version."""

@@ -81,7 +81,8 @@ def check_ports(netlist: str, ports: dict[str, str]) -> None:
             name = token.removeprefix("\\")
             if direction and ports.get(name) != direction:
                 raise Refused(f"{direction} {name[:60]} is no such port of the task's module")
-            if statement == "assign" and ports.get(name) == "input":
+            # a port is a `reg` in yosys's netlist if a block assigns to it
+            if statement in ("assign", "reg") and ports.get(name) == "input":
                 driven.add(name)
     if driven:
         raise Refused(f"the module drives its input {min(driven)[:60]}")

@@ -42,6 +42,12 @@ def tokens_of(text: str) -> list[tuple[str, str]]:
     return [(match.lastgroup or "", match.group()) for match in _TOKEN.finditer(text)]
 
 
+def check_length(text: str) -> None:
+    """Raise Refused for a source that is too long to be read."""
+    if len(text) > MAX_SOURCE:
+        raise Refused(f"the source has {len(text)} characters, more than {MAX_SOURCE}")
+
+
 def check_source(text: str, preprocessed: bool) -> str:
     r"""A candidate's source without comments, and without directives if it went through the preprocessor.
 
@@ -57,8 +63,7 @@ def check_source(text: str, preprocessed: bool) -> str:
         ...
     verilog_source.Refused: line 1: $finish is not synthesisable; of the system functions only constant ones may be used
     """
-    if len(text) > MAX_SOURCE:
-        raise Refused(f"the source has {len(text)} characters, more than {MAX_SOURCE}")
+    check_length(text)
     kept, line, words = [], 1, []
     for kind, token in tokens_of(text):
         at = f"line {line}: "
@@ -105,13 +110,14 @@ def check_netlist(text: str, top_module: str) -> str:
     ) > 1:
         raise Refused(f"the netlist is not the one module {top_module}")
     taken = {token for kind, token in tokens if kind == "name"}
-    if any(name.startswith("escaped_") for name in taken):
-        raise Refused("the netlist has a name that starts with escaped_")
+    prefix = "escaped_"
+    while any(name.startswith(prefix) for name in taken):
+        prefix += "_"
     plain: dict[str, str] = {}
     renamed = []
     for kind, token in written:
         if kind == "escaped":
-            token = plain.setdefault(token, f"escaped_{len(plain)}_")
+            token = plain.setdefault(token, f"{prefix}{len(plain)}_")
             kind = "name"
         elif (kind == "system" and token not in ("$signed", "$unsigned")) or kind in ("string", "directive"):
             raise Refused(f"the netlist has {token[:60]}")
@@ -152,6 +158,22 @@ _SUMMARIES = {  # what a testbench prints last: (format literal, whether its fir
     "passed %0d of %0d": False,
     "Mismatches: %1d in %1d samples": True,  # VerilogEval
 }
+
+
+_READING = frozenset("$readmemh $readmemb $fscanf $fgets $fgetc $fread $sdf_annotate".split())
+
+
+def check_testbench(test: str) -> None:
+    """Raise Refused for a testbench that reads a file: no tool may, so its checks would compare with nothing.
+
+    >>> check_testbench('initial $readmemh("vectors.hex", m);')
+    Traceback (most recent call last):
+        ...
+    verilog_source.Refused: the testbench reads a file ($readmemh), and none can be read here
+    """
+    for kind, token in tokens_of(test):
+        if kind == "system" and token in _READING:
+            raise Refused(f"the testbench reads a file ({token}), and none can be read here")
 
 
 def without_waveforms(test: str) -> str:

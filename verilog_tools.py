@@ -7,9 +7,11 @@ nothing can be left behind: not even a temporary folder is needed.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import glob
 import math
+import mmap
 import os
 import select
 import shutil
@@ -27,7 +29,6 @@ STDIN, STDOUT, SECOND = (f"/proc/self/fd/{number}" for number in (0, 1, 3))
 MAX_OUTPUT = 8 * lockdown.MIB  # of a tool; a netlist of that size would not simulate in time
 MAX_ERRORS = 256 * 1024
 INSTALL = "apt-get install iverilog yosys verilator (docs/verilog.md)"
-_NOT_STARTED = 125  # exit code of a child that could not become the tool
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -96,6 +97,8 @@ class Toolbox(Zygote):
             self.ruleset = lockdown.landlock_ruleset(*self._paths())
         self.program = lockdown.seccomp_program(allow_exec=True)
         self.threads = lockdown.MAX_THREADS + (0 if self.root else lockdown.threads_of(os.getuid()) + 1024)
+        # shared with a child until it becomes a tool: exec takes it away, so no tool and no candidate can write to it
+        self.told = mmap.mmap(-1, mmap.PAGESIZE)
         self.environment = {"LANG": "C", "VERILATOR_ROOT": tools["verilator_root"], "MALLOC_ARENA_MAX": "2"}
 
     def _paths(self) -> tuple[list[str], list[str], list[str], list[str]]:
@@ -123,6 +126,7 @@ class Toolbox(Zygote):
         left = max(until - time.monotonic(), 0.01)
         inputs = [_in_memory(text), _in_memory(second)]
         pipes = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
+        self._tell("the fork")
         if self.root:  # ivl and yosys open it by its name, as the user that they run as
             os.fchown(pipes[0][1], int(self.user), -1)
         try:
@@ -147,14 +151,20 @@ class Toolbox(Zygote):
         code = os.waitstatus_to_exitcode(status)
         cpu = usage.ru_utime + usage.ru_stime
         output, errors = (text.decode("utf-8", "replace") for text in texts)
-        if code == _NOT_STARTED and errors.startswith("not started: "):
-            raise NotStarted(errors[:300])
+        told = self.told[:].rstrip(b"\0").decode("utf-8", "replace")
+        if told and not late:  # a child that is late may be so because earlier tools left it no time
+            raise NotStarted(f"{tool} was not started: {told}")
+        peak_mib = usage.ru_maxrss / 1024
         if code == -signal.SIGKILL and not late and not flood:
-            if cpu < math.ceil(left):
+            late = cpu >= math.ceil(left)
+            if not late and peak_mib < self.memory_mib / 2:  # with more, the machine may have run out because of it
                 raise NotStarted(f"{tool} was killed from outside")
-            late = True
         late = late or code == -signal.SIGXCPU
-        return Result(code, output, errors, late, flood, cpu, usage.ru_maxrss / 1024)
+        return Result(code, output, errors, late, flood, cpu, peak_mib)
+
+    def _tell(self, text: str) -> None:
+        """What keeps the child from being the tool; "" once nothing does."""
+        self.told[:] = text.encode("utf-8", "replace")[:300].ljust(mmap.PAGESIZE, b"\0")
 
     def _become(self, path: str, arguments: list[str], inputs: list[int], outputs: list[int], cpu: int) -> None:
         """In the child: take the four descriptors, lock down, exec. Does not return."""
@@ -163,13 +173,24 @@ class Toolbox(Zygote):
             moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 20) for descriptor in [inputs[0], *outputs, inputs[1]]]
             for number, descriptor in enumerate(moved):
                 os.dup2(descriptor, number)
+            _close_others({*range(4), self.ruleset})  # however many the caller has open
             os.chdir("/")
             self.lock(cpu)
+            self.step = "exec"
+            self._tell("")
             os.execve(path, [path, *arguments], self.environment)
         except BaseException as error:
-            os.write(2, f"not started: {self.step}: {error}".encode())
+            self._tell(f"{self.step}: {error!r}")
         finally:
-            os._exit(_NOT_STARTED)
+            os._exit(1)
+
+
+def _close_others(kept: set[int | None]) -> None:
+    """Close every descriptor but these; the limit on their numbers may have been higher when one was opened."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number not in kept:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(number)
 
 
 def _in_memory(text: str) -> int:

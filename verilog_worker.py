@@ -29,8 +29,18 @@ from sandbox_codec import MAX_REQUEST, dump_frame, split_frame
 from sandbox_session import one_line
 from tasks import candidate_source
 from verilog_ports import check_ports, task_ports
-from verilog_source import Refused, check_netlist, check_source, latches_allowed, read_summary, seal, without_waveforms
+from verilog_source import (
+    Refused,
+    check_netlist,
+    check_source,
+    check_testbench,
+    latches_allowed,
+    read_summary,
+    seal,
+    without_waveforms,
+)
 from verilog_tools import SECOND, STDIN, STDOUT, NotStarted, Result, Toolbox, versions
+from verilog_watchers import without_watchers
 
 WARNING_COST = 0.04  # of a compiler's warning, in `compilation`
 LINT_COST = 0.05  # of a linter's warning, in `quality`
@@ -45,6 +55,7 @@ _GENERATION = (
     "no-verilog-ams icarus-misc"
 ).split()  # what the driver iverilog tells ivl for -g2012
 _PLACE = re.compile(rf"(?:(?<=^)|(?<=\s))(?:{STDIN}|-):(?=\d)")
+_INPUT_ASSIGNED = re.compile(r"error: (\w+)\S* is not a valid l-value")
 _LATCHES = r"t:$dlatch t:$adlatch t:$dlatchsr t:$sr t:$_DLATCH* t:$_SR_*"
 
 MAX_EXPANDED = 256  # testbenches kept
@@ -109,24 +120,31 @@ class Check:
         except Refused as error:
             return "refused", str(error)
         try:
-            source = self.compile(candidate_source(task, self.job["completion"]))
-            netlist = self.synthesise(source, task["top_module"], bool(task.get("latches")))
+            return self.judge_completion(testbench, secret, inverted)
         except Refused as error:
             return "fail", str(error)
         except Stop as stop:
             return stop.status, str(stop)
+        except (NotStarted, OSError):
+            raise
+        except Exception as error:  # the testbench was fine, so the completion did that: no way out of being judged
+            return "fail", one_line(f"the completion cannot be read: {error!r}")
+
+    def judge_completion(self, testbench: str, secret: str, inverted: bool) -> tuple[str, str]:
+        """Status and reason; raises Refused or Stop."""
+        task = self.job["task"]
+        top_module, latches = task["top_module"], bool(task.get("latches"))
+        source = self.compile(candidate_source(task, self.job["completion"]))
+        netlist = self.synthesise(source, top_module, latches)
         try:
-            outcome = self.simulate(netlist, testbench, secret, inverted)
-        except Refused as error:
-            outcome = "fail", str(error)
-        except Stop as stop:
-            outcome = stop.status, str(stop)
-        self.lint(source, task["top_module"], bool(task.get("latches")))
-        return outcome
+            return self.simulate(netlist, testbench, secret, inverted)
+        finally:
+            self.lint(source, top_module, latches)
 
     def testbench(self, test: str) -> str:
         """The testbench without macros, expanded once for all checks of a task; raises Refused."""
         if test not in _expanded:
+            check_testbench(test)
             flat = self.run("ivlpp", [STDIN], without_waveforms(test))
             if not flat.good:
                 raise Refused(one_line(f"the testbench is not taken by the preprocessor: {flat.errors}"))
@@ -141,12 +159,18 @@ class Check:
         if "`" in program:  # nothing else is the preprocessor's business
             check_source(program, preprocessed=False)
             flat = self.run("ivlpp", ["-Wredef-chg", STDIN], program)
-            if not flat.good:
+            # its exit code is 0 with 256 errors, and with some kinds of errors always
+            if not flat.good or any("error:" in line and "warning:" not in line for line in flat.errors.splitlines()):
                 raise _stop(flat, "the preprocessor", "syntax")
             program, warnings = flat.output, flat.errors.count("warning:")
-        source = check_source(program, preprocessed=True)
-        compiled = self.run("ivl", [f"-C{SECOND}", "-"], source, ivl_config(self.tools.tools["ivl_folder"], False))
-        if not compiled.good:
+        source = check_source(without_watchers(program), preprocessed=True)
+        config = ivl_config(self.tools.tools["ivl_folder"], False)
+        compiled = self.run("ivl", ["-v", f"-C{SECOND}", "-"], source, config)
+        # its exit code, a count of errors, is 0 with 256 of them: it says what it is at, and that is its last step
+        if not compiled.good or "\nCODE GENERATION\n" not in compiled.output:
+            assigned = _INPUT_ASSIGNED.search(compiled.errors)
+            if assigned and self.ports.get(assigned[1]) == "input":
+                raise Refused(f"the module drives its input {assigned[1][:60]}")
             raise _stop(compiled, "the compiler", "syntax")
         warnings += compiled.errors.count("warning:")
         self.parts["compilation"] = max(0.0, 1.0 - WARNING_COST * warnings)
@@ -173,9 +197,10 @@ class Check:
         return check_netlist(netlist + end, top_module)
 
     def simulate(self, netlist: str, testbench: str, secret: str, inverted: bool) -> tuple[str, str]:
-        config = ivl_config(self.tools.tools["ivl_folder"], True)
-        compiled = self.run("ivl", [f"-C{SECOND}", "-"], f"{netlist}\n{testbench}", config)
-        if not compiled.good:
+        compiled = self.link(netlist, testbench)
+        if not compiled.good or not compiled.output:  # without errors it writes a program; its exit code may be 256
+            if not self.job.get("reference", "").strip():  # which would tell
+                self.try_testbench(testbench)
             raise _stop(compiled, "the testbench with the module", "fail")
         ran = self.run("vvp", ["-n", STDIN], compiled.output)
         if not ran.good:
@@ -186,6 +211,19 @@ class Check:
         passed, total = self.counts
         self.parts["functional"] = passed / total
         return ("pass", "") if passed == total else ("fail", f"{total - passed} of {total} checks did not hold")
+
+    def link(self, module: str, testbench: str) -> Result:
+        config = ivl_config(self.tools.tools["ivl_folder"], True)
+        return self.run("ivl", [f"-C{SECOND}", "-"], f"{module}\n{testbench}", config)
+
+    def try_testbench(self, testbench: str) -> None:
+        """Raise Stop, `refused`, if the testbench does not compile with an empty module either."""
+        header = self.run("ivlpp", [STDIN], f"{self.job['task']['prompt']}\nendmodule\n")
+        compiled = self.link(header.output, testbench)
+        in_time = not (header.late or compiled.late)  # what time is left is up to the completion
+        if in_time and header.good and not compiled.output:
+            told = _stop(compiled, "the compiler", "refused")
+            raise Stop("refused", one_line(f"the testbench does not compile: {told}", 300))
 
     def lint(self, source: str, top_module: str, latches: bool) -> None:
         flags = [
@@ -217,7 +255,8 @@ def _stop(result: Result, what: str, status: str) -> Stop:
     if result.code < 0:
         return Stop("crash", f"{what} died of signal {-result.code}")
     lines = [line.strip() for line in (result.errors or result.output).splitlines() if line.strip()]
-    told = [line for line in lines if "error" in line.lower()] or lines or [f"exit code {result.code}"]
+    told = [line for line in lines if "error" in line.lower() or "sorry:" in line] or lines
+    told = told or [f"exit code {result.code}"]
     return Stop(status, one_line(f"{what}: {_PLACE.sub('line ', told[0])}", 300))
 
 
@@ -229,6 +268,7 @@ def check(tools: Toolbox, job: dict[str, Any]) -> dict[str, Any]:
     state = Check(tools, job, started + job["time_limit"])
     status, reason = state.judge()
     passed, total = state.counts or (None, None)
+    reason = one_line(reason, 300)  # a name in it may be as long as the source
     fields = {"status": status, "reason": reason, "tests_passed": passed, "tests_total": total, "parts": state.parts}
     if status == "refused":
         fields["parts"] = None
@@ -263,6 +303,7 @@ def serve(tools: Toolbox, caller: socket.socket) -> None:
 def main() -> None:
     """Arguments: the descriptor of the socket to the caller, the caller's pid, and the settings as JSON."""
     caller = socket.socket(fileno=int(sys.argv[1]))
+    caller.set_inheritable(False)  # verdicts go there: no tool may have it
     settings, parent, number = json.loads(sys.argv[3]), int(sys.argv[2]), os.getpid()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if settings["core"] is not None:

@@ -1,19 +1,22 @@
 """Verilog judged in parts: known answers, modules that cheat, and what is left of them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 
 import pytest
-from verilog_attacks import ALL, END, HANGING, HEADER, QUICK, RIGHT, TASK, TESTBENCH, TOTAL, ZERO
+from verilog_attacks import ALL, DODGES, END, HANGING, HEADER, QUICK, RIGHT, TASK, TESTBENCH, TOTAL, ZERO
 
 import verilog_probe
 from common import InputError
 from sandbox import probe
 from verilog import PARTS, VerilogSandbox, score
+from verilog_ports import check_ports
 from verilog_source import Refused, check_netlist, seal
 from verilog_tools import find_tools
 
@@ -149,6 +152,154 @@ def test_ordinary_verilog_passes(box, body):
     assert verdict.passed and verdict.parts["synthesis"] == 1, verdict.reason
 
 
+HONEST = {  # names and constructs that a simulator or a linter wants, and a netlist does not have
+    "names of our own": "wire [3:0] escaped_0_ = a ^ b, \\x.y = escaped_0_, escaped__ = \\x.y ; assign y = escaped__;",
+    "names of the testbench": "wire [3:0] golden_model = a ^ b, tb = golden_model, expected = tb; assign y = expected;",
+    "a name with a dollar": "wire [3:0] a$b = a ^ b, \\c$d = a$b; assign y = \\c$d ;",
+    "assert": "assign y = a ^ b; always @* assert (y == (a ^ b));",
+    "assert, label, else": 'assign y = a ^ b; always @(posedge clk) begin l: assert (a != 1) else $error("%d", a); end',
+    "assert that binds an else": "reg [3:0] q; assign y = q;\n"
+    "always @* begin q = 0; if (a == b) assert (q == 0); else q = a ^ b; end",
+    "assert that assigns": "reg [3:0] q; assign y = q; always @* assert (a == b) q = 0; else q = a ^ b;",
+    "assert as the item of a case": "localparam ONE = 1; reg [3:0] q; assign y = q;\n"
+    "always @* begin q = a ^ b; case (a[0]) ONE: assert (a[0]); default: q = b ^ a; endcase end",
+    "assume and cover": "assign y = a ^ b; always @(posedge clk) begin assume (a != 5); cover (a == 4); end",
+    "properties": "assign y = a ^ b; property p; @(posedge clk) a |-> ##1 b; endproperty\n"
+    'l: assert property (p) else $error("x"); cover property (@(posedge clk) a);',
+    "printing": 'assign y = a ^ b; always @(y) if (y == 3) $display("(%d", y); else if (y) $write("x;\\n");',
+    "monitor and waveform": 'assign y = a ^ b; initial begin $monitor("%b", y); $dumpfile("x"); $dumpvars(0, y); end',
+    "a parameter checked": 'parameter W = 4; assign y = a ^ b; initial if (W != 4) $fatal(1, "W is 4");',
+}
+
+
+@needs_tools
+@pytest.mark.parametrize("body", HONEST.values(), ids=HONEST)
+def test_what_only_watches_costs_no_pass(box, body):
+    verdict = box.check(TASK, f"    {body}\nendmodule\n")
+    assert verdict.passed and verdict.parts["synthesis"] == 1, verdict.reason
+
+
+@needs_tools
+def test_what_only_watches_earns_no_pass(box):
+    for name, body in HONEST.items():
+        verdict = box.check(TASK, "    " + body.replace("a ^ b", "a | b").replace("b ^ a", "b | a") + "\nendmodule\n")
+        assert verdict.status == "fail" and verdict.tests_passed < TOTAL, (name, verdict)
+
+
+GARBAGE = {  # each error of another tool or of another step; exit codes are counts of errors, modulo 256
+    "parser": lambda count: "    assign y = ;\n" * count,
+    "elaboration": lambda count: "".join(f"    none{n} i{n} (a);\n" for n in range(count // 2)),
+    "preprocessor": lambda count: "`define M(p, q) p\n" + "`M(1)\n" * count,
+    "macros": lambda count: "".join(f"`define M{n}(\n" for n in range(count)),
+}
+
+
+@needs_tools
+@pytest.mark.parametrize("errors", GARBAGE.values(), ids=GARBAGE)
+def test_no_number_of_errors_is_none(box, errors):
+    for count in (1, 2, 128, 255, 256, 512):
+        verdict = box.check(TASK, errors(count) + RIGHT)
+        expected = ("pass", 1) if not errors(count) else ("syntax", 0)
+        assert (verdict.status, verdict.parts["compilation"]) == expected, (count, verdict)
+
+
+@needs_tools
+@pytest.mark.parametrize("name", DODGES)
+def test_no_module_gets_out_of_being_judged(box, name):
+    verdict = box.check(TASK, DODGES[name])
+    assert verdict.judged and not verdict.passed, verdict
+    assert verdict.parts["functional"] == 0 and len(verdict.reason) <= 400, verdict
+
+
+@needs_tools
+def test_no_mixture_of_hostile_lines_gets_out_of_being_judged(box):
+    random = Random(0)
+    lines = [line for body in (QUICK | DODGES).values() if len(body) < 10000 for line in body.splitlines()]
+    bodies = ["\n".join(random.choices(lines, k=random.randint(1, 12))) + f"\n{END}" for _ in range(150)]
+    verdicts = [box.submit(TASK | {"canonical_solution": RIGHT}, body, 2.0) for body in bodies]
+    for body, verdict in zip(bodies, verdicts, strict=True):
+        assert verdict.result().judged and not verdict.result().passed, (body, verdict.result())
+
+
+@needs_tools
+def test_no_exit_code_gets_a_module_out_of_being_judged(box):
+    """Every code that a count of errors can be, with what a failure of ours would say in its place."""
+    told = ["not started: x", "infrastructure", "fork: ", "killed", "0"]
+    bodies = [
+        f'#line "{told[count % len(told)]}" 1\n' + f"    assign {'y' * (count % 7)} = ;\n" * count + RIGHT
+        for count in range(120, 136)
+    ]
+    bodies += [
+        f'#line "not started: x" 1\n{ZERO}' + "".join(f"    none{n} i{n} (a);\n" for n in range(count)) + END
+        for count in range(61, 64)
+    ]
+    verdicts = box.check_many([(TASK, body) for body in bodies])
+    assert {verdict.status for verdict in verdicts} == {"syntax"}
+
+
+@needs_tools
+def test_a_reference_that_fails_refuses_its_task_and_no_completion_does(box):
+    broken = TASK | {"test": TESTBENCH.replace("y === expected", "y === ~expected"), "canonical_solution": RIGHT}
+    wrong, opposite = f"{ZERO}{END}", "    assign y = ~(a ^ b);\nendmodule\n"
+    for completion in (wrong, RIGHT, "prose", HANGING["macro bomb"]):
+        verdict = box.check(broken, completion)
+        assert verdict.status == "refused" and not verdict.judged and verdict.parts is None, verdict
+        assert "own reference fails its testbench: 196 of 196 checks" in verdict.reason
+    assert box.check(broken, opposite).passed
+    assert box.check(broken | {"canonical_solution": " "}, wrong).status == "fail"
+    assert box.check(TASK | {"canonical_solution": RIGHT}, wrong).status == "fail"
+
+
+@needs_tools
+def test_a_reference_has_time_of_its_own(box):
+    """What the completion used up is not taken from it, or being slow would be a way out."""
+    verdict = box.check(TASK | {"canonical_solution": RIGHT}, HANGING["zero-delay loop"], 1.0)
+    assert verdict.status == "timeout", verdict
+
+
+@needs_tools
+def test_a_reference_is_judged_once_for_a_task():
+    task, wrong = TASK | {"canonical_solution": RIGHT}, f"{ZERO}{END}"
+    with VerilogSandbox(num_workers=1) as box:
+        jobs, send = [], box._running
+        box._running = lambda number: jobs.append(number) or send(number)
+        assert [box.check(task, wrong).status for _ in range(3)] == ["fail"] * 3 and len(jobs) == 4
+
+
+@needs_tools
+@pytest.mark.parametrize(
+    "old, new, reason",
+    [
+        ("integer i,", "integer i i,", "the testbench does not compile: the compiler: line"),
+        (".y(y)", ".nothing(y)", "the testbench does not compile: the compiler: line"),
+        ("begin\n        for", '`include "golden.v"\nbegin\n        for', "not taken by the preprocessor"),
+        ("begin\n        for", 'begin $readmemh("vectors.hex", m); for', "reads a file"),
+    ],
+)
+def test_a_testbench_that_cannot_judge_is_refused_whatever_it_meets(box, old, new, reason):
+    assert old in TESTBENCH
+    task = TASK | {"test": TESTBENCH.replace(old, new, 1)}
+    for completion in (RIGHT, f"{ZERO}{END}"):
+        verdict = box.check(task, completion)
+        assert verdict.status == "refused" and reason in verdict.reason, verdict
+    verdict = box.check(task | {"canonical_solution": RIGHT}, f"{ZERO}{END}")
+    assert verdict.status == "refused", verdict
+
+
+@needs_tools
+def test_an_input_that_is_assigned_to_is_named(box):
+    for body in ("always @(posedge clk) a <= b;", "initial a = 3;", "assign a = b;", "always @* a[0] = b[1];"):
+        verdict = box.check(TASK, f"    {body}\n{RIGHT}")
+        # yosys may write `assign a = b` the other way round
+        assert verdict.status == "fail" and re.fullmatch("the module drives its input [ab]", verdict.reason), body
+
+
+def test_a_netlist_whose_block_assigns_to_an_input_is_refused():
+    text = "module t(c, a, y); input c; wire c; input a; reg a; output y; wire y; always @(posedge c) a <= y; endmodule"
+    with pytest.raises(Refused, match="drives its input a"):
+        check_ports(text, {"c": "input", "a": "input", "y": "output"})
+
+
 @needs_tools
 def test_the_other_summary_is_read_too(box):
     test = TESTBENCH.replace('"passed %0d of %0d", passed', '"Mismatches: %1d in %1d samples", total - passed')
@@ -236,6 +387,50 @@ def test_a_tool_that_obeys_the_candidate_reads_and_writes_nothing(tmp_path):
     assert (tmp_path / "victim").read_text() == "module m; endmodule"
 
 
+STARTS = """
+import os, socket, sys, time
+import sandbox_lockdown
+from verilog_tools import NotStarted, Toolbox, find_tools
+sandbox_lockdown.no_new_privileges()
+opened = [os.dup(0) for _ in range(300)] + list(socket.socketpair())
+for number in opened:
+    os.set_inheritable(getattr(number, "fileno", lambda: number)(), True)
+tools = find_tools()
+box = Toolbox(1024, os.getpid(), tools | {"yosys": os.path.realpath("/bin/ls"), "vvp": os.path.realpath("/bin/false")})
+print(*box.run("yosys", ["/proc/self/fd"], "", until=time.monotonic() + 10).output.split())
+print(box.run("vvp", [], "", until=time.monotonic() + 10).code)
+forged = box.run("yosys", ["not started: rights"], "", until=time.monotonic() + 10)
+print(forged.code, forged.errors.strip())
+for path in ("/nonexistent", "/bin/cat"):
+    box.tools = tools | {"yosys": path}
+    try:
+        print("started", box.run("yosys", [], "", until=time.monotonic() + 10))
+    except NotStarted as error:
+        print(error)
+"""
+
+
+@needs_tools
+def test_a_tool_gets_its_four_descriptors_and_no_word_on_whether_it_started():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", STARTS]
+    lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0].split() == ["0", "1", "2", "3", "4"]  # the last is the listing's own
+    assert lines[1] == "1" and lines[2].startswith("2 ") and "not started: rights" in lines[2]
+    assert all(line.startswith("yosys was not started: exec: ") for line in lines[3:]) and len(lines) == 5
+
+
+@needs_tools
+def test_checks_hold_with_many_descriptors_open():
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(200)]
+    try:
+        with VerilogSandbox(num_workers=1) as box:
+            assert box.check(TASK, RIGHT).passed and not box.check(TASK, f"{ZERO}{END}").passed
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
 @needs_tools
 def test_concurrent_checks_do_not_mix_and_leave_nothing(box):
     before, opened = set(os.listdir(ROOT)), len(os.listdir("/proc/self/fd"))
@@ -293,12 +488,17 @@ def test_a_missing_tool_is_named(monkeypatch, tmp_path):
         'module top; `include "x"\nendmodule',
         "module top; initial $finish; endmodule",
         "module top; assign y = x; endmodule",
-        "module top; wire escaped_0_, \\a.b ; endmodule",
     ],
 )
 def test_a_netlist_is_refused_for_whatever_is_not_plain(text):
     with pytest.raises(Refused):
         check_netlist(text, "top")
+
+
+def test_escaped_names_get_names_that_nobody_has():
+    text = "module top(escaped_0_, \\a.b ); output escaped_0_; wire escaped_0_; output \\a.b ; wire \\a.b ; endmodule"
+    written = check_netlist(text, "top").split("(")[1].split(")")[0].replace(" ", "").split(",")
+    assert written[0] == "escaped_0_" and written[1] not in ("escaped_0_", "\\a.b") and "\\" not in written[1]
 
 
 def test_a_secret_needs_one_summary():

@@ -157,5 +157,28 @@ HANGING = {  # each may use up its time
     "long source": "    // " + "x" * 300000 + "\n" + ZERO + END,
     "many warnings": "".join(f"    wire w{n} = undeclared{n};\n" for n in range(4000)) + ZERO + END,
 }  # fmt: skip
+DODGES = {  # each wants not to be judged at all: by a failure of the machine's or the judge's
+    "no start": '#line "not started: x" 1\n' + ZERO + "".join(f"    none{n} i{n}(a);\n" for n in range(124)) + END,
+    "no memory": '#line "out of memory" 1\n' + ZERO + "".join(f"    none{n} i{n}(a);\n" for n in range(124)) + END,
+    "half a character": "\ud800" + ZERO + END,
+    "half a character in a string": ZERO + '    initial $display("\ud800");\n' + END,
+    "separators of lines": "\x0b\x0c\x1c\x85\u2028" * 100 + ZERO + END,
+    "NUL bytes": "\0" * 1000,
+    "more than can be sent": "x" * 30_000_000,
+    "a number of many digits": "    assign y = " + "9" * 200000 + ";\n" + END,
+    "a task with a long name": ZERO + "    initial $" + "x" * 200000 + ";\n" + END,
+    "open quotes": '"' * 250000,
+    "open quotes and escapes": '"\\' * 120000,
+    "open parentheses": "assert" + "(" * 100000,
+    "open assertions": "assert (" * 25000,
+    "open calls": "$display (" * 25000,
+    "nested assertions": "    always @* " + "assert (a) " * 20000 + ";\n" + END,
+    "labelled properties": "a: assert property (x);\n" * 9000,
+    "properties": "assert property (x);\n" * 12000,
+    "a property without an end": ZERO + "    property p;\n" + END,
+    "many tokens in the netlist": "".join(f"    wire [3:0] w{n + 1} = a + w{n};\n" for n in range(2000))
+    + "    wire [3:0] w0 = b;\n    assign y = {4{&w2000 & ~a[0] & a[0]}};\n"
+    + END,
+}
 QUICK = PRINTING | FILES | REACHING
 ALL = QUICK | HANGING
