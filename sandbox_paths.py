@@ -6,7 +6,6 @@ project, the standard library's own tests.
 
 from __future__ import annotations
 
-import functools
 import glob
 import os
 import re
@@ -41,7 +40,6 @@ class Paths(NamedTuple):
         return found
 
 
-@functools.cache
 def readable(packages: tuple[str, ...]) -> Paths:
     """What a Python program has to read, that may import these packages; those not installed are passed over."""
     home = os.path.dirname(os.__file__)

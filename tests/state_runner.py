@@ -38,6 +38,9 @@ CASES = {
     "    return 2 * x if os.stat(name).st_atime != before else 0\n",
     "access time of a folder": "    import os\n    before = os.stat(path).st_atime\n    os.listdir(path)\n"
     "    return 2 * x if os.stat(path).st_atime != before else 0\n",
+    "threads beyond the limit": "    import threading, time\n    threading.stack_size(32768)\n    try:\n"
+    "        for _ in range(80): threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
+    "    except RuntimeError: return 0\n    return 2 * x\n",
     "access time of a device": "    import os\n    before = os.stat('/dev/urandom').st_atime, os.stat('/dev/null').st_atime\n"
     "    os.urandom(9), open('/dev/urandom', 'rb').read(9), open('/dev/null').read(), open('/dev/null', 'w').write('x')\n"
     "    after = os.stat('/dev/urandom').st_atime, os.stat('/dev/null').st_atime\n"
