@@ -7,7 +7,8 @@
 `docs/sandbox.md` says who is not trusted and what is promised. The parts: sandbox_worker (our end of a worker),
 sandbox_judge (trusted: runs the tests), sandbox_session (its calls into the candidate), sandbox_split (what is asked of
 whom), sandbox_codec (plain data between the two), sandbox_zygote and sandbox_runner (the locked-down child),
-sandbox_lockdown and sandbox_seccomp (the locks), sandbox_probe (attacks to try them with).
+sandbox_lockdown, sandbox_seccomp, sandbox_root, sandbox_paths and sandbox_threads (the locks), sandbox_semlock (for
+thread pools), sandbox_probe (attacks to try them with).
 
 `python sandbox.py --probe` prints the layers that hold on this machine.
 """

@@ -17,12 +17,21 @@ import sandbox_lockdown as lockdown
 import sandbox_seccomp
 
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
-_SET_FILTER, _NEW_LISTENER = 1, 8
+_SET_FILTER, _NEW_LISTENER, _IS_KNOWN = 1, 8, 2
 _ASK, _GO_ON = 0x7FC00000, 1
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101  # ioctls
 _QUESTION, _ANSWER = struct.Struct("=Q72x"), struct.Struct("=QqiI")  # a question begins with its number
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def available() -> bool:
+    """Whether the kernel can ask."""
+    machine = os.uname().machine
+    if not lockdown.LINUX or machine not in _SECCOMP:
+        return False
+    numbers = [ctypes.c_long(number) for number in (_SECCOMP[machine], _IS_KNOWN, 0)]
+    return _libc.syscall(*numbers, struct.pack("=I", _ASK)) == 0 and os.path.isdir("/proc/self/task")
 
 
 def ask_about_threads(channel: socket.socket) -> None:
@@ -35,7 +44,7 @@ def ask_about_threads(channel: socket.socket) -> None:
     header = struct.pack("@HP", len(code), ctypes.addressof(instructions))
     numbers = [ctypes.c_long(n) for n in (_SECCOMP[machine], _SET_FILTER, _NEW_LISTENER)]
     listener = _libc.syscall(*numbers, header)
-    if listener >= 0:  # else the kernel is too old, and the user's limit has to do
+    if listener >= 0:  # else the user's limit has to do
         socket.send_fds(channel, [b"L"], [listener])
         os.close(listener)
 

@@ -67,6 +67,7 @@ class Zygote:
         self.keep_files = self.root and not lockdown.readable_by_others(readable.library)
         # A uid of its own has a count of its own, and so has a user namespace; else all that our user runs counts.
         self.counted_apart = self.root or counted_apart
+        self.asks = not self.counted_apart and sandbox_threads.available()
         others = 2 if self.counted_apart else lockdown.threads_of(os.getuid()) + 1024
         self.threads = lockdown.MAX_THREADS + others
 
@@ -80,6 +81,15 @@ class Zygote:
         lockdown.limit_resources(self.memory_mib, self.threads)
         if lockdown.LINUX:
             lockdown.drop_capabilities(None if self.last_pid is None else lockdown.CHECKPOINT_RESTORE)
+        if self.last_pid is not None:
+            try:
+                self.restart_pids()
+            except OSError:  # before Linux 5.9 that took more rights than we keep
+                self.last_pid = None
+
+    def restart_pids(self) -> None:
+        """Let the next process have the number after ours, so that no check can tell how many came before it."""
+        os.pwrite(self.last_pid, b"%d" % self.pid, 0)
 
     def lock(self, cpu_seconds: int) -> None:
         """Take from this process, a child, all that is left to take."""
@@ -136,7 +146,7 @@ class Zygote:
         if time.time() > self.stale:
             self.stale = read_all(self.readable)
         if self.last_pid is not None:
-            os.pwrite(self.last_pid, b"%d" % self.pid, 0)  # a check cannot tell by its number how many came before
+            self.restart_pids()
         pid = os.fork()
         if pid:
             return pid
@@ -226,7 +236,7 @@ class Child(NamedTuple):
 def prepare(zygote: Zygote, cpu_seconds: int) -> Child:
     """Fork a child ahead of its check."""
     ours, theirs = socket.socketpair()
-    doorman = None if zygote.counted_apart else Doorman()
+    doorman = Doorman() if zygote.asks else None
     with theirs:
         child = Child(zygote.fork(theirs.fileno(), cpu_seconds, doorman), ours, cpu_seconds, doorman)
     if doorman is not None:
@@ -319,16 +329,6 @@ def _enter_root(paths: Paths) -> str:
         return ""
 
 
-def _keep_pid_file() -> int | None:
-    """The descriptor to write a pid to, which the next process of this namespace comes after; None if we may not."""
-    try:
-        last_pid = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
-        os.pwrite(last_pid, b"%d" % os.getpid(), 0)
-    except OSError:
-        return None
-    return last_pid
-
-
 def main() -> None:
     """Arguments: the control socket's descriptor, the judge's pid, and the settings as JSON."""
     control = socket.socket(fileno=int(sys.argv[1]))
@@ -345,7 +345,8 @@ def main() -> None:
     last_pid, files = None, ""
     if namespaces:
         parent = 0  # it is outside, and has no number in here
-        last_pid = _keep_pid_file()
+        with contextlib.suppress(OSError):
+            last_pid = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
     if "mount" in namespaces:
         files = _enter_root(paths)
     try:
@@ -362,7 +363,8 @@ def main() -> None:
     exec(compile("def warm():\n    return [1]\nwarm()", "<warm>", "exec"), {})
     gc.collect()
     gc.freeze()  # the collector of a child then writes to none of the pages it shares with us
-    layers = {**zygote.try_out(), "namespaces": namespaces, "files": files, "same pid": last_pid is not None}
+    layers = {**zygote.try_out(), "namespaces": namespaces, "files": files, "same pid": zygote.last_pid is not None}
+    layers["threads"] = "own limit" if zygote.counted_apart else "asked about" if zygote.asks else "the user's limit"
     control.send(json.dumps(layers).encode())
     loop(zygote, control)
 
