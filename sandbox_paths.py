@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 import struct
 import sys
 import time
@@ -67,10 +68,14 @@ def read_all(paths: Paths) -> float:
     now, times = time.time(), []
 
     def look(path: str) -> None:
-        if not os.path.isdir(path):
+        link, info = os.lstat(path), os.stat(path)
+        due = any(one.st_atime <= max(one.st_mtime, one.st_ctime, now - DAY) for one in (link, info))
+        if due and not stat.S_ISDIR(info.st_mode):
             with open(path, "rb") as file:
                 file.read(1)
-        times.extend((os.lstat(path).st_atime, os.stat(path).st_atime))
+        if due:
+            link, info = os.lstat(path), os.stat(path)
+        times.extend((link.st_atime, info.st_atime))
 
     for piece in paths.pieces():
         found = [piece, *(f"{top}/{name}" for top, folders, names in os.walk(piece) for name in (*folders, *names))]

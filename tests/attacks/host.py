@@ -145,7 +145,7 @@ _NETWORK = {
     "sends descriptors": ["socket.send_fds(socket.socketpair()[0], [b'x'], [0])"],
     "resolves a name": ["socket.gethostbyname('localhost.localdomain')"],
     "the number of a socket": ["socket.socketpair()[0].getsockopt(1, 57, 8)"],  # SO_COOKIE counts the machine's
-    "whose its channel is": ["socket.socket(fileno=3).getsockopt(1, 17, 12)"],  # SO_PEERCRED
+    "whose its channel is": ["socket.socket(fileno=os.dup(3)).getsockopt(1, 17, 12)"],  # SO_PEERCRED
     "a filter on its channel": ["socket.socketpair()[0].setsockopt(1, 26, bytes(16))"],
 }
 
