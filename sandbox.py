@@ -7,7 +7,8 @@
 `docs/sandbox.md` says who is not trusted and what is promised. The parts: sandbox_worker (our end of a worker),
 sandbox_judge (trusted: runs the tests), sandbox_session (its calls into the candidate), sandbox_split (what is asked of
 whom), sandbox_codec (plain data between the two), sandbox_zygote and sandbox_runner (the locked-down child),
-sandbox_lockdown and sandbox_seccomp (the locks), sandbox_probe (attacks to try them with).
+sandbox_lockdown, sandbox_seccomp, sandbox_root, sandbox_paths and sandbox_threads (the locks), sandbox_semlock (for
+thread pools), sandbox_probe (attacks to try them with).
 
 `python sandbox.py --probe` prints the layers that hold on this machine.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -28,6 +30,7 @@ from typing import Any
 import sandbox_probe
 from common import InputError
 from sandbox_codec import TooBig
+from sandbox_paths import readable
 from sandbox_worker import Dead, Worker
 from tasks import code_of
 
@@ -45,9 +48,13 @@ STATUSES = (
 )
 UNJUDGED = ("refused", "infrastructure")  # not a reward of 0: no reward
 REQUIRED_LAYERS = ("rlimits", "landlock", "seccomp")
-TASK_FIELDS = ("task_id", "prompt", "test", "entry_point", "test_list", "test_setup_code", "canonical_solution")
+TASK_FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point", "test_list", "test_setup_code")
 START_LIMIT = 20.0  # seconds for a worker to start
 CLOSE_LIMIT = 0.3  # seconds that workers get to clean up by themselves
+JUDGE_MIB = 4096  # of a judge's address space, at most
+JUDGE_SHARE = 0.5  # of the machine's memory, for all judges together
+# what a judge dies of by itself, on what a program returned; nobody sends it these from outside
+CRASHES = tuple(-number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL))
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,8 @@ class Sandbox:
         num_workers: checks that run at the same time; None: one for each core this process may use.
         allow_missing_layers: run even where a required layer does not hold (anything but a recent Linux).
         allow_weak_tests: run tests that cannot be kept apart in the candidate's interpreter instead of refusing them.
+        namespaces: use them where the machine allows it; False is for trying out what holds without.
+        packages: what programs may import beside the standard library, where it is installed.
 
     Attributes:
         layers: what holds on this machine, for run logs and metrics files.
@@ -113,6 +122,7 @@ class Sandbox:
         allow_missing_layers: bool = False,
         allow_weak_tests: bool = False,
         namespaces: bool = True,
+        packages: Iterable[str] = ("numpy",),
     ) -> None:
         if sys.platform != "linux" and not allow_missing_layers:
             raise InputError("the sandbox needs Linux with Landlock and seccomp; docs/sandbox.md says what else works")
@@ -120,13 +130,22 @@ class Sandbox:
             raise InputError("the sandbox needs a time limit above 0 s and 64 MiB of memory or more")
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0] * (os.cpu_count() or 1)
         self.time_limit = time_limit
-        # the processes of a launcher share their machine's cores
-        self.num_workers = num_workers or max(1, len(cores) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        # the processes of a launcher share their machine
+        sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        self.num_workers = num_workers or max(1, len(cores) // sharing)
         # A worker's judge and child take turns, so they share a core where there is a worker for every one: handing
         # over on one core costs less than waking another (a third more checks per second on a busy machine).
         pins = [cores[n % len(cores)] if self.num_workers >= len(cores) else None for n in range(self.num_workers)]
         self.allow_weak_tests = allow_weak_tests
-        shared = {"memory_mib": memory_mib, "namespaces": namespaces, **self.extra}
+        paths = readable(tuple(packages))
+        judge_mib = max(512, min(JUDGE_MIB, int(JUDGE_SHARE * machine_mib() / self.num_workers / sharing)))
+        shared = {
+            "memory_mib": memory_mib,
+            "judge_mib": judge_mib,
+            "namespaces": namespaces,
+            "paths": paths,
+            **self.extra,
+        }
         self._settings = [{**shared, "core": pin} for pin in pins]
         self._pid = os.getpid()
         self._closed = False
@@ -254,7 +273,7 @@ class Sandbox:
 
     def _judge(self, number: int, job: dict[str, Any]) -> Verdict:
         """Run one job on one worker, starting another worker where the first one broke."""
-        verdict = Verdict("infrastructure", "")
+        verdict, ends = Verdict("infrastructure", ""), []
         for _ in range(2):
             try:
                 verdict = Verdict(**self._running(number).check(job))
@@ -262,15 +281,18 @@ class Sandbox:
                 return Verdict("syntax", f"task and completion cannot be sent: {error}")
             except (Dead, TimeoutError, OSError) as error:
                 verdict = Verdict("infrastructure", f"the worker failed: {error}")
+                ends.append(getattr(error, "code", None))
             if self._closed:
                 raise CancelledError
             worker = self._workers[number]
             broken = verdict.status == "infrastructure"
-            if worker and (worker.spent or broken or worker.process.poll() is not None):
+            if worker and (broken or worker.process.poll() is not None):
                 worker.kill()
                 self._workers[number] = None
             if verdict.status != "infrastructure":
                 break
+        if len(ends) == 2 and all(end in CRASHES for end in ends):
+            return Verdict("crash", "the tests crashed the judge on what the program returned")
         return verdict
 
     def _running(self, number: int) -> Worker:
@@ -285,6 +307,18 @@ class Sandbox:
             if missing_layers(layers) != missing_layers(self.layers):
                 raise Dead(f"{', '.join(missing_layers(layers))} is missing after a restart")
         return worker
+
+
+def machine_mib() -> int:
+    """The memory of this machine, or of this container where that has a limit."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # versions 2 and 1
+        try:
+            with open(path) as file:
+                found.append(int(file.read()))
+        except (OSError, ValueError):  # "max"
+            pass
+    return min(found) >> 20
 
 
 def missing_layers(layers: dict[str, Any]) -> list[str]:

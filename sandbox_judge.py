@@ -33,7 +33,6 @@ from sandbox_zygote import REPORT, START
 from tasks import candidate_source, test_source
 
 MAX_SOURCE = 256 * 1024  # characters of a program under test
-JUDGE_MEMORY = 4 << 30  # bytes: a test may blow up on what the candidate returned, and must not take the machine along
 REPEAT_ALARM = 0.05  # seconds between deadlines after the first one, for tests that swallow it
 LARGE, SPLIT_LIMIT = 64 * 1024, 30.0  # characters of a task whose tests take long to split, and seconds for that
 OPEN = ("uncrossable", "raised")  # the task's fault or the completion's: not a verdict yet
@@ -126,7 +125,7 @@ class Judge:
 
     def send(self, reply: dict[str, Any]) -> None:
         try:
-            self.parent.sendall(dump_frame(reply | {"spent": False}))
+            self.parent.sendall(dump_frame(reply))
         except OSError:
             self.leave()
 
@@ -376,7 +375,8 @@ def main() -> None:
         os.sched_setaffinity(0, {settings["core"]})
     judge = Judge(parent, int(sys.argv[2]), settings)
     if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (JUDGE_MEMORY, JUDGE_MEMORY))
+        # a test may blow up on what the candidate returned, and must not take the machine along
+        resource.setrlimit(resource.RLIMIT_AS, (settings["judge_mib"] << 20,) * 2)
     parent.sendall(dump_frame(judge.layers))
     gc.collect()
     gc.freeze()

@@ -13,9 +13,9 @@ import resource
 import socket
 import struct
 import sys
-import sysconfig
 
 import sandbox_seccomp
+from sandbox_paths import DEVICES, Paths, readable
 
 LINUX = sys.platform == "linux"
 MIB = 1024 * 1024
@@ -37,7 +37,9 @@ _NET_RIGHTS = 0b11  # bind and connect TCP, from version 4
 _SCOPES = 0b11  # abstract unix sockets and signals, from version 6
 
 _NAMESPACES = {"pid": 0x20000000, "net": 0x40000000, "ipc": 0x08000000, "uts": 0x04000000}
-_NEW_USER = 0x10000000
+_NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
+_NOBODY = 65534  # what an id without a name of its own looks like in a user namespace
+_KEEP_CAPABILITIES, CHECKPOINT_RESTORE = 8, 40
 
 
 if _libc is not None:
@@ -121,6 +123,12 @@ def threads_of(uid: int) -> int:
     return count
 
 
+def counts_threads_by_namespace() -> bool:
+    """Whether the limit on threads counts a user namespace's alone: since Linux 5.14."""
+    version = [int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit()]
+    return version >= [5, 14]
+
+
 def landlock_version() -> int:
     """The kernel's Landlock version, 0 where there is none."""
     try:
@@ -165,17 +173,9 @@ def landlock_enforce(ruleset: int) -> None:
     _call("syscall", _LANDLOCK_RESTRICT, ruleset, 0)
 
 
-def interpreter_paths() -> list[str]:
-    """What a Python program has to read: the standard library, installed packages, shared libraries, time zones."""
-    found = {path for name, path in sysconfig.get_paths().items() if name.endswith(("lib", "stdlib"))}
-    roots = (sys.prefix, sys.base_prefix, "/usr/lib/python3")
-    # what a .pth file adds from elsewhere, such as a checkout installed in place, stays unreadable
-    found |= {path for path in sys.path if path and any(path.startswith(f"{root}/") for root in roots)}
-    if sys.base_prefix not in ("/", "/usr", "/usr/local"):
-        found.add(os.path.join(sys.base_prefix, "lib"))
-    found |= {"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache"}
-    found |= {"/usr/share/zoneinfo", "/etc/localtime", "/dev/urandom"}
-    return sorted(os.path.realpath(path) for path in found if os.path.exists(path))
+def interpreter_paths(paths: Paths | None = None) -> list[str]:
+    """What Landlock lets be read, for files that `sandbox_paths` found or, without them, the interpreter's own."""
+    return sorted({*(paths or readable(())).pieces(), *DEVICES} - {"/dev/null"})
 
 
 class SeccompProgram:
@@ -196,8 +196,11 @@ def seccomp_program(allow_exec: bool = False) -> SeccompProgram | None:
     return SeccompProgram(allow_exec) if LINUX and sandbox_seccomp.supports(os.uname().machine) else None
 
 
-def enter_namespaces() -> list[str]:
+def enter_namespaces(mounts: bool = False) -> list[str]:
     """Leave the host's process ids, network and IPC behind; the next child is the first process of the new ones.
+
+    Args:
+        mounts: leave its mounts behind too, where that is allowed.
 
     Returns:
         the names of the new namespaces; [] where the machine allows none.
@@ -205,21 +208,31 @@ def enter_namespaces() -> list[str]:
     if not LINUX:
         return []
     flags = sum(_NAMESPACES.values())
-    for attempt in (flags, flags | _NEW_USER):
+    wanted = [flags | _NEW_MOUNTS, flags | _NEW_MOUNTS | _NEW_USER] if mounts else []
+    ids = {"setgroups": "deny", "uid_map": f"{_NOBODY} {os.geteuid()} 1", "gid_map": f"{_NOBODY} {os.getegid()} 1"}
+    for attempt in (*wanted, flags, flags | _NEW_USER):
         try:
             _call("unshare", attempt)
         except OSError:
             continue
-        return [*(["user"] if attempt & _NEW_USER else []), *_NAMESPACES]
+        if attempt & _NEW_USER and attempt & _NEW_MOUNTS:
+            for name, text in ids.items():  # files of a file system that we mount need an owner
+                try:
+                    with open(f"/proc/self/{name}", "w") as file:
+                        file.write(text)
+                except OSError:
+                    pass  # then mounting fails, and says so
+        names = [*(["user"] if attempt & _NEW_USER else []), *_NAMESPACES]
+        return [*names, "mount"] if attempt & _NEW_MOUNTS else names
     return []
 
 
-def enter_as_first(channel: socket.socket) -> list[str]:
+def enter_as_first(channel: socket.socket, mounts: bool = False) -> list[str]:
     """Enter new namespaces and go on as their first process, which takes every other one with it when it ends.
 
     The process that came in closes `channel`, waits for that one, and ends with it. Returns as `enter_namespaces`.
     """
-    namespaces = enter_namespaces()
+    namespaces = enter_namespaces(mounts)
     if namespaces:
         pid = os.fork()
         if pid:
@@ -229,10 +242,16 @@ def enter_as_first(channel: socket.socket) -> list[str]:
     return namespaces
 
 
-def drop_capabilities() -> None:
-    """Give up every capability: what remains of uid 0 is the owner of root's files."""
+def keep_capabilities() -> None:
+    """Let the next change of uid leave the permitted capabilities alone, for `drop_capabilities` to choose from."""
+    _call("prctl", _KEEP_CAPABILITIES, 1)
+
+
+def drop_capabilities(keep: int | None = None) -> None:
+    """Give up every capability but number `keep`: what remains of uid 0 is the owner of root's files."""
     header = struct.pack("=Ii", 0x20080522, 0)
-    _call("syscall", _SYS_CAPSET[os.uname().machine], header, bytes(24))
+    low, high = (0, 0) if keep is None else ((1 << keep) & 0xFFFFFFFF, (1 << keep) >> 32)
+    _call("syscall", _SYS_CAPSET[os.uname().machine], header, struct.pack("=6I", low, low, 0, high, high, 0))
 
 
 def drop_user(number: int, keep_files: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,8 +40,14 @@ ATTACKS = (
     ("reading a file", TRY.format("open(path + '.secret').close()"), ("fail",)),
     ("changing a mode", TRY.format("import os; os.chmod(path + '.secret', 0o777)"), ("fail",)),
     ("reaching the network", TRY.format("import socket; socket.socket().close()"), ("fail",)),
+    ("listing a folder", TRY.format("import os; os.listdir(os.path.dirname(path))"), ("fail",)),
+    ("reading a file of an installed package", TRY.format("open(PACKAGE).close()"), ("fail",)),
+    ("following a link", TRY.format("import os; os.readlink(path + '.link')"), ("fail",)),
     ("signalling its parent", TRY.format("import os; os.kill(os.getppid(), 0)"), ("fail",)),
 )
+
+# What holds only where a root of its own hides the rest of the machine.
+HIDDEN = (("the size of a file", TRY.format("import os; os.stat(path + '.secret')"), ("fail",)),)
 
 
 def wrong_verdicts(sandbox: Any, task: dict, attacks: Iterable[tuple], time_limit: float) -> list[str]:
@@ -62,7 +69,11 @@ def attack(sandbox: Any, time_limit: float = 0.5) -> list[str]:
         secret.write_text("secret")
         secret.chmod(0o600)
         task = {**TASK, "test": TASK["test"].replace("PATH", repr(str(path)))}
-        problems = wrong_verdicts(sandbox, task, ATTACKS, time_limit)
+        Path(folder, "written.link").symlink_to(secret)
+        package = next(iter(Path(sysconfig.get_path("purelib")).glob("*.dist-info/METADATA")), secret)
+        attacks = ATTACKS + (HIDDEN if sandbox.layers.get("files") else ())
+        attacks = [(name, text.replace("PACKAGE", repr(str(package))), right) for name, text, right in attacks]
+        problems = wrong_verdicts(sandbox, task, attacks, time_limit)
         if path.exists() or secret.stat().st_mode & 0o777 != 0o600:
             problems.append("a file of the host was written or changed")
     return problems

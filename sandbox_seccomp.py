@@ -22,22 +22,21 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72), "epoll_create": (213, None),
     "epoll_create1": (291, 20), "epoll_ctl": (233, 21), "epoll_wait": (232, None), "epoll_pwait": (281, 22),
     "epoll_pwait2": (441, 441), "eventfd": (284, None), "eventfd2": (290, 19), "recvfrom": (45, 207),
-    "shutdown": (48, 210), "getsockname": (51, 204), "getpeername": (52, 205), "getsockopt": (55, 209),
+    "shutdown": (48, 210), "getsockname": (51, 204), "getpeername": (52, 205),
     # files, as far as Landlock lets them be opened
     "stat": (4, None), "fstat": (5, 80), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291),
     "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439), "getdents": (78, None),
-    "getdents64": (217, 61), "getcwd": (79, 17), "readlink": (89, None), "readlinkat": (267, 78),
+    "getdents64": (217, 61), "getcwd": (79, 17),
     # memory
-    "mmap": (9, 222), "munmap": (11, 215), "mremap": (25, 216), "mprotect": (10, 226), "madvise": (28, 233),
+    "munmap": (11, 215), "mremap": (25, 216), "mprotect": (10, 226), "madvise": (28, 233),
     "brk": (12, 214),
     # signals to itself and timers
     "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "rt_sigpending": (127, 136),
     "rt_sigsuspend": (130, 133), "rt_sigtimedwait": (128, 137), "sigaltstack": (131, 132), "pause": (34, None),
     "alarm": (37, None), "getitimer": (36, 102), "setitimer": (38, 103), "nanosleep": (35, 101),
-    "clock_nanosleep": (230, 115), "clock_gettime": (228, 113), "clock_getres": (229, 114),
     "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153),
     # threads
-    "futex": (202, 98), "set_robust_list": (273, 99), "set_tid_address": (218, 96), "rseq": (334, 293),
+    "set_robust_list": (273, 99), "set_tid_address": (218, 96), "rseq": (334, 293),
     "membarrier": (324, 283), "restart_syscall": (219, 128), "sched_yield": (24, 124),
     "sched_getaffinity": (204, 123), "sched_getparam": (143, 121), "sched_getscheduler": (145, 120),
     "sched_get_priority_max": (146, 125), "sched_get_priority_min": (147, 126), "getcpu": (309, 168),
@@ -46,11 +45,12 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "getpid": (39, 172), "gettid": (186, 178), "getppid": (110, 173), "getpgrp": (111, None), "getuid": (102, 174),
     "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177), "getresuid": (118, 148),
     "getresgid": (120, 150), "getgroups": (115, 158), "getrusage": (98, 165), "getrlimit": (97, 163),
-    "uname": (63, 160), "sysinfo": (99, 179), "getrandom": (318, 278), "arch_prctl": (158, None),
+    "uname": (63, 160), "getrandom": (318, 278), "arch_prctl": (158, None),
 }  # fmt: skip
 
 # For a child that is to become another program, which inherits the filter. What it may become is Landlock's to say.
-EXEC = {"execve": (59, 221)}
+# Such a program may ask where it is. A candidate may not: a link's target tells of files that it cannot open.
+EXEC = {"execve": (59, 221), "readlink": (89, None), "readlinkat": (267, 78), "sysinfo": (99, 179)}
 
 # Answered with "no such call", so that the C library falls back to clone(), whose flags a filter can read.
 ABSENT: dict[str, tuple[int, int]] = {"clone3": (435, 435)}
@@ -70,6 +70,11 @@ CLONE_THREAD = 0x00010000
 CLONE_SHARED = CLONE_THREAD | 0x700  # and the memory, folder and descriptors of the others, as every thread has
 CLONE_NEW = 0x7E020000  # every namespace
 O_ACCMODE, O_TRUNC = 0x3, 0x200
+MAP_KIND, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 0xF, 1, 2, 0x20
+FUTEX_PRIVATE = 0x80
+# Named clocks, and the CPU time of this process and thread (-8 to -1), not of another: that would be a counter which
+# one check can move and the next can read.
+_CLOCKS = (*range(12), *range(WORD - 7, WORD + 1))
 
 
 def _null(argument: int) -> tuple[Check, Check]:
@@ -93,6 +98,20 @@ CHECKED: dict[str, tuple[int | None, int | None, tuple[Check, ...]]] = {
     "socketpair": (53, 199, (Check(0, WORD, (1,)), Check(1, 0xF, (1,)))),  # AF_UNIX streams: asyncio's self-pipe
     # no address: a socketpair's end could otherwise write to any local socket; no out-of-band data
     "sendto": (44, 206, (*_null(4), Check(3, 1, (0,)))),
+    # no shared mapping of a file: what two checks can both map, they can signal each other through
+    "mmap": (9, 222, (Check(3, MAP_KIND | MAP_ANONYMOUS,
+                            (MAP_PRIVATE, MAP_PRIVATE | MAP_ANONYMOUS, MAP_SHARED | MAP_ANONYMOUS)),)),
+    # SO_TYPE, SO_ERROR, SO_PROTOCOL, SO_DOMAIN; not SO_COOKIE, which counts the machine's sockets, nor SO_PEERCRED
+    "getsockopt": (55, 209, (Check(1, WORD, (1,)), Check(2, WORD, (3, 4, 38, 39)))),
+    "clock_gettime": (228, 113, (Check(0, WORD, _CLOCKS),)),
+    "clock_getres": (229, 114, (Check(0, WORD, _CLOCKS),)),
+    "clock_nanosleep": (230, 115, (Check(0, WORD, _CLOCKS),)),
+}  # fmt: skip
+
+# Answered with "try again" otherwise. A futex that is not private is found by file and offset, by any process; the C
+# library's pthread_join asks for such a wait, on memory of its own, and looks again until the thread is gone.
+BUSY: dict[str, tuple[int | None, int | None, tuple[Check, ...]]] = {
+    "futex": (202, 98, (Check(1, FUTEX_PRIVATE, (FUTEX_PRIVATE,)),)),
 }
 
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -125,7 +144,8 @@ def instructions(machine: str, allow_exec: bool = False) -> list[Instruction]:
     allowed = ALLOWED | EXEC if allow_exec else ALLOWED
     leaves = {row[column]: [(_RETURN, 0, 0, ALLOW)] for row in allowed.values() if row[column] is not None}
     leaves |= {row[column]: [(_RETURN, 0, 0, ERRNO | errno.ENOSYS)] for row in ABSENT.values()}
-    leaves |= {row[column]: _checks(row[2]) for row in CHECKED.values() if row[column] is not None}
+    for table, number in ((CHECKED, errno.EPERM), (BUSY, errno.EAGAIN)):
+        leaves |= {row[column]: _checks(row[2], number) for row in table.values() if row[column] is not None}
     ranges: list[tuple[int, list[Instruction]]] = []  # (first number, what to do from there on)
     refuse = [(_RETURN, 0, 0, ERRNO | errno.EPERM)]
     for number in range(max(leaves) + 2):  # the last range also refuses x86-64's x32 calls, which start at 2**30
@@ -152,7 +172,7 @@ def _tree(ranges: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
     return [(_IF_AT_LEAST, 0, 1, bound), (_JUMP, 0, 0, len(left)), *left, *right]  # a conditional jump has 8 bits
 
 
-def _checks(checks: tuple[Check, ...]) -> list[Instruction]:
+def _checks(checks: tuple[Check, ...], otherwise: int) -> list[Instruction]:
     code: list[Instruction] = []
     for check in checks:
         code.append((_LOAD, 0, 0, _ARGS + 8 * check.argument + 4 * check.high))  # both machines are little-endian
@@ -160,5 +180,5 @@ def _checks(checks: tuple[Check, ...]) -> list[Instruction]:
             code.append((_AND, 0, 0, check.mask))
         for position, value in enumerate(check.values, start=1):
             code.append((_IF_EQUAL, len(check.values) - position + 1, 0, value))
-        code.append((_RETURN, 0, 0, ERRNO | errno.EPERM))
+        code.append((_RETURN, 0, 0, ERRNO | otherwise))
     return [*code, (_RETURN, 0, 0, ALLOW)]

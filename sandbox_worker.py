@@ -16,6 +16,8 @@ from typing import Any
 from sandbox_codec import Malformed, dump_frame, split_frame
 
 GRACE = 0.6  # seconds past its limit that a check may take before the judge itself is killed
+MAX_EXTENSION = 60.0  # seconds that a judge may ask for beyond a check's limit, all in all
+LAST_MOMENT = 0.5  # seconds for a judge that has hung up to be gone, so that its end can be read
 
 # All that a worker finds in its environment. One thread in numpy: a core for each worker is there, and no more.
 ENVIRONMENT = {
@@ -29,7 +31,11 @@ ENVIRONMENT = {
 
 
 class Dead(Exception):
-    """The judge is gone; the message says how it looked."""
+    """The judge is gone; the message says how it looked, `code` how it ended (as Popen's), where that is known."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Worker:
@@ -51,7 +57,6 @@ class Worker:
         )
         theirs.close()
         self.buffer = bytearray()
-        self.spent = False  # whether the last task may have changed the judge for those after it
 
     def receive(self, limit: float) -> Any:
         """The next message; raises TimeoutError after `limit` seconds and Dead at the end of the stream."""
@@ -75,24 +80,36 @@ class Worker:
     def check(self, job: dict[str, Any]) -> dict[str, Any]:
         """The fields of the verdict on one job.
 
+        A judge that needs longer sends {"wait": seconds} first: it has so many from then on.
+
         Raises:
             TooBig: the job does not fit into a message.
             Dead: there is no verdict, and no judge any more.
         """
         started = time.monotonic()
+        allowed = job["time_limit"]
+        extra = MAX_EXTENSION + 3 * allowed  # a reference's check, and the candidate's own once more
         try:
             self.socket.sendall(dump_frame(job))
-            fields = self.receive(job["time_limit"] + GRACE)
-            while "wait" in fields:
-                fields = self.receive(fields["wait"] + GRACE)
-        except OSError as error:
-            if not isinstance(error, TimeoutError):
-                raise Dead(str(error)) from None
+            fields = self.receive(allowed + GRACE)
+            while fields.keys() == {"wait"}:
+                allowed = min(max(float(fields["wait"]), 0.0), extra)
+                extra -= allowed
+                fields = self.receive(allowed + GRACE)
+        except TimeoutError:
             self.kill()
             reason = f"no result within {job['time_limit']:g} s: a test hangs on what the function returned"
             return {"status": "timeout", "reason": reason, "wall_seconds": time.monotonic() - started}
-        self.spent = fields.pop("spent")
+        except (OSError, Dead) as error:
+            raise Dead(str(error), self.exit_code()) from None
         return fields
+
+    def exit_code(self) -> int | None:
+        """How the judge ended; None if it did not."""
+        try:
+            return self.process.wait(LAST_MOMENT)
+        except subprocess.TimeoutExpired:
+            return None
 
     def hang_up(self) -> None:
         """Tell the judge to clean up and go."""

@@ -13,21 +13,30 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import os
+import select
 import signal
 import socket
 import struct
 import sys
 import time
+from importlib import util
 from typing import NamedTuple
 
 import sandbox_lockdown as lockdown
+import sandbox_root
+import sandbox_semlock
+import sandbox_threads
 from sandbox_codec import dump_frame
+from sandbox_paths import Paths, read_all
 from sandbox_runner import serve
+from sandbox_threads import Doorman
 
 START = struct.Struct("<cI")  # "F", CPU seconds; as the answer "F", errno
 READY = dump_frame({"ready": ""})
 REPORT = struct.Struct("<i?ddq")  # wait status, killed by us, user s, system s, peak KiB
+OWN_ROOT = "own root"
 LAST_WORDS = 0.25  # seconds: from closing its socket to being gone, for a process that is ending by itself
 
 # What solutions import most: loaded once here, not once for every check. Not more: every shared library among them
@@ -41,34 +50,52 @@ WARM = (
 class Zygote:
     """What every child of this process gets: limits, the Landlock ruleset, the seccomp program."""
 
-    def __init__(self, memory_mib: int, judge: int) -> None:
-        self.memory_mib, self.judge = memory_mib, judge
+    last_pid: int | None = None  # a descriptor that says which number the next process gets
+    stale = math.inf  # time.time() at which what a check reads may change an access time again
+
+    def __init__(self, memory_mib: int, judge: int, readable: Paths, counted_apart: bool) -> None:
+        self.memory_mib, self.judge, self.readable = memory_mib, judge, readable
         self.step = ""  # of locking down
         self.pid = os.getpid()
         self.root, self.user = os.geteuid() == 0, "kept"
-        paths = lockdown.interpreter_paths()
+        paths = lockdown.interpreter_paths(readable)
         self.ruleset = None
         if lockdown.landlock_version():
             self.ruleset = lockdown.landlock_ruleset(paths, ["/dev/null"])
         self.program = lockdown.seccomp_program()
         # as root, become a stranger, unless strangers cannot read this interpreter
-        python = [path for path in paths if "python" in path]
-        self.keep_files = self.root and not lockdown.readable_by_others(python)
-        # another uid's threads are counted apart; our own user's are counted with everything else that it runs
-        self.threads = lockdown.MAX_THREADS + (0 if self.root else lockdown.threads_of(os.getuid()) + 1024)
+        self.keep_files = self.root and not lockdown.readable_by_others(readable.library)
+        # A uid of its own has a count of its own, and so has a user namespace; else all that our user runs counts.
+        self.counted_apart = self.root or counted_apart
+        self.asks = not self.counted_apart and sandbox_threads.available()
+        others = 2 if self.counted_apart else lockdown.threads_of(os.getuid()) + 1024
+        self.threads = lockdown.MAX_THREADS + others
 
     def settle(self) -> None:
         """Give up, once and for every child, what forking and killing do not need."""
+        if self.last_pid is not None:
+            lockdown.keep_capabilities()
         if self.root:
             uid = lockdown.drop_user(self.judge, self.keep_files)
             self.user = f"real id {uid}, files as root" if self.keep_files else f"{uid}"
         lockdown.limit_resources(self.memory_mib, self.threads)
         if lockdown.LINUX:
-            lockdown.drop_capabilities()
+            lockdown.drop_capabilities(None if self.last_pid is None else lockdown.CHECKPOINT_RESTORE)
+        if self.last_pid is not None:
+            try:
+                self.restart_pids()
+            except OSError:  # before Linux 5.9 that took more rights than we keep
+                self.last_pid = None
+
+    def restart_pids(self) -> None:
+        """Let the next process have the number after ours, so that no check can tell how many came before it."""
+        os.pwrite(self.last_pid, b"%d" % self.pid, 0)
 
     def lock(self, cpu_seconds: int) -> None:
         """Take from this process, a child, all that is left to take."""
         os.setsid()
+        if self.last_pid is not None:
+            lockdown.drop_capabilities()
         if self.ruleset is not None:
             self.step = "landlock"
             lockdown.landlock_enforce(self.ruleset)
@@ -109,19 +136,28 @@ class Zygote:
             return tried
         held = {
             "rlimits": tried["descriptors"] == "EMFILE",
-            "landlock": lockdown.landlock_version() if tried["read"] == "EACCES" else 0,
+            "landlock": lockdown.landlock_version() if tried["list"] == "EACCES" else 0,
             "seccomp": tried["fork"] == tried["socket"] == tried["chmod"] == "EPERM" and self.program is not None,
         }
         return {**held, "uid": self.user}
 
-    def fork(self, channel: int, cpu_seconds: int) -> int:
+    def fork(self, channel: int, cpu_seconds: int, doorman: Doorman | None = None) -> int:
         """Fork the child of one check, which takes over the descriptor `channel`. Returns its pid."""
+        if time.time() > self.stale:
+            self.stale = read_all(self.readable)
+        if self.last_pid is not None:
+            self.restart_pids()
         pid = os.fork()
         if pid:
             return pid
         try:
             os.dup2(channel, 3)
+            null = os.open("/dev/null", os.O_RDWR)  # a new one: whoever shares it sees the flags that others set
+            for stream in range(3):
+                os.dup2(null, stream)
             try:
+                if doorman is not None:
+                    sandbox_threads.ask_about_threads(doorman.theirs)
                 self.lock(cpu_seconds)
             except OSError as error:
                 os.write(3, dump_frame({"ready": f"locking down failed: {error}"}))
@@ -143,7 +179,7 @@ def _attempts() -> dict:
     # a fork that works must not go on here as a second process
     fork = outcome(lambda: os.fork() or os._exit(0))
     return {
-        "read": outcome(lambda: os.close(os.open("/etc/passwd", os.O_RDONLY))),
+        "list": outcome(lambda: os.close(os.open("/", os.O_RDONLY))),  # is there under any root
         "fork": fork,
         "socket": outcome(lambda: socket.socket().close()),
         "chmod": outcome(lambda: os.chmod("/nonexistent-path-of-the-sandbox", 0o600)),
@@ -179,34 +215,62 @@ def _kill(pid: int) -> None:
         pass
 
 
-class Waiting(NamedTuple):
-    """A child that is locked down and waits for its program."""
+class Child(NamedTuple):
+    """A child that is locked down, and waits for its program or runs it."""
 
     pid: int
     channel: socket.socket  # the judge's end
     cpu_seconds: int
+    doorman: Doorman | None
+
+    def kill(self) -> None:
+        _kill(self.pid)
+
+    def reap(self, let_it_end: bool) -> bytes:
+        report = reap(self.pid, let_it_end)
+        if self.doorman is not None:
+            self.doorman.close()
+        return report
 
 
-def prepare(zygote: Zygote, cpu_seconds: int) -> Waiting:
+def prepare(zygote: Zygote, cpu_seconds: int) -> Child:
     """Fork a child ahead of its check."""
     ours, theirs = socket.socketpair()
+    doorman = Doorman() if zygote.asks else None
     with theirs:
-        return Waiting(zygote.fork(theirs.fileno(), cpu_seconds), ours, cpu_seconds)
+        child = Child(zygote.fork(theirs.fileno(), cpu_seconds, doorman), ours, cpu_seconds, doorman)
+    if doorman is not None:
+        doorman.theirs.close()
+    return child
 
 
-def discard(waiting: Waiting | None) -> None:
+def discard(child: Child | None) -> None:
     """Kill and reap a child that is not needed."""
-    if waiting is not None:
-        waiting.channel.close()
-        _kill(waiting.pid)
-        reap(waiting.pid, let_it_end=False)
+    if child is not None:
+        child.channel.close()
+        child.kill()
+        child.reap(let_it_end=False)
+
+
+def next_message(control: socket.socket, child: Child | None) -> bytes:
+    """What the judge says next; meanwhile the child's threads are counted."""
+    while child is not None and child.doorman is not None and child.doorman.open:
+        poll = select.poll()
+        for descriptor in (control, child.doorman):
+            poll.register(descriptor, select.POLLIN)
+        ready = [descriptor for descriptor, _ in poll.poll()]
+        if control.fileno() in ready:
+            break
+        child.doorman.answer(child.pid)
+    return control.recv(16)
 
 
 def loop(zygote: Zygote, control: socket.socket) -> None:
     """Serve the judge until it goes away; then kill what runs and end."""
-    child, waiting = 0, None
+    child: Child | None = None
+    waiting: Child | None = None
     while True:
-        message = control.recv(16)
+        message = next_message(control, child)
         kind = message[:1]
         if kind == b"F":
             cpu_seconds = START.unpack(message)[1]
@@ -220,19 +284,17 @@ def loop(zygote: Zygote, control: socket.socket) -> None:
                 continue
             socket.send_fds(control, [START.pack(b"F", 0)], [waiting.channel.fileno()])
             waiting.channel.close()
-            child, waiting = waiting.pid, None
-        elif kind in (b"K", b"W") and child:
+            child, waiting = waiting, None
+        elif kind in (b"K", b"W") and child is not None:
             if kind == b"K":
-                _kill(child)
-            control.send(reap(child, let_it_end=kind == b"W"))
-            child = 0
+                child.kill()
+            control.send(child.reap(let_it_end=kind == b"W"))
+            child = None
             with contextlib.suppress(OSError):  # while the judge is busy with its caller; else at the next check
                 waiting = prepare(zygote, cpu_seconds)
         else:
             discard(waiting)
-            if child:
-                _kill(child)
-                reap(child, let_it_end=False)
+            discard(child)
             os._exit(0)
 
 
@@ -242,8 +304,29 @@ def _warm_up() -> None:
     for name in WARM:
         __import__(name)
     os.register_at_fork = register
+    sys.meta_path.insert(0, sandbox_semlock.Finder)
     # every child starts from this state, so that a verdict on a random program can be had again
     sys.modules["random"].seed(0)
+
+
+def _freeze_finders(paths: Paths) -> None:
+    """Let modules be found without listing the folders of sys.path, which a child may not read."""
+    chosen = {os.path.split(path) for path in paths.shown}
+    util.find_spec("no_such_module_anywhere")  # so every folder is listed
+    for folder in sys.path:
+        finder = sys.path_importer_cache.get(folder)
+        if hasattr(finder, "_fill_cache"):
+            if folder not in paths.library:
+                finder._path_cache = {name for name in finder._path_cache if (folder, name) in chosen}
+            finder._fill_cache = lambda: None
+
+
+def _enter_root(paths: Paths) -> str:
+    """Go under a root of our own. Returns the layer's name; "" where there is none."""
+    try:
+        return OWN_ROOT if sandbox_root.enter(paths) else f"{OWN_ROOT}, access times may change"
+    except OSError:
+        return ""
 
 
 def main() -> None:
@@ -256,11 +339,21 @@ def main() -> None:
     if lockdown.LINUX:
         lockdown.die_with_parent(parent)
         lockdown.no_new_privileges()
-    namespaces = lockdown.enter_as_first(control) if settings["namespaces"] else []
+    paths = Paths(*settings["paths"])
+    _freeze_finders(paths)
+    namespaces = lockdown.enter_as_first(control, mounts=True) if settings["namespaces"] else []
+    last_pid, files = None, ""
     if namespaces:
         parent = 0  # it is outside, and has no number in here
+        with contextlib.suppress(OSError):
+            last_pid = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
+    if "mount" in namespaces:
+        files = _enter_root(paths)
     try:
-        zygote = Zygote(settings["memory_mib"], int(sys.argv[2]))
+        counted_apart = "user" in namespaces and lockdown.counts_threads_by_namespace()
+        zygote = Zygote(settings["memory_mib"], int(sys.argv[2]), paths, counted_apart)
+        zygote.last_pid = last_pid
+        zygote.stale = math.inf if files == OWN_ROOT else read_all(paths)
         zygote.settle()
     except (OSError, ValueError) as error:
         control.send(json.dumps({"error": f"the zygote cannot give up its rights: {error}"}).encode())
@@ -270,7 +363,8 @@ def main() -> None:
     exec(compile("def warm():\n    return [1]\nwarm()", "<warm>", "exec"), {})
     gc.collect()
     gc.freeze()  # the collector of a child then writes to none of the pages it shares with us
-    layers = {**zygote.try_out(), "namespaces": namespaces}
+    layers = {**zygote.try_out(), "namespaces": namespaces, "files": files, "same pid": zygote.last_pid is not None}
+    layers["threads"] = "own limit" if zygote.counted_apart else "asked about" if zygote.asks else "the user's limit"
     control.send(json.dumps(layers).encode())
     loop(zygote, control)
 

@@ -297,7 +297,7 @@ def serve(tools: Toolbox, caller: socket.socket) -> None:
             reply = {"status": "infrastructure", "reason": one_line(error)}
         except Exception as error:  # ours, so it must not pass for the completion's
             reply = {"status": "infrastructure", "reason": one_line(f"the worker failed: {error!r}")}
-        caller.sendall(dump_frame(reply | {"spent": False}))
+        caller.sendall(dump_frame(reply))
 
 
 def main() -> None:

@@ -341,7 +341,8 @@ def test_one_line_is_one_printable_line(text):
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 SAMPLES = [0, 1, 2, 3, 4, 9, 10, 15, 16, 17, 22, 23, 36, 0x201, 0x200, 0x202, 0x203, 0x241, 1024, 1030, 0x5401, 0x5412,
-           0x8901, 0x10000, 0x3D0F00, 0x3F0F00, 0x10010000, 0x59616D61, 0x53564D41, 1 << 32, (1 << 64) - 1]  # fmt: skip
+           0x21, 0x80, 0x81, 0x180, 0x8901, 0x10000, 0x3D0F00, 0x3F0F00, 0x10010000, 0x59616D61, 0x53564D41, 0xFFFFFFF0,
+           0xFFFFFFFA, 1 << 32, (1 << 64) - 1]  # fmt: skip
 
 
 def decide(code, number, arguments, arch):
@@ -381,6 +382,8 @@ def expected(machine, number, arguments):
             words = [(arguments[c.argument] >> (32 * c.high)) & 0xFFFFFFFF for c in row[2]]
             if all(word & c.mask in c.values for word, c in zip(words, row[2], strict=True)):
                 return seccomp.ALLOW
+    if any(row[column] == number for row in seccomp.BUSY.values()):
+        return seccomp.ALLOW if arguments[1] & 0x80 else seccomp.ERRNO | 11
     return seccomp.ERRNO | 1
 
 
@@ -404,7 +407,7 @@ needs_libseccomp = pytest.mark.skipif(not ctypes.util.find_library("seccomp"), r
 def test_numbers_are_libseccomps(machine):
     library = ctypes.CDLL(ctypes.util.find_library("seccomp"))
     column = list(ARCHITECTURES).index(machine)
-    rows = seccomp.ALLOWED | seccomp.ABSENT | seccomp.CHECKED
+    rows = seccomp.ALLOWED | seccomp.EXEC | seccomp.ABSENT | seccomp.CHECKED | seccomp.BUSY
     for name, row in rows.items():
         number = library.seccomp_syscall_resolve_name_arch(ARCHITECTURES[machine], name.encode())
         assert (number if number >= 0 else None) == row[column], name
@@ -437,6 +440,8 @@ def test_libseccomp_builds_the_same_filter(machine):
             rule(seccomp.ALLOW, name, [])
     for name in seccomp.ABSENT:
         rule(seccomp.ERRNO | 38, name, [])
+    rule(seccomp.ALLOW, "futex", [Comparison(1, masked, 0x80, 0x80)])
+    rule(seccomp.ERRNO | 11, "futex", [Comparison(1, masked, 0x80, 0)])
     for name, row in seccomp.CHECKED.items():
         if row[column] is None:
             continue

@@ -76,6 +76,24 @@ _FILES = {
     "a lease on a file of the interpreter": ["import fcntl", "fcntl.fcntl(open(os.__file__), 1024, 0)"],
     "truncates a file of the interpreter by opening": ["os.open(os.__file__, os.O_RDONLY | os.O_TRUNC)"],
     "writes into the interpreter": ["open(os.__file__, 'r+')"],
+    "reads an installed package": [
+        "names = [f'{p}/{n}' for p in sys.path if p.endswith('-packages') for n in os.listdir(p)]",
+        "assert [open(f'{n}/{f}').read() for n in names for f in ('METADATA', '__init__.py') if os.path.exists(f'{n}/{f}')]",
+    ],
+    "reads an installed package that it knows of": [
+        "names = ('pip', 'pytest', 'apt', 'setuptools', 'debian', 'hypothesis')",
+        "names = [f'{p}/{n}/__init__.py' for p in sys.path if p.endswith('-packages') for n in names]",
+        "assert [open(n).read() for n in names if os.path.exists(n)]",
+    ],
+    "imports an installed package": ["import pytest"],
+    "lists the packages": ["assert [os.listdir(p) for p in sys.path if p.endswith('-packages')]"],
+    "reads the standard library's tests": ["open(os.path.dirname(os.__file__) + '/test/__init__.py').read()"],
+    "reads a link": ["os.readlink('/lib64' if os.path.islink('/lib64') else '/proc/self/exe')"],
+    "lists its parent's descriptors": ["os.listdir(f'/proc/{os.getppid()}/fd')"],
+    "shares a file's memory": [
+        "import mmap",
+        "mmap.mmap(os.open(os.__file__, os.O_RDONLY), 0, mmap.MAP_SHARED, mmap.PROT_READ)",
+    ],
     "writes byte code": ["open(os.path.dirname(os.__file__) + '/__pycache__/sandbox-attack.pyc', 'w')"],
 }
 
@@ -105,6 +123,7 @@ _PROCESSES = {
     "a higher priority": ["os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)"],
     "another processor": ["os.sched_setaffinity(0, {0})"],
     "its parent on another processor": ["os.sched_setaffinity(os.getppid(), {0})"],
+    "its parent's CPU time": ["import time", "time.clock_gettime((~os.getppid() << 3) | 2)"],
     "real-time scheduling": ["os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))"],
 }
 
@@ -125,12 +144,15 @@ _NETWORK = {
     "a pair writes elsewhere": ["a, b = socket.socketpair()", "a.sendto(b'x', '@HOST@/datagrams')"],
     "sends descriptors": ["socket.send_fds(socket.socketpair()[0], [b'x'], [0])"],
     "resolves a name": ["socket.gethostbyname('localhost.localdomain')"],
+    "the number of a socket": ["socket.socketpair()[0].getsockopt(1, 57, 8)"],  # SO_COOKIE counts the machine's
+    "whose its channel is": ["socket.socket(fileno=os.dup(3)).getsockopt(1, 17, 12)"],  # SO_PEERCRED
     "a filter on its channel": ["socket.socketpair()[0].setsockopt(1, 26, bytes(16))"],
 }
 
 # numbers of x86-64; "buffer" is 256 zero bytes
 _CALLS = {
     "ptrace of its parent": (101, 16, "os.getppid()", 0, 0),
+    "sysinfo": (99, "buffer"),
     "ptrace of itself": (101, 0, 0, 0, 0),
     "process_vm_readv": (310, "os.getppid()", "buffer", 1, "buffer", 1, 0),
     "process_vm_writev": (311, "os.getppid()", "buffer", 1, "buffer", 1, 0),
@@ -203,6 +225,14 @@ _CALLS = {
 ATTACKS = [
     *[Attack(name, FAIL, _try(*lines)) for group in (_FILES, _PROCESSES, _NETWORK) for name, lines in group.items()],
     *[Attack(f"syscall: {name}", FAIL, _syscall(*call), needs="x86_64") for name, call in _CALLS.items()],
+    Attack(
+        "a futex that others can find",
+        FAIL,
+        _try(
+            "libc = ctypes.CDLL(None)", "assert libc.syscall(202, ctypes.create_string_buffer(8), 1, 1, 0, 0, 0) == 0"
+        ),
+        needs="x86_64",
+    ),
     Attack(
         "a 32-bit system call",
         ("crash", "fail"),

@@ -104,6 +104,25 @@ GOOD = [
         "        return sum(pool.map(abs, [x, x])) * (1 if x > 0 else -1)\n",
     ),
     Attack(
+        "right, a pool of multiprocessing's threads",
+        PASS,
+        "    from multiprocessing.pool import ThreadPool\n    with ThreadPool(2) as pool:\n"
+        "        return sum(pool.map(abs, [x, x])) * (1 if x > 0 else -1)\n",
+    ),
+    Attack(
+        "right, multiprocessing's locks",
+        PASS,
+        "    import multiprocessing as m\n    lock, two, queue = m.RLock(), m.Semaphore(2), m.SimpleQueue()\n"
+        "    queue.put(x)\n    with lock, lock, two, two:\n"
+        "        return 2 * queue.get() if not two.acquire(timeout=0.01) else 0\n",
+    ),
+    Attack(
+        "right, many threads one after another",
+        PASS,
+        "    import threading\n    for _ in range(300):\n        thread = threading.Thread(target=abs, args=(x,))\n"
+        "        thread.start()\n        thread.join()\n    return 2 * x\n",
+    ),
+    Attack(
         "right, asyncio",
         PASS,
         "    import asyncio\n    async def f():\n        await asyncio.sleep(0.01)\n        return 2 * x\n    return asyncio.run(f())\n",
