@@ -31,7 +31,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from common import Dtype, InputError, command, machine, read_jsonl, require, run, write_jsonl, write_text
-from judging import open_sandbox
+from judging import open_sandbox, require_judged
 from metrics import mean_parts, pass_at_k, wilson_interval
 from rollout_server import Server
 from run_record import training_of
@@ -296,6 +296,7 @@ def main(args: Args) -> None:
         rows = sorted(processes.gather(rows), key=lambda row: place[row["task_id"]])
         if not processes.processes().is_main_process:
             return
+    require_judged([(row["task_id"], Verdict(row["status"], row["reason"])) for row in rows], args.data_path)
     raw, stopped = rates(rows, ""), rates(rows, "_stopped")
     judged = [row for row in rows if row.get("parts")]
     ends = [row["ended"] for row in rows if row["ended"] is not None]
