@@ -112,7 +112,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a mark in front
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -244,9 +244,10 @@ def read_jsonl(path: str | Path, missing: str, unfinished: bool = False) -> Iter
     path = Path(path)
     require(path.is_file(), f"{path}: no such {missing}")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would split inside strings, at U+2028
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would split inside strings, at U+2028
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text") from None
+    require(not any("\0" in line for line in lines[:1]), f"{path}: is not UTF-8 text")  # UTF-16 without a mark
     if unfinished:
         lines.pop()
     for number, line in enumerate(lines, start=1):

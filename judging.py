@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import verilog_probe
 from common import require
-from sandbox import Sandbox, self_test
+from sandbox import Sandbox, Verdict, self_test
 from tasks import Task, language_of
 from verilog import VerilogSandbox
 from verilog_reasoning import Judge
@@ -44,3 +44,26 @@ def open_sandbox(args: Any, tasks: list[Task], tested: bool = True) -> Iterator[
     if judge and judge.asked:
         print(f"judge model: {judge.asked} explanations read, {judge.unreached} got no answer, "
               f"{judge.unread} an answer that is no score")  # fmt: skip
+
+
+def require_judged(verdicts: Iterable[tuple[str, Verdict]], what: str) -> None:
+    """Raise InputError if the tests of every task are refused: there is no rate, and nothing to learn from.
+
+    Args:
+        verdicts: on completions of `what`, each with its task_id. Failures of the sandbox say nothing here.
+
+    >>> require_judged([(name, Verdict("refused", "no check")) for name in "aab"], "t.jsonl")
+    Traceback (most recent call last):
+        ...
+    common.InputError: t.jsonl: the tests of all 2 tasks tried are refused: a (no check); b (no check); ...
+    """
+    refused: dict[str, str] = {}
+    for name, verdict in verdicts:
+        if verdict.judged:
+            return
+        if verdict.status == "refused":
+            refused.setdefault(name, verdict.reason)
+    few = [f"{name} ({reason})" for name, reason in refused.items()][:3]
+    more = [f"and {len(refused) - 3} more"] if len(refused) > 3 else []
+    require(not refused, f"{what}: the tests of all {len(refused)} tasks tried are refused: {'; '.join(few + more)}; "
+            "docs/sandbox.md says which tests can be used, and what --allow_weak_tests does")  # fmt: skip

@@ -66,7 +66,7 @@ def evaluations(results_dir: str, name: str, adapter: str) -> list[dict[str, Any
 
 def read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     require(isinstance(record, dict), f"{path}: wants a JSON object")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from common import InputError, require
-from tasks import Task, candidate_source
+from tasks import Task, before
 
 RULES = ("--select=E,F,W,B,C4,SIM", "--ignore=B905")  # B905 wants strict= in every zip
 # nothing around or inside the code changes what is found: no settings file, no noqa, one version of the language
@@ -40,13 +40,14 @@ def quality_measure() -> Callable[[list[tuple[Task, str]]], list[float]]:
     require(lint(command, "pass\n") == [], f"--reward shaped: ruff does not run here: {' '.join(command)}")
 
     def measure(pairs: list[tuple[Task, str]]) -> list[float]:
-        programs = {(candidate_source(task, ""), code, bool(task.get("instruct"))) for task, code in pairs}
+        wanted = [(before(task, code), code, bool(task.get("instruct"))) for task, code in pairs]
+        programs = set(wanted)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             found = dict(zip(programs, pool.map(lambda program: quality(command, *program), programs), strict=True))
         unread = sum(value is None for value in found.values())
         if unread:
             print(f"note: ruff could not read {unread} of {len(found)} programs that pass: quality 0")
-        return [found[candidate_source(task, ""), code, bool(task.get("instruct"))] or 0.0 for task, code in pairs]
+        return [found[program] or 0.0 for program in wanted]
 
     return measure
 

@@ -76,7 +76,7 @@ def read_metrics(folder: Path) -> dict[tuple[str, str], list[dict]]:
     groups: dict[tuple[str, str], list[dict]] = defaultdict(list)
     for path in sorted(folder.glob("*_metrics.json")):
         try:
-            metrics = json.loads(path.read_text())
+            metrics = json.loads(path.read_text(encoding="utf-8-sig"))
             groups[suite(metrics), row_name(metrics)].append(metrics)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not an evaluation's metrics ({error})") from None

@@ -32,7 +32,7 @@ from common import InputError
 from sandbox_codec import TooBig
 from sandbox_paths import readable
 from sandbox_worker import Dead, Worker
-from tasks import code_of
+from tasks import before, code_of
 
 STATUSES = (
     "pass",  # the last line of the tests was reached, every assert held, and the function was called
@@ -182,9 +182,10 @@ class Sandbox:
             lacking += [name for name in ("test", "entry_point") if not isinstance(task.get(name), str)]
         if lacking:
             raise InputError(f"task {task.get('task_id')!r} has no text field {lacking[0]!r}")
+        code = code_of(task, completion)
         job = {
-            "task": {name: task[name] for name in TASK_FIELDS if name in task},
-            "completion": code_of(task, completion),
+            "task": {name: task[name] for name in TASK_FIELDS if name in task} | {"prompt": before(task, code)},
+            "completion": code,
             "time_limit": time_limit or self.time_limit,
             "weak": self.allow_weak_tests,
         }

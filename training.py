@@ -40,7 +40,7 @@ from batches import (
 )
 from checkpoint import FiniteGuard, StopRequest, drop_state, loss_scaler, read_state, restore_state, save_state
 from common import Preempted, RunLog, require
-from judging import open_sandbox
+from judging import open_sandbox, require_judged
 from logprobs import TokenOutputs, completion_outputs, takes_shared_prompts
 from parity import MIN_TOKENS, as_reference, check_ends, check_parity, largest, load_reference
 from policy import (
@@ -62,7 +62,7 @@ from rollout_vllm import VllmSampler, check_engine
 from run_record import conclude, finish_record, start_record
 from sandbox import Verdict
 from screen import Screen
-from tasks import language_of, prompt_variants, read_tasks
+from tasks import answer, language_of, prompt_variants, read_tasks
 from tracking import Tracker, check_tracker, run_name
 from validation import Validation
 
@@ -175,6 +175,7 @@ class Run:
         self.order = item_order(len(items), args.seed)
         self.finite, self.completions = FiniteGuard(folder), folder / "completions.jsonl"
         self.step = self.drawn = self.tokens = self.log_bytes = 0
+        self.refused: dict[str, str] | None = {}  # task_id: why; None as soon as anything was judged
         self.seconds, self.opened = 0.0, time.perf_counter()
         self.parity_checked, self.fresh = False, True
         self.phase = "loading"  # for whoever runs out of memory: one of memory.REMEDIES
@@ -187,6 +188,7 @@ class Run:
         self.log_bytes, self.finite.skipped = position["log_bytes"], position["skipped"]
         self.seconds, self.screen.share = position["seconds"], self.share
         self.finite.in_a_row = position["in_a_row"]
+        self.refused = position["refused"]
         if self.completions.exists():
             os.truncate(self.completions, position["completions_bytes"])
         for _ in range(self.drawn):
@@ -196,7 +198,7 @@ class Run:
     def save(self) -> None:
         save_state(self.folder, self.args, self.model, self.parts, step=self.step, drawn=self.drawn,
                    tokens=self.tokens, log_bytes=self.log_file.size, skipped=self.finite.skipped,
-                   in_a_row=self.finite.in_a_row, completions_bytes=size_of(self.completions),
+                   in_a_row=self.finite.in_a_row, refused=self.refused, completions_bytes=size_of(self.completions),
                    seconds=self.seconds + time.perf_counter() - self.opened)  # fmt: skip
 
     @contextlib.contextmanager
@@ -274,13 +276,19 @@ class Run:
             return {}
         chosen = processes.share([(index, index) for index in range(len(v.tasks))])
         drawn = complete(self, v.tasks, v.prompts, chosen, num_samples=1, temperature=0.0)
-        passed = processes.gather([verdict.passed for verdict in verdicts(drawn) if verdict.judged])
+        found = processes.gather([(s.task["task_id"], v) for s, v in zip(drawn, verdicts(drawn), strict=True)])
+        if self.step == 0:
+            require_judged(found, self.args.valid_path)
+        passed = [verdict.passed for _, verdict in found if verdict.judged]
         return v.note(self.step, passed, self.model, self.critic)
 
     def score(self, drawn: list[Sample]) -> list[Sample]:
         """The samples of all processes with their verdicts.
 
         Those that could not be judged are left out: they are no failures.
+
+        Raises:
+            InputError: no task of the run can be judged.
         """
         started = time.perf_counter()
         for s, verdict in zip(drawn, verdicts(drawn), strict=True):
@@ -290,8 +298,22 @@ class Run:
         self.tokens += sum(s.length for s in samples)
         judged = [s for s in samples if s.verdict.judged]
         self.left_out += len(samples) - len(judged)
+        self.note_refused(samples)
         self.spent["score"] += time.perf_counter() - started
         return judged
+
+    def note_refused(self, samples: list[Sample]) -> None:
+        """As long as nothing was judged: which tasks are refused. The first time, whether all of the file are."""
+        if self.refused is None or any(s.verdict.judged for s in samples):
+            self.refused = None
+            return
+        first = not self.refused
+        self.refused |= {s.task["task_id"]: s.verdict.reason for s in samples if s.verdict.status == "refused"}
+        if first and self.refused:
+            mine = processes.share(self.items)
+            solved = self.sandbox.check_many((task, answer(task)) for task in mine)
+            found = [(task["task_id"], verdict) for task, verdict in zip(mine, solved, strict=True)]
+            require_judged(processes.gather(found), self.args.train_path)
 
     def check_parity(self, samples: list[Sample]) -> None:
         """The gate (`parity.check_parity`), once a process, before its first update."""
@@ -434,7 +456,13 @@ class Run:
             self.screen.show(record, self.share)
 
     def finish(self) -> None:
-        """The adapter that is kept, and its critic, and what the run took; the saved state is dropped."""
+        """The adapter that is kept, and its critic, and what the run took; the saved state is dropped.
+
+        Raises:
+            InputError: nothing that was sampled could be judged.
+        """
+        refused = (self.refused or {}).items()
+        require_judged([(name, Verdict("refused", reason)) for name, reason in refused], self.args.train_path)
         v = self.validation
         if v and v.weights:
             print(f"kept: step {v.best_step}, which passes {v.best_rate:.1%} of the validation tasks; the last, "

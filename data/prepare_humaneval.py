@@ -45,7 +45,7 @@ def read_source(source: str, hub: str = HUB, subset: str | None = None) -> list[
     if source:
         try:
             raw = Path(source).read_bytes()
-            text = (gzip.decompress(raw) if source.endswith(".gz") else raw).decode()
+            text = (gzip.decompress(raw) if source.endswith(".gz") else raw).decode("utf-8-sig")
             if text.startswith("["):
                 return json.loads(text)
             return [json.loads(line) for line in text.split("\n") if line.strip()]

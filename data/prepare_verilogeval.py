@@ -42,7 +42,7 @@ def make_task(folder: Path, name: str) -> Task:
     for part in ("prompt.txt", "ref.sv", "test.sv"):
         path = folder / f"{name}_{part}"
         try:
-            parts[part] = path.read_text(encoding="utf-8").replace("\r\n", "\n")
+            parts[part] = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read ({error})") from None
     header = HEADER.match(parts["ref.sv"])

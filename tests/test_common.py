@@ -25,6 +25,14 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
     assert parse_args(Args, ["--config", str(tmp_path / "c.yaml")]).learning_rate == 1e-3  # YAML reads 1e-3 as text
 
 
+def test_a_mark_in_front_of_a_config_is_passed_over(tmp_path):
+    (tmp_path / "c.yaml").write_text("learning_rate: 1e-3\n", encoding="utf-8-sig")
+    assert parse_args(Args, ["--config", str(tmp_path / "c.yaml")]).learning_rate == 1e-3
+    (tmp_path / "c.yaml").write_text("learning_rate: 1e-3\n", encoding="utf-16")
+    with pytest.raises(InputError, match=r"^--config \S+c.yaml: not YAML \([^\n]*\)$"):
+        parse_args(Args, ["--config", str(tmp_path / "c.yaml")])
+
+
 @pytest.mark.parametrize(
     ("argv", "yaml", "says"),
     [

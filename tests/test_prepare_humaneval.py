@@ -1,3 +1,4 @@
+import gzip
 import json
 import sys
 
@@ -38,3 +39,11 @@ def test_a_bad_source_replaces_nothing(tmp_path, lines, says):
     with pytest.raises(InputError, match=says):
         prepare_humaneval.main(Args(source=str(tmp_path / "s.jsonl"), output_dir=str(tmp_path)))
     assert (tmp_path / "humaneval_train.jsonl").read_text() == "precious"
+
+
+@pytest.mark.parametrize("end", [".jsonl", ".json", ".jsonl.gz"])
+def test_a_mark_in_front_of_a_source_is_passed_over(tmp_path, end):
+    text = '[{"task_id": "a"}]' if end == ".json" else '{"task_id": "a"}\n'
+    raw = text.encode("utf-8-sig")
+    (tmp_path / f"s{end}").write_bytes(gzip.compress(raw) if end.endswith("gz") else raw)
+    assert prepare_humaneval.read_source(str(tmp_path / f"s{end}")) == [{"task_id": "a"}]

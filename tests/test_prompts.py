@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import train_grpo_lora
 from batches import Sample
 from common import InputError
+from eval_humaneval import stored
 from generate_dpo_data import pair_line
 from policy import load_tokenizer
 from quality import quality_measure
@@ -154,12 +155,32 @@ def test_a_whole_module_stands_for_itself():
     whole = VERILOG["prompt"] + VERILOG["canonical_solution"]
     assert candidate_source(VERILOG, whole) == whole
     body = VERILOG["canonical_solution"]
-    assert candidate_source(VERILOG, body) == VERILOG["prompt"] + "\n\n" + body
+    assert candidate_source(VERILOG, body) == VERILOG["prompt"] + body
+    cut = VERILOG | {"prompt": VERILOG["prompt"].rstrip() + " // in a line"}
+    assert candidate_source(cut, body) == cut["prompt"] + "\n" + body
     for header in ("(* keep *) module pass(", "module\n  pass (", "module /* mine */ pass("):
         assert candidate_source(VERILOG, f"{header}input a, output y);\n{body}").startswith(header)
     assert candidate_source(VERILOG, "// module pass\n" + body).startswith(VERILOG["prompt"])
     other = body + "module passing; endmodule\n"
     assert candidate_source(VERILOG, other).startswith(VERILOG["prompt"])
+
+
+HEADERS = ['def add(a, b):\n    """The sum."""\n', 'def add(a, b):\n    """The sum."""', "def add(a, b):\n",
+           "def add(a, b):\n    ", "def add(a, b): ", "@cache\ndef add(\n    a, b"]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_whole_function_follows_any_prompt(header):
+    """It uses what stands above the header. As a stored program it follows any prompt but one cut off in brackets."""
+    task = PYTHON | {"instruct": True, "prompt": "from functools import cache\n\nZERO = 0\n\n\n" + header}
+    whole = "```python\ndef add(a, b):\n    return a + b + ZERO\n```"
+    with Sandbox(num_workers=1) as sandbox:
+        assert sandbox.check(task, whole).passed
+        assert "(line 2 of the completion)" in sandbox.check(task, whole.replace("ZERO", "[]")).reason
+        own = {name: value for name, value in task.items() if name != "instruct"}
+        assert sandbox.check(own, stored(task, whole)).passed == (not header.endswith("a, b"))
+        if header.endswith("\n"):
+            assert sandbox.check(task, "```\n    return a + b\n```").passed  # its body alone
 
 
 def test_verilog_is_cut_behind_endmodule_and_prose_nowhere():

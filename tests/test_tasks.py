@@ -53,6 +53,21 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
         read_tasks(tmp_path / "t.jsonl")
 
 
+def test_a_mark_in_front_is_no_part_of_the_text(tmp_path):
+    """Editors on Windows write one."""
+    path = write(tmp_path / "t.jsonl", TASK, TASK | {"task_id": "b"})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert [task["task_id"] for task in read_tasks(path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_one_clear_error(tmp_path, encoding):
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps(TASK) + "\n", encoding=encoding)
+    with pytest.raises(InputError, match=r"t.jsonl: is not UTF-8 text$"):
+        read_tasks(path)
+
+
 PIECES = [*{*STOP_STRINGS, *MBPP_STOP_STRINGS}, "    x = 1", "\n", "    return 'def'", " "]
 
 

@@ -82,3 +82,75 @@ def test_deterministic_is_set_and_unset():
     assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cuda.mem_efficient_sdp_enabled()
     set_deterministic(False)
     assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
+PRINTS = "import io\n\n\ndef check(candidate):\n    assert io.StringIO() and candidate() == 1\n"
+SAYS = "the tests look at what the program prints (StringIO)"
+
+
+def task_file(path, refused: int, others: int = 0) -> str:
+    tasks = [json.loads(line) for line in open("data/pocket_train.jsonl")][: refused + others]
+    tasks = [task | {"test": PRINTS} if n >= others else task for n, task in enumerate(tasks)]
+    path.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    return str(path)
+
+
+def files_in(folder) -> dict:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("script", ["train_rl_lora", "train_ppo_lora", "train_grpo_lora", "generate_dpo_data",
+                                    "eval_humaneval"])  # fmt: skip
+def test_if_the_tests_of_all_tasks_are_refused_it_is_said_and_nothing_lost(run_cli, tmp_path, start, script):
+    path, out = task_file(tmp_path / "t.jsonl", refused=5), tmp_path / "out"
+    out.mkdir()
+    for name in ("run.json", "x.jsonl", "x_metrics.json"):
+        (out / name).write_text("precious")
+    before = files_in(out)
+    flags = ["--max_length", "384", "--max_new_tokens", "8", "--quiet"]
+    if script == "eval_humaneval":
+        flags += ["--data_path", path, "--model_path", start, "--exp_name", "x", "--results_dir", str(out)]
+    elif script == "generate_dpo_data":
+        flags += ["--train_path", path, "--sft_model", start, "--output_path", str(out / "x.jsonl")]
+    else:  # at the first step, for all tasks of the file, and not after a pass over them
+        flags += ["--train_path", path, "--sft_model", start, "--output_dir", str(out), "--batch_size", "2"]
+    code, _, error = run_cli(f"{script}.py", *flags)
+    ids = [json.loads(line)["task_id"] for line in open(path)]
+    told = "; ".join(f"{name} ({SAYS})" for name in ids[:3])
+    if script == "generate_dpo_data":  # in the order of drawing
+        assert error.count(SAYS) == 3 and "; and 2 more; docs/sandbox.md says" in error
+    else:
+        assert f"the tests of all 5 tasks tried are refused: {told}; and 2 more; docs/sandbox.md says" in error
+    assert code == 2 and error.count("\n") == 1 and error.startswith(f"error: {path}: ")
+    assert files_in(out) == before
+
+
+def test_a_run_that_met_refused_tasks_alone_ends_so_too(run_cli, tmp_path, start):
+    """The file has another task, which is not drawn yet; what it leaves would be the adapter that it began with."""
+    out = tmp_path / "out"
+    path = task_file(tmp_path / "t.jsonl", refused=20, others=1)
+    flags = ["--train_path", path, "--sft_model", start, "--output_dir", str(out), "--num_steps", "2"]
+    code, said, error = run_cli("train_rl_lora.py", *flags, "--max_length", "384", "--max_new_tokens", "8")
+    assert code == 2 and "the tests of all 2 tasks tried are refused: pocket/train/" in error, error
+    assert error.count(SAYS) == 2 and "error" not in said and not out.exists()
+
+
+def test_some_refused_tasks_end_nothing(tmp_path, start):
+    args = train_rl_lora.Args(
+        train_path=task_file(tmp_path / "t.jsonl", refused=2, others=1), sft_model=start, max_length=384,
+        max_new_tokens=8, num_steps=3, output_dir=str(tmp_path / "run"),
+        valid_path=task_file(tmp_path / "v.jsonl", refused=1, others=1),
+    )  # fmt: skip
+    train_rl_lora.main(args)
+    log = [json.loads(line) for line in (tmp_path / "run" / "rl_train_log.jsonl").read_text().splitlines()]
+    assert sorted(record.get("left_out", 0) for record in log) == [0, 0, 1, 1]  # the first is of a validation
+
+
+def test_validation_tasks_that_are_all_refused_are_said_at_once(tmp_path, start, tasks_path):
+    args = train_rl_lora.Args(
+        train_path=tasks_path, sft_model=start, max_length=384, max_new_tokens=8, num_steps=1,
+        output_dir=str(tmp_path / "run"), valid_path=task_file(tmp_path / "v.jsonl", refused=2),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="v.jsonl: the tests of all 2 tasks tried are refused: pocket/train/0"):
+        train_rl_lora.main(args)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,174 @@
+"""Answers in prose: the fenced blocks of a model's text, read as CommonMark reads them, outside the model's thinking.
+
+Further than CommonMark: a fence inside a string of the program that spans lines (an example in a docstring) ends no
+block, a line that opens another block does, and a fence may be indented by more than it allows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# what may stand before a fence: quotes and markers of lists
+_OPENING = re.compile(
+    r"(?P<lead>[ \t]*+(?:(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])[ \t]*+)*+)(?P<fence>`{3,}+|~{3,}+)(?P<info>.*)"
+)
+_INFO = re.compile(r"\s*\{?\.?([\w+#.-]*)")
+_LANGUAGES = {
+    "python": re.compile(r"i?python[\d.]*|py[\d.]*"),
+    "verilog": re.compile(r"(system)?verilog|svh?|vh?"),
+}
+_THINKING = re.compile("(?<!`)(</?think>)")
+
+# of each language: what is passed over outside of what spans lines, and where that ends
+_TOKENS = {
+    "python": re.compile(r'\\.|#.*|"""|' + r"'''|" + r'"(?:\\.|[^"\\])*+"|' + r"'(?:\\.|[^'\\])*+'"),
+    "verilog": re.compile(r'//.*|/\*|"(?:\\.|[^"\\])*+"'),
+}
+_ENDS = {'"""': re.compile(r'\\.|"""'), "'''": re.compile(r"\\.|'''"), "/*": re.compile(r"\*/")}
+
+PATIENCE = 8  # blocks of a text that are read to its end for a better closing fence; hostile text could have thousands
+
+
+@dataclass
+class Block:
+    """language: python, verilog, another as it is written, or "". prose: what stands between the block and the one
+    before it."""
+
+    language: str
+    code: str
+    prose: str
+
+
+def blocks_of(text: str, language: str = "python") -> list[Block]:
+    """The fenced blocks outside `<think>...</think>`; what stands before a lone `</think>` was thought too.
+
+    Args:
+        language: of blocks that name none.
+
+    >>> [(b.language, b.code) for b in blocks_of("<think>no</think>- ~~~py\\n  x = 1\\n  ~~~\\n```sh\\nls")]
+    [('python', 'x = 1\\n'), ('sh', 'ls')]
+    """
+    lines, at = text.split("\n"), 0
+    blocks: list[Block] = []
+    prose: list[str] = []
+    thinking, patience = False, PATIENCE
+    while at < len(lines):
+        kept = []
+        for piece in _THINKING.split(lines[at]):
+            if piece == "</think>" and not thinking:
+                blocks, prose, kept = [], [], []
+            elif not thinking and piece != "<think>":
+                kept.append(piece)
+            thinking = piece == "<think>" or (thinking and piece != "</think>")
+        at += 1
+        line = "".join(kept)
+        opening = _opening(line)
+        if opening is None:
+            prose += [line] * bool(kept)
+            continue
+        name = _language(opening["info"])
+        quotes, width = _margin(opening["lead"])
+        end, following, given_up = _end_of(lines, at, opening["fence"], quotes, width, name or language, patience > 0)
+        patience -= given_up
+        if end == following < len(lines) and lines[end].strip() == "</think>":
+            at = end  # the block was thought, and not closed: the loop drops it
+            continue
+        code = _content([_unquoted(line, quotes) for line in lines[at:end]], width)
+        blocks.append(Block(name, "".join(line + "\n" for line in code), "\n".join(prose)))
+        if end == len(lines):  # not closed: the text as it ends
+            blocks[-1].code = blocks[-1].code[:-1]
+        prose, at = [], following
+    return blocks
+
+
+def _opening(line: str) -> re.Match[str] | None:
+    found = _OPENING.match(line)
+    return None if found is None or (found["fence"][0] == "`" and "`" in found["info"]) else found
+
+
+def _language(info: str) -> str:
+    word = _INFO.match(info)[1].lower()
+    return next((name for name, words in _LANGUAGES.items() if words.fullmatch(word)), word)
+
+
+def _end_of(
+    lines: list[str], start: int, fence: str, quotes: int, width: int, language: str, careful: bool
+) -> tuple[int, int, bool]:
+    """Where the content that begins at line `start` ends, and where to read on.
+
+    Args:
+        quotes, width: of the opening fence, as of `_margin`.
+        careful: look for the best closing fence, and not for the first.
+
+    Returns:
+        both, and whether it was given up: lines were read for nothing.
+    """
+    opened, hidden, deep = "", None, None  # closing fences: the first inside a string, the first indented too far
+    for n in range(start, len(lines)):
+        line = _unquoted(lines[n], quotes)
+        bare = (line or "").strip()
+        if line is None or bare == "<think>" or bare == "</think>":
+            second = hidden if deep is None else deep
+            if second is not None:
+                return second, second + 1, True
+            if bare != "<think>":
+                return n, n, False
+        if len(bare) >= len(fence) and not bare.strip(fence[0]):
+            if not careful or (not opened and _width(line) <= width + 3):
+                return n, n + 1, False
+            if opened:
+                hidden = n if hidden is None else hidden
+            else:
+                deep = n if deep is None else deep
+        elif not opened and (other := _opening(line)) and other["info"].strip() and other["fence"].startswith(fence):
+            return (n, n, False) if deep is None else (deep, deep + 1, True)
+        elif careful and language in _TOKENS:
+            opened = _left_open(line, opened, language)
+    second = hidden if opened and deep is None else deep  # a string that does not end hides nothing
+    return (len(lines), len(lines), True) if second is None else (second, second + 1, True)
+
+
+def _left_open(line: str, opened: str, language: str) -> str:
+    """What spans lines and is open after the line, if `opened` was before it.
+
+    >>> _left_open("x = 1  # it's", "", "python"), _left_open("/* a */ b /*", "", "verilog")
+    ('', '/*')
+    """
+    at = 0
+    while found := (_ENDS[opened] if opened else _TOKENS[language]).search(line, at):
+        at, token = found.end(), found.group()
+        if opened:
+            opened = opened if token.startswith("\\") else ""
+        elif token in _ENDS:
+            opened = token
+    return opened
+
+
+def _margin(lead: str) -> tuple[int, int]:
+    """Quote marks before a fence, and the columns behind them.
+
+    >>> _margin("> 1. "), _margin("  ")
+    ((1, 3), (0, 2))
+    """
+    quotes = lead.count(">")
+    return quotes, _width(_unquoted(re.sub(r"[^> \t]", " ", lead), quotes) or "")
+
+
+def _unquoted(line: str, quotes: int) -> str | None:
+    """The line without so many quote marks; None if it has fewer."""
+    found = re.match(rf"(?:[ \t]*+>){{{quotes}}}[ \t]?", line) if quotes else None
+    return line[found.end() :] if found else None if quotes else line
+
+
+def _content(lines: list[str], width: int) -> list[str]:
+    """The lines without the indentation of their fence."""
+    first = next((line for line in lines if line.strip()), "")
+    if width == 0 or _width(first) < width:  # the fence alone was indented
+        return lines
+    return [re.match(r"[ \t]*+", line)[0].expandtabs(4)[width:] + line.lstrip(" \t") for line in lines]
+
+
+def _width(text: str) -> int:
+    """Columns of the whitespace that a line begins with."""
+    return len(re.match(r"[ \t]*+", text)[0].expandtabs(4))
