@@ -63,7 +63,7 @@ class Objects(Encoder):
                     raise Malformed(f"object {number} cannot change")
                 self._fill(value, node, 1)
                 self.before[number] = contents(value)
-        except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+        except (TypeError, ValueError, LookupError, OverflowError, RecursionError) as error:
             raise Malformed(f"malformed change: {error}"[:200]) from None
 
     def decode(self, node: Any) -> Any:
@@ -79,7 +79,7 @@ class Objects(Encoder):
         sys.setrecursionlimit(limit + 5 * MAX_DEPTH)
         try:
             return self._decode(node, 0)
-        except (TypeError, ValueError, KeyError, OverflowError, RecursionError, AttributeError) as error:
+        except (TypeError, ValueError, LookupError, OverflowError, RecursionError, AttributeError) as error:
             raise Malformed(f"malformed value: {error}"[:200]) from None
         finally:
             sys.setrecursionlimit(limit)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import re
 import sys
 import types
 from collections.abc import Iterable
@@ -199,8 +200,9 @@ def _parse_prompt(prompt: str, entry_point: str | None) -> ast.Module:
             return ast.parse(prompt + ending, "<prompt>")
         except (SyntaxError, ValueError) as error:
             problem = error
-    before = prompt.rfind(f"def {entry_point}")
-    if before > 0:  # whatever stands above the function to write
+    headers = [found.start() for found in re.finditer(rf"\bdef\s+{re.escape(entry_point or '')}\b", prompt)]
+    before = headers[-1] if entry_point and headers else -1
+    if before >= 0:  # whatever stands above the function to write
         try:
             return ast.parse(prompt[:before].rpartition("\n")[0] + "\n", "<prompt>")
         except (SyntaxError, ValueError):

@@ -107,7 +107,7 @@ class VerilogSandbox(Sandbox):
         verdict = self._queue(job)
         if self._asking is None or self.judge is None:
             return verdict
-        told = prose_of(completion) if task.get("instruct") else explanation(code)
+        told = prose_of(completion, task) if task.get("instruct") else explanation(code)
         asked = self._asking.submit(self.judge.score, task["prompt"], told, code)
         return _joined(verdict, asked)
 

@@ -27,6 +27,11 @@ def listed(box, asserts, completion, solution=""):
     return box.check(task, completion)
 
 
+KEEPS = """    return S({})
+class S:
+    def __init__(s, x): s.x = x
+    def size(s): return len(s.x)
+    def push(s, v): s.x.append(v)"""
 # test; the body that passes in one interpreter; the body that does not
 SHARING = {
     "rows": ("m = candidate(2)\nm[0][0] = 1\nassert m == [[1, 0], [0, 0]]",
@@ -38,11 +43,9 @@ SHARING = {
     "not the same": ("assert candidate(1) is not candidate(1)", "    return [x]", "    return ONE\nONE = [1]"),
     "the same": ("assert candidate(1) is candidate(2)", "    return ONE\nclass K: pass\nONE = K()", "    return [x]"),
     "what is kept": ("xs = [1]\ns = candidate(xs)\nxs.append(5)\nassert s.size() == 1",
-                     "    return S(list(x))\nclass S:\n    def __init__(s, x): s.x = x\n    def size(s): return len(s.x)",
-                     "    return S(x)\nclass S:\n    def __init__(s, x): s.x = x\n    def size(s): return len(s.x)"),
+                     KEEPS.format("list(x)"), KEEPS.format("x")),
     "a change later": ("xs = [1]\ns = candidate(xs)\ns.push(5)\nassert xs == [1]",
-                       "    return S(list(x))\nclass S:\n    def __init__(s, x): s.x = x\n    def push(s, v): s.x.append(v)",
-                       "    return S(x)\nclass S:\n    def __init__(s, x): s.x = x\n    def push(s, v): s.x.append(v)"),
+                       KEEPS.format("list(x)"), KEEPS.format("x")),
     "a keyword argument": ("xs = [2, 1]\ncandidate(x=xs)\nassert xs == [1, 2]", "    x.sort()", "    return sorted(x)"),
     "before an exception": ("xs = [1]\ntry:\n    candidate(xs)\nexcept ValueError:\n    pass\nassert xs == []",
                             "    x.clear()\n    raise ValueError", "    raise ValueError"),
@@ -89,13 +92,10 @@ VALUES = {
     "an iterator": ("from collections.abc import Iterator\nassert isinstance(candidate([1]), Iterator)",
                     "    return iter(x)", "    return {}.values()"),
     "a length": ("assert not hasattr(candidate([1]), '__len__')", "    return iter(x)", "    return {1: 2}.keys()"),
-    "a type as argument": ("assert candidate((1, 'a', 2.0), int) == (1,)",
-                           "    return x", "    return x"),
     "an attribute of any name": ("assert candidate(3)._length == 3 and candidate(3)._ask == 4",
                                  "    return type('D', (), {'_length': x, '_ask': 4})()",
                                  "    return type('D', (), {'_length': 0, '_ask': 4})()"),
 }  # fmt: skip
-del VALUES["a type as argument"]
 
 
 @pytest.mark.parametrize("case", [*SHARING, *VALUES])
@@ -119,7 +119,7 @@ def test_types_and_functions_of_python_are_arguments(box):
 # Names and sizes
 
 
-@pytest.mark.parametrize("name", ["op", "self", "function", "args", "value", "name", "fn", "other", "remote", "session"])
+@pytest.mark.parametrize("name", ["op", "self", "function", "args", "value", "name", "fn", "remote", "session"])
 def test_a_keyword_may_have_any_name(box, name):
     prompt = f'def f(x, {name}=0):\n    """Does it."""\n'
     assert check(box, f"assert candidate(1, {name}=2) == 3", f"    return x + {name}", prompt=prompt).passed
@@ -160,11 +160,12 @@ def test_messages_are_not_the_candidates_time(box):
     task = {"task_id": "late", "prompt": PROMPT, "entry_point": "f",
             "test": "def check(candidate):\n" + "".join(f"    {line}\n" for line in lines)}  # fmt: skip
     assert box.check(task, "    return len(x)\n", time_limit=1.0).passed
-    assert box.check(task, "    import time\n    time.sleep(2)\n    return len(x)\n", time_limit=1.0).status == "timeout"
+    slow = "    import time\n    time.sleep(2)\n    return len(x)\n"
+    assert box.check(task, slow, time_limit=1.0).status == "timeout"
 
 
 def test_a_large_test_file_is_split_outside_the_limit(box):
-    asserts = "\n".join(f"assert candidate({n}) == {2 * n}, 'a message of some length, number {n}'" for n in range(4000))
+    asserts = "\n".join(f"assert candidate({n}) == {2 * n}, 'a message of some length, {n}'" for n in range(4000))
     task = {"task_id": "large", "prompt": PROMPT, "entry_point": "f",
             "test": "def check(candidate):\n" + "".join(f"    {line}\n" for line in asserts.split("\n"))}  # fmt: skip
     verdict = box.check(task, RIGHT, time_limit=2.0)
