@@ -36,7 +36,6 @@ from sandbox_threads import Doorman
 START = struct.Struct("<cI")  # "F", CPU seconds; as the answer "F", errno
 READY = dump_frame({"ready": ""})
 REPORT = struct.Struct("<i?ddq")  # wait status, killed by us, user s, system s, peak KiB
-OWN_ROOT = "own root"
 LAST_WORDS = 0.25  # seconds: from closing its socket to being gone, for a process that is ending by itself
 
 # What solutions import most: loaded once here, not once for every check. Not more: every shared library among them
@@ -329,9 +328,10 @@ def _freeze_finders(paths: Paths) -> None:
 def _enter_root(paths: Paths) -> str:
     """Go under a root of our own. Returns the layer's name; "" where there is none."""
     try:
-        return OWN_ROOT if sandbox_root.enter(paths) else f"{OWN_ROOT}, access times may change"
+        sandbox_root.enter(paths)
     except OSError:
         return ""
+    return "own root"
 
 
 def main() -> None:
@@ -360,7 +360,7 @@ def main() -> None:
             running = None
         zygote = Zygote(settings["memory_mib"], int(sys.argv[2]), paths, running)
         zygote.last_pid = last_pid
-        zygote.stale = math.inf if files == OWN_ROOT else read_all(paths)
+        zygote.stale = math.inf if files else read_all(paths)
         zygote.settle()
     except (OSError, ValueError) as error:
         control.send(json.dumps({"error": f"the zygote cannot give up its rights: {error}"}).encode())
