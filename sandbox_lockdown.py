@@ -6,6 +6,7 @@ that is fatal is decided by whoever calls. Linux on x86-64 and aarch64 (untested
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -211,6 +212,9 @@ def enter_namespaces(mounts: bool = False) -> list[str]:
     wanted = [flags | _NEW_MOUNTS, flags | _NEW_MOUNTS | _NEW_USER] if mounts else []
     ids = {"setgroups": "deny", "uid_map": f"{_NOBODY} {os.geteuid()} 1", "gid_map": f"{_NOBODY} {os.getegid()} 1"}
     for attempt in (*wanted, flags, flags | _NEW_USER):
+        if attempt & _NEW_USER and os.geteuid() == 0:  # of root, who may not: the kernel counts no thread of user id 0
+            with contextlib.suppress(OSError):
+                os.setresuid(SANDBOX_UIDS[0] + os.getpid() % SANDBOX_UIDS[1], 0, 0)
         try:
             _call("unshare", attempt)
         except OSError:

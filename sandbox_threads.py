@@ -72,8 +72,8 @@ class Doorman:
             few = len(os.listdir(f"/proc/{pid}/task")) < lockdown.MAX_THREADS
             refused = _ANSWER.pack(number, 0, -errno.EAGAIN, 0)
             fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(number, 0, 0, _GO_ON) if few else refused)
-        except OSError:  # it ended meanwhile
-            self.open = self.listener >= 0 and os.path.isdir(f"/proc/{pid}/task")
+        except OSError:
+            pass  # it ended meanwhile
 
     def close(self) -> None:
         self.ours.close()

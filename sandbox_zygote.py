@@ -36,7 +36,6 @@ from sandbox_threads import Doorman
 START = struct.Struct("<cI")  # "F", CPU seconds; as the answer "F", errno
 READY = dump_frame({"ready": ""})
 REPORT = struct.Struct("<i?ddq")  # wait status, killed by us, user s, system s, peak KiB
-OWN_ROOT = "own root"
 LAST_WORDS = 0.25  # seconds: from closing its socket to being gone, for a process that is ending by itself
 
 # What solutions import most: loaded once here, not once for every check. Not more: every shared library among them
@@ -53,7 +52,7 @@ class Zygote:
     last_pid: int | None = None  # a descriptor that says which number the next process gets
     stale = math.inf  # time.time() at which what a check reads may change an access time again
 
-    def __init__(self, memory_mib: int, judge: int, readable: Paths, counted_apart: bool) -> None:
+    def __init__(self, memory_mib: int, judge: int, readable: Paths, running: int | None) -> None:
         self.memory_mib, self.judge, self.readable = memory_mib, judge, readable
         self.step = ""  # of locking down
         self.pid = os.getpid()
@@ -64,11 +63,11 @@ class Zygote:
             self.ruleset = lockdown.landlock_ruleset(paths, ["/dev/null"])
         self.program = lockdown.seccomp_program()
         # as root, become a stranger, unless strangers cannot read this interpreter
-        self.keep_files = self.root and not lockdown.readable_by_others(readable.library)
+        self.keep_files = self.root and not lockdown.readable_by_others(readable.shown)
         # A uid of its own has a count of its own, and so has a user namespace; else all that our user runs counts.
-        self.counted_apart = self.root or counted_apart
+        self.counted_apart = self.root or running is None
         self.asks = not self.counted_apart and sandbox_threads.available()
-        others = 2 if self.counted_apart else lockdown.threads_of(os.getuid()) + 1024
+        others = 2 if self.counted_apart else running + 1024
         self.threads = lockdown.MAX_THREADS + others
 
     def settle(self) -> None:
@@ -258,10 +257,13 @@ def next_message(control: socket.socket, child: Child | None) -> bytes:
         poll = select.poll()
         for descriptor in (control, child.doorman):
             poll.register(descriptor, select.POLLIN)
-        ready = [descriptor for descriptor, _ in poll.poll()]
-        if control.fileno() in ready:
+        events = dict(poll.poll())
+        if control.fileno() in events:
             break
-        child.doorman.answer(child.pid)
+        if events[child.doorman.fileno()] & select.POLLIN:
+            child.doorman.answer(child.pid)
+        else:
+            child.doorman.open = False  # the child has ended
     return control.recv(16)
 
 
@@ -313,6 +315,8 @@ def _freeze_finders(paths: Paths) -> None:
     """Let modules be found without listing the folders of sys.path, which a child may not read."""
     chosen = {os.path.split(path) for path in paths.shown}
     util.find_spec("no_such_module_anywhere")  # so every folder is listed
+    for folder in set(sys.path_importer_cache) - set(sys.path):
+        del sys.path_importer_cache[folder]  # it has the names in this checkout
     for folder in sys.path:
         finder = sys.path_importer_cache.get(folder)
         if hasattr(finder, "_fill_cache"):
@@ -324,9 +328,10 @@ def _freeze_finders(paths: Paths) -> None:
 def _enter_root(paths: Paths) -> str:
     """Go under a root of our own. Returns the layer's name; "" where there is none."""
     try:
-        return OWN_ROOT if sandbox_root.enter(paths) else f"{OWN_ROOT}, access times may change"
+        sandbox_root.enter(paths)
     except OSError:
         return ""
+    return "own root"
 
 
 def main() -> None:
@@ -341,6 +346,7 @@ def main() -> None:
         lockdown.no_new_privileges()
     paths = Paths(*settings["paths"])
     _freeze_finders(paths)
+    running = lockdown.threads_of(os.getuid()) if os.geteuid() else 0  # while there is a /proc
     namespaces = lockdown.enter_as_first(control, mounts=True) if settings["namespaces"] else []
     last_pid, files = None, ""
     if namespaces:
@@ -350,10 +356,11 @@ def main() -> None:
     if "mount" in namespaces:
         files = _enter_root(paths)
     try:
-        counted_apart = "user" in namespaces and lockdown.counts_threads_by_namespace()
-        zygote = Zygote(settings["memory_mib"], int(sys.argv[2]), paths, counted_apart)
+        if "user" in namespaces and lockdown.counts_threads_by_namespace():
+            running = None
+        zygote = Zygote(settings["memory_mib"], int(sys.argv[2]), paths, running)
         zygote.last_pid = last_pid
-        zygote.stale = math.inf if files == OWN_ROOT else read_all(paths)
+        zygote.stale = math.inf if files else read_all(paths)
         zygote.settle()
     except (OSError, ValueError) as error:
         control.send(json.dumps({"error": f"the zygote cannot give up its rights: {error}"}).encode())

@@ -86,6 +86,10 @@ _FILES = {
         "assert [open(n).read() for n in names if os.path.exists(n)]",
     ],
     "imports an installed package": ["import pytest"],
+    "finds the project's names in its importer": [
+        "found = [getattr(f, '_path_cache', ()) for f in sys.path_importer_cache.values()]",
+        "assert any('tasks.py' in names or 'pytest' in names for names in found)",
+    ],
     "lists the packages": ["assert [os.listdir(p) for p in sys.path if p.endswith('-packages')]"],
     "reads the standard library's tests": ["open(os.path.dirname(os.__file__) + '/test/__init__.py').read()"],
     "reads a link": ["os.readlink('/lib64' if os.path.islink('/lib64') else '/proc/self/exe')"],
