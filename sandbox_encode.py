@@ -84,7 +84,9 @@ class Encoder:
 
     def changes(self) -> list:
         """What became of the mutable objects that both ends know: [number, contents] each."""
-        changed = []
+        changed: list = []
+        if not self.active:
+            return changed
         for number in self.active & self.before.keys():
             value, before = self.known[number], self.before[number]
             now = contents(value)
@@ -98,6 +100,8 @@ class Encoder:
 
     def free(self) -> list[int]:
         """At the candidate's end: what only this table holds, so that it cannot change until it is passed again."""
+        if not self.active:
+            return []
         held: Counter = Counter()
         for number in self.active:
             weight = 2 if number in self.before else 1  # the object itself, and what is written down of it
@@ -199,6 +203,12 @@ class Encoder:
                 raise TooBig("it contains itself by way of a tuple")
             self.wake(number)
             return {"#": number}
+        if (
+            kind is list and depth < MAX_DEPTH and ATOMS.issuperset(kinds := set(map(type, value)))
+        ):  # most lists are, and all large ones
+            self._spend(2 * len(value))
+            self._register(value, mutable=True)
+            return self._flat(value, kinds)
         if kind is list or kind is tuple or kind in CONTAINERS:
             return self._container(kind, value, depth + 1)
         if kind in ENCODE:
@@ -243,10 +253,6 @@ class Encoder:
             if kind is defaultdict:
                 return {"D": [self._encode(value.default_factory, depth), pairs]}
             return {TAGS[kind]: pairs}
-        if kind is list:
-            plain = value if type(value) is list else list(list.__iter__(value))
-            if ATOMS.issuperset(kinds := set(map(type, plain))):
-                return self._flat(plain, kinds)
         items = [self._encode(item, depth) for item in kind.__iter__(value)]
         if kind is list:
             return items
@@ -255,17 +261,19 @@ class Encoder:
         return {TAGS[kind]: items}
 
     def _flat(self, value: list, kinds: set[type]) -> list:
-        """A list of atoms, which most large ones are, without a look at each in Python."""
-        plain = (
-            (float not in kinds or all(map(math.isfinite, (x for x in value if type(x) is float))))
-            and (int not in kinds or all(-JSON_INT < x < JSON_INT for x in value if type(x) is int))
-            and (str not in kinds or all(x.isascii() for x in value if type(x) is str))
-        ) if kinds != {int} else -JSON_INT < min(value) and max(value) < JSON_INT  # fmt: skip
-        if not plain:
-            return [self._encode(item, 0) for item in value]
+        """The node of a list of atoms, without a look at each in Python where they are of one kind."""
+        plain = True
+        if int in kinds:
+            whole = value if len(kinds) == 1 else [x for x in value if type(x) is int]
+            plain = -JSON_INT < min(whole) and max(whole) < JSON_INT
+        if float in kinds:
+            reals = value if len(kinds) == 1 else [x for x in value if type(x) is float]
+            plain = plain and all(map(math.isfinite, reals))
         if str in kinds:
-            self._spend(sum(len(x) for x in value if type(x) is str))
-        return list(value)
+            texts = value if len(kinds) == 1 else [x for x in value if type(x) is str]
+            plain = plain and all(map(str.isascii, texts))
+            self._spend(sum(map(len, texts)))
+        return list(value) if plain else [self._encode(item, 0) for item in value]
 
     def _array(self, value: Any) -> Any:
         self._spend(2 * value.nbytes)

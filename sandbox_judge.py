@@ -63,6 +63,7 @@ class Judge:
         self.layers = json.loads(self.control.recv(1 << 16) or '{"error": "the zygote did not start"}')
         self.session: Session | None = None
         self.armed = False
+        self.checks = 0
         self.references: dict[str, str] = {}  # task -> `cause` of its reference's verdict, where that was in question
 
     def tell(self, seconds: float) -> None:
@@ -249,7 +250,8 @@ class Judge:
         progress.outcomes.clear()
         if (module := sys.modules.pop("tests_of_the_task", None)) is not None:
             module.__dict__.clear()  # its functions hold it in a cycle, and with it whatever the candidate returned
-        gc.collect()
+        self.checks += 1
+        gc.collect(1 if self.checks % 32 else 2)  # young objects for the most part, and what they hold
         return verdict
 
 

@@ -27,7 +27,7 @@ MAX_DESCRIPTORS = 64
 _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
-_SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
+_CAPSET = {"x86_64": 126, "aarch64": 91}.get(os.uname().machine if LINUX else "", -1)
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on every machine
 
 # Landlock's rights on files. A version of Landlock knows the first so many of them.
@@ -58,6 +58,12 @@ def _call(function: str, number: int, *arguments: int | bytes | None) -> int:
         error = ctypes.get_errno()
         raise OSError(error, f"{function}({number}): {os.strerror(error)}")
     return result
+
+
+def trim_heap() -> None:
+    """Give unused memory back to the system: every fork copies the tables of what is left."""
+    if _libc is not None and hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
 
 
 def no_new_privileges() -> None:
@@ -255,7 +261,7 @@ def drop_capabilities(keep: int | None = None) -> None:
     """Give up every capability but number `keep`: what remains of uid 0 is the owner of root's files."""
     header = struct.pack("=Ii", 0x20080522, 0)
     low, high = (0, 0) if keep is None else ((1 << keep) & 0xFFFFFFFF, (1 << keep) >> 32)
-    _call("syscall", _SYS_CAPSET[os.uname().machine], header, struct.pack("=6I", low, low, 0, high, high, 0))
+    _call("syscall", _CAPSET, header, struct.pack("=6I", low, low, 0, high, high, 0))
 
 
 def drop_user(number: int, keep_files: bool) -> int:

@@ -75,6 +75,8 @@ class Objects(Encoder):
         >>> Objects().decode({'t': [1, {'d': [['a', {'s': [2]}]]}]})
         (1, {'a': {2}})
         """
+        if type(node) in ATOMS:  # the most frequent by far
+            return node
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(limit + 5 * MAX_DEPTH)
         try:
@@ -91,6 +93,9 @@ class Objects(Encoder):
         if depth > MAX_DEPTH:
             raise Malformed(f"nests deeper than {MAX_DEPTH} levels")
         if kind is list:
+            if ATOMS.issuperset(map(type, node)):
+                self.before[self._register(node)] = node.copy()
+                return node
             return self._made([], node, depth)
         ((tag, body),) = node.items()
         if tag == "#":

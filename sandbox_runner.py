@@ -11,6 +11,7 @@ wrong is answered with {"error": {"types", "message", "line", "stage", ...}, "ch
 from __future__ import annotations
 
 import builtins
+import io
 import operator
 import os
 import socket
@@ -175,6 +176,23 @@ def serve(channel: socket.socket) -> None:
         except (TooBig, RecursionError) as error:
             runner.send(_too_big(error))
         stage = runner.answer
+
+
+def warm_up() -> None:
+    """Hold a conversation with oneself: what Python specialises in the process that is forked need not be written anew
+    in every fork, which would cost it a copy of the page each time."""
+    pipe = io.BytesIO()
+    runner = _Runner(types.SimpleNamespace(sendall=lambda data: pipe.write(data)))
+    runner.send(runner.load({"source": "def warm(x):\n    return [x, 1, 'a']\n", "names": ["warm"]}))
+    values = [{"x": "warm"}, [1, "a", [2.5, {"d": [["k", {"t": [1]}]]}]]]
+    for number in range(24):
+        request = {"id": number, "op": "call", "args": values, "kwargs": {}, "changes": [], "forget": []}
+        (request, _) = split_frame(dump_frame(request), MAX_REQUEST)
+        try:
+            runner.send(runner.answer(request if number % 8 else request | {"op": "len"}))
+        except TypeError as error:
+            runner.send(runner.explain(error, "run"))
+    del sys.modules["candidate"]
 
 
 def _describe(error: BaseException, stage: str) -> dict:

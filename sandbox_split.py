@@ -18,6 +18,7 @@ from typing import Any
 
 from tasks import test_source
 
+BUILTINS = set(dir(builtins))
 COMPARE, TRUTH, RECORD = "_sandbox_compare", "_sandbox_truth", "_sandbox_record"
 IMPORTABLE = {"np": "numpy", "numpy": "numpy"}
 CAPTURES_OUTPUT = {"stdout", "redirect_stdout", "capsys", "StringIO"}
@@ -72,33 +73,37 @@ def split(task: dict[str, Any]) -> Split:
     """
     prompt, entry_point = task["prompt"], task.get("entry_point")
     helpers = _parse_prompt(prompt, entry_point)
+    source = test_source(task)
     try:
-        tests = ast.parse(test_source(task), "<tests>")
+        tests = ast.parse(source, "<tests>")
     except (SyntaxError, ValueError) as error:
         raise Unsplittable(f"the task's tests do not compile: {error}") from None
     listed = bool(task.get("test_list"))
-    if not listed and "check" not in _bound(tests):  # else the completion could define it
+    nodes = list(ast.walk(tests))
+    bound = _bound(nodes)
+    if not listed and "check" not in bound:  # else the completion could define it
         raise Unsplittable("the task's tests do not define check")
-    used = {node.id for node in ast.walk(tests) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    attributes = {node.attr for node in ast.walk(tests) if isinstance(node, ast.Attribute)}
+    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     if captured := CAPTURES_OUTPUT & (used | attributes):
         raise Unsplittable(f"the tests look at what the program prints ({sorted(captured)[0]})")
-    if executing := EXECUTES & (used | _bound(tests)):
+    if executing := EXECUTES & (used | bound):
         raise Unsplittable(f"the tests execute what the program returns ({sorted(executing)[0]})")
     if alarming := TAKES_THE_ALARM & (used | attributes):
         raise Unsplittable(f"the tests take the judge's alarm ({sorted(alarming)[0]})")
     finished, unfinished = _definitions(helpers)
     if any(isinstance(node, ast.AsyncFunctionDef) and node.name == entry_point for node in helpers.body):
         raise Unsplittable(f"{entry_point} is async, and no loop runs across the border")
-    wanted = used - _bound(tests) - set(dir(builtins)) - finished
-    wanted |= _shadowed(task, tests, used, bool(wanted))
-    called = {
-        node.func.id for node in ast.walk(tests) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
+    wanted = used - bound - BUILTINS - finished
+    wanted |= _shadowed(task, tests, (used & BUILTINS) - bound, bool(wanted))
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     modules = (wanted - called) & (sys.stdlib_module_names | set(IMPORTABLE))  # a module cannot be called
     imports = {name: IMPORTABLE.get(name, name) for name in modules}
     remote = sorted((wanted | unfinished) - set(imports) - {entry_point})
-    total = _rewrite(tests, listed)
+    around = list(ast.walk(helpers))
+    imported = _imported(around), _imported(nodes)
+    lasting = _lasting(around, imported[0]) or _lasting(nodes, imported[1])
+    total = _rewrite(tests, listed, source)
     try:
         compiled_helpers = compile(helpers, "<prompt>", "exec", dont_inherit=True)
         compiled_tests = compile(tests, "<tests>", "exec", dont_inherit=True)
@@ -111,31 +116,32 @@ def split(task: dict[str, Any]) -> Split:
         required=[entry_point] if entry_point else sorted(set(remote) & wanted),
         imports=imports,
         total=total,
-        lasting=_lasting(helpers) or _lasting(tests),
-        modules=sorted({name.partition(":")[0] for tree in (helpers, tests) for name in _imported(tree).values()}),
-        surroundings=bool(SURROUNDINGS & (used | attributes | _bound(tests))),
+        lasting=lasting,
+        modules=sorted({name.partition(":")[0] for names in imported for name in names.values()}),
+        surroundings=bool(SURROUNDINGS & (used | attributes | bound)),
     )
 
 
-def _shadowed(task: dict[str, Any], tests: ast.Module, used: set[str], others: bool) -> set[str]:
-    """Names of builtin functions that the task wants defined: by its entry point, its solution, or its asserts."""
-    names = used & set(dir(builtins)) - _bound(tests)
+def _shadowed(task: dict[str, Any], tests: ast.Module, names: set[str], others: bool) -> set[str]:
+    """Those names of builtins that the task wants defined: by its entry point, its solution, or its asserts."""
+    if task.get("entry_point"):
+        return names & {task["entry_point"]}
     try:
-        solution = ast.parse(task.get("canonical_solution") or "")
+        solution = ast.parse(task.get("canonical_solution") or "").body
     except (SyntaxError, ValueError):  # a body alone
-        solution = ast.Module([], [])
-    defined = {node.name for node in solution.body if isinstance(node, ast.FunctionDef)} | {task.get("entry_point")}
-    if names & defined or others or task.get("entry_point"):
-        return names & defined
+        solution = []
+    defined = names & {node.name for node in solution if isinstance(node, ast.FunctionDef)}
+    if defined or others:
+        return defined
     asserts = [node.test for node in tests.body if isinstance(node, ast.Assert)]
     calls = [test.left if isinstance(test, ast.Compare) else test for test in asserts]
     return {call.func.id for call in calls if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)} & names
 
 
-def _imported(tree: ast.Module) -> dict[str, str]:
+def _imported(nodes: list[ast.AST]) -> dict[str, str]:
     """Names that imports bind, and the module or the part of one (`module:name`) that each stands for."""
     bound = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 bound[alias.asname or alias.name.partition(".")[0]] = alias.name
@@ -144,39 +150,31 @@ def _imported(tree: ast.Module) -> dict[str, str]:
     return bound
 
 
-def _lasting(tree: ast.Module) -> bool:
+def _lasting(nodes: list[ast.AST], imported: dict[str, str]) -> bool:
     """Whether this code might change the judge's interpreter; such tests run in a fork of it.
 
     They do not if they import pure modules only, and take nothing of these that can change.
     """
-    imported = _imported(tree)
     if any(name.partition(":")[0].partition(".")[0] not in PURE for name in imported.values()):
         return True
     named = [name.split(":") for name in imported.values() if ":" in name]
     if any(module != "typing" and not isinstance(_find(module, name), UNCHANGING) for module, name in named):
         return True
+    modules = {name: module for name, module in imported.items() if ":" not in module}
     inside = set()  # names that are the start of an attribute
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            chain = [node.attr]
-            while isinstance(node.value, ast.Attribute):
-                node = node.value
-                chain.append(node.attr)
-            root = node.value
-            if CHANGING & set(chain):
+    for node in nodes:
+        if not isinstance(node, ast.Attribute):
+            continue
+        if node.attr in CHANGING or (not isinstance(node.ctx, ast.Load) and _root(node) in imported):
+            return True
+        if isinstance(node.value, ast.Name) and node.value.id in modules:
+            inside.add(id(node.value))
+            if not isinstance(_find(modules[node.value.id], node.attr), UNCHANGING):
                 return True
-            if isinstance(root, ast.Name) and root.id in imported and ":" not in imported[root.id]:
-                inside.add(id(root))
-                value = _find(imported[root.id], chain[-1])
-                if not isinstance(node.ctx, ast.Load) or not isinstance(value, UNCHANGING):
-                    return True
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and (
-            node.id in CHANGING or (node.id in imported and ":" not in imported[node.id] and id(node) not in inside)
-        ):
-            return True  # a module by itself
-    return any(isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load) and _root(node) in imported
-               for node in ast.walk(tree))  # fmt: skip
+    return any(
+        isinstance(node, ast.Name) and (node.id in CHANGING or (node.id in modules and id(node) not in inside))
+        for node in nodes
+    )  # a module by itself
 
 
 def _find(module: str, name: str) -> Any:
@@ -217,7 +215,7 @@ def _definitions(module: ast.Module) -> tuple[set[str], set[str]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and all(map(_says_nothing, node.body)):
             unfinished.add(node.name)
         else:
-            finished |= _bound(node)
+            finished |= _bound(ast.walk(node))
     return finished - unfinished, unfinished
 
 
@@ -225,10 +223,10 @@ def _says_nothing(node: ast.stmt) -> bool:
     return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
 
 
-def _bound(tree: ast.AST) -> set[str]:
-    """Every name that some statement below here binds, in whatever scope."""
+def _bound(nodes: Iterable[ast.AST]) -> set[str]:
+    """Every name that one of these binds, in whatever scope."""
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
@@ -242,29 +240,28 @@ def _bound(tree: ast.AST) -> set[str]:
     return names
 
 
-def _rewrite(tests: ast.Module, listed: bool) -> int | None:
+def _rewrite(tests: ast.Module, listed: bool, source: str) -> int | None:
     """Make the asserts explain themselves, and each counted test report instead of ending the run."""
-    bodies = (
-        [tests.body]
-        if listed
-        else [node.body for node in tests.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
-    )
-    _Explain().visit(tests)
-    total = 0
-    for body in bodies:
-        for position, statement in enumerate(body):
-            if _is_test(statement):
-                body[position] = _counted(statement, total)
-                total += 1
+    explain, total = _Explain(source), 0
+    for position, node in enumerate(tests.body):
+        if listed:
+            tests.body[position], total = _explained(explain, node, total)
+        elif isinstance(node, ast.FunctionDef) and node.name == "check":
+            for place, statement in enumerate(node.body):
+                node.body[place], total = _explained(explain, statement, total)
+        else:
+            tests.body[position] = explain.visit(node)
     ast.fix_missing_locations(tests)
     return total or None
 
 
-def _is_test(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return False
-    # what was an assert is by now `raise helper(...)` below an `if`; `assert True` stayed what it was
-    return any(isinstance(node, ast.Name) and node.id in (COMPARE, TRUTH) for node in ast.walk(statement))
+def _explained(explain: _Explain, statement: ast.stmt, total: int) -> tuple[ast.stmt, int]:
+    """A statement whose asserts explain themselves, counted if it has any and is none that only defines."""
+    before = explain.made
+    new = explain.visit(statement)
+    if explain.made == before or isinstance(new, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return new, total
+    return _counted(new, total), total + 1
 
 
 def _counted(statement: ast.stmt, number: int) -> ast.Try:
@@ -281,11 +278,21 @@ def _counted(statement: ast.stmt, number: int) -> ast.Try:
 class _Explain(ast.NodeTransformer):
     """`assert a == b` becomes `if not ((x := a) == (y := b)): raise compare(text, x, y)`."""
 
+    def __init__(self, source: str) -> None:
+        self.lines, self.made = source.split("\n"), 0
+
+    def text(self, node: ast.expr) -> str:
+        line = self.lines[node.lineno - 1] if node.lineno <= len(self.lines) else ""
+        if node.lineno == node.end_lineno and line.isascii():
+            return line[node.col_offset : node.end_col_offset]
+        return ast.unparse(node)
+
     def visit_Assert(self, node: ast.Assert) -> ast.stmt:
         test = node.test
         if isinstance(test, ast.Constant):
             return node
-        text = ast.Constant(ast.unparse(test))
+        self.made += 1
+        text = ast.Constant(self.text(test))
         if isinstance(test, ast.Compare) and len(test.ops) == 1:
             left, right = ast.Name("_sandbox_left", ast.Store()), ast.Name("_sandbox_right", ast.Store())
             test.left = ast.NamedExpr(left, test.left)

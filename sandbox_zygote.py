@@ -30,7 +30,7 @@ import sandbox_semlock
 import sandbox_threads
 from sandbox_codec import dump_frame
 from sandbox_paths import Paths, read_all
-from sandbox_runner import serve
+from sandbox_runner import serve, warm_up
 from sandbox_threads import Doorman
 
 START = struct.Struct("<cI")  # "F", CPU seconds; as the answer "F", errno
@@ -162,7 +162,7 @@ class Zygote:
                 os.write(3, dump_frame({"ready": f"locking down failed: {error}"}))
                 os._exit(70)
             os.write(3, READY)  # before the source is here, so the candidate cannot have written it
-            serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=3))
+            serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=3))
         finally:
             os._exit(71)
 
@@ -367,8 +367,9 @@ def main() -> None:
         os._exit(1)
     if lockdown.LINUX:
         lockdown.die_with_parent(parent)  # again: a change of uid cleared it
-    exec(compile("def warm():\n    return [1]\nwarm()", "<warm>", "exec"), {})
+    warm_up()
     gc.collect()
+    lockdown.trim_heap()
     gc.freeze()  # the collector of a child then writes to none of the pages it shares with us
     layers = {**zygote.try_out(), "namespaces": namespaces, "files": files, "same pid": zygote.last_pid is not None}
     layers["threads"] = "own limit" if zygote.counted_apart else "asked about" if zygote.asks else "the user's limit"
