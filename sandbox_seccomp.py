@@ -72,14 +72,15 @@ CLONE_NEW = 0x7E020000  # every namespace
 O_ACCMODE, O_TRUNC = 0x3, 0x200
 MAP_KIND, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 0xF, 1, 2, 0x20
 FUTEX_PRIVATE = 0x80
-# Named clocks, and the CPU time of this process and thread (-8 to -1), not of another: that would be a counter which
-# one check can move and the next can read.
-_CLOCKS = (*range(12), *range(WORD - 7, WORD + 1))
 
 
 def _null(argument: int) -> tuple[Check, Check]:
     return Check(argument, WORD, (0,)), Check(argument, WORD, (0,), high=True)
 
+
+# Named clocks (0 to 15), and the CPU time of this process and thread (-8 to -1), not of another: that would be a
+# counter which one check can move and the next can read.
+_CLOCK = (Check(0, WORD - 7, (0, 8, WORD - 7)),)
 
 # Opening for reading with O_TRUNC empties the file, and Landlock learned to see that only in its third version.
 _OPEN_FLAGS = (0, 1, 2, O_TRUNC | 1, O_TRUNC | 2)
@@ -103,9 +104,9 @@ CHECKED: dict[str, tuple[int | None, int | None, tuple[Check, ...]]] = {
                             (MAP_PRIVATE, MAP_PRIVATE | MAP_ANONYMOUS, MAP_SHARED | MAP_ANONYMOUS)),)),
     # SO_TYPE, SO_ERROR, SO_PROTOCOL, SO_DOMAIN; not SO_COOKIE, which counts the machine's sockets, nor SO_PEERCRED
     "getsockopt": (55, 209, (Check(1, WORD, (1,)), Check(2, WORD, (3, 4, 38, 39)))),
-    "clock_gettime": (228, 113, (Check(0, WORD, _CLOCKS),)),
-    "clock_getres": (229, 114, (Check(0, WORD, _CLOCKS),)),
-    "clock_nanosleep": (230, 115, (Check(0, WORD, _CLOCKS),)),
+    "clock_gettime": (228, 113, _CLOCK),
+    "clock_getres": (229, 114, _CLOCK),
+    "clock_nanosleep": (230, 115, _CLOCK),
 }  # fmt: skip
 
 # Answered with "try again" otherwise. A futex that is not private is found by file and offset, by any process; the C
