@@ -62,6 +62,7 @@ class Args:
     seed: int = 42  # of sampling
     time_limit: float = 5.0  # seconds a check may take; the same for every row of a table
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
+    packages: str = "numpy"  # that solutions may import beside the standard library, with commas between
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
     judge_url: str = ""  # OpenAI-compatible server whose model scores Verilog's reasoning; "": that part is not in use
     judge_model: str = ""  # its name there

@@ -51,6 +51,7 @@ class Args:
     cuda_graph: bool = True  # decode under a CUDA graph on a GPU: faster
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
+    packages: str = "numpy"  # that solutions may import beside the standard library, with commas between
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
     quiet: bool = False  # no progress bar: the result alone
     trust_remote_code: bool = False  # run code that comes with the model

@@ -33,7 +33,8 @@ def open_sandbox(args: Any, tasks: list[Task], tested: bool = True) -> Iterator[
     else:
         require(not url, "--judge_url: a judge model reads explanations of Verilog, and these tasks are in Python")
         judge = None
-        sandbox = Sandbox(args.time_limit, allow_weak_tests=args.allow_weak_tests,
+        packages = tuple(filter(None, args.packages.split(",")))
+        sandbox = Sandbox(args.time_limit, allow_weak_tests=args.allow_weak_tests, packages=packages,
                           allow_missing_layers=args.allow_missing_layers)  # fmt: skip
     with sandbox:
         if tested and not args.allow_missing_layers:

@@ -158,7 +158,7 @@ class Judge:
             return self.session.own_argument
         if key not in self.references:
             self.tell(2 * limit)
-            self.references[key] = cause(self.attempt(plan, task, _solution(task), limit))
+            self.references[key] = cause(self.attempt(plan, task, candidate_source(task, body), limit))
         return self.references[key] == what
 
     def attempt(self, plan: Split | None, task: dict[str, Any], source: str, limit: float) -> dict[str, Any]:
@@ -353,11 +353,6 @@ def _named(session: Session, node: Any) -> Any:
         base = next(filter(None, (exception_class(base, session.names) for base in bases)), Exception)
         return type(name.rpartition(".")[2], (base,), {})
     return session.objects.decode(node)
-
-
-def _solution(task: dict[str, Any]) -> str:
-    """The task's own program: a body that follows the prompt, or, with `test_list`, the whole of it."""
-    return candidate_source(task, task["canonical_solution"])
 
 
 _PARTS = ("task_id", "prompt", "test", "entry_point", "test_list", "test_setup_code", "canonical_solution")

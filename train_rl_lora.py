@@ -56,6 +56,7 @@ class Args:
     vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     time_limit: float = 5.0  # seconds a check may take
     allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
+    packages: str = "numpy"  # that solutions may import beside the standard library, with commas between
     allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
     parity_bound: float = 0.0  # most that sampler and trainer may differ a token, in nats; 0: as the precision asks
     valid_path: str = ""  # tasks whose pass rate (greedy) decides which adapter is kept; "": the last one is
