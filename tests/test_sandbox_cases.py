@@ -1,6 +1,9 @@
 """What a second red team found: each case stands for a kind, and gets the verdict that one interpreter would give."""
 
+import json
+
 import pytest
+from conftest import ROOT
 
 from sandbox import Sandbox
 
@@ -272,3 +275,24 @@ def test_what_a_test_does_to_its_interpreter_reaches_the_function(box, case):
     verdict = check(box, test, right)
     assert verdict.passed and verdict.weak, verdict
     assert check(box, test, wrong).status == "fail"
+
+
+# The cases as they came, where they are at hand
+
+
+@pytest.mark.parametrize("name", ["judge_python", "reports", "state_atime", "state_flags", "state_poison"])
+def test_the_cases_of_the_red_team(box, name):
+    folder = ROOT.parent / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip("the cases are not at hand (../shared/cases)")
+    tasks, samples = (
+        [json.loads(line) for line in (folder / f"{name}_{part}.jsonl").read_text().splitlines()]
+        for part in ("tasks", "samples")
+    )
+    by_name, wrong = {task["task_id"]: task for task in tasks}, []
+    for sample in samples:
+        verdict = box.check(by_name[sample["task_id"]], sample["completion"])
+        wanted = sample.get("expected", "pass" if name == "state_poison" else "fail")
+        if verdict.status != wanted and not (wanted == "fail" and verdict.judged and not verdict.passed):
+            wrong.append((sample["task_id"], wanted, verdict))
+    assert wrong == []
