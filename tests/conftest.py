@@ -23,6 +23,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")  # the longest file first: the others fill up
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
