@@ -276,7 +276,6 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
     if failure := _loading_failed(session, reply):
         return failure
     session.names = namespace
-    session.transport = 0.0  # the program's loading is its own
     try:
         given = {name: _named(session, node) for name, node in reply["names"].items() if name in plan.remote}
     except (Malformed, LookupError, TypeError, AttributeError):
