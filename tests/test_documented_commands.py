@@ -47,7 +47,7 @@ RUN = {
     "sandbox.py": "",
     "verilog.py": "",
     "data/prepare_mbpp.py": "--output_dir made",
-    "benchmarks/bench_sandbox.py": "--rounds 1 --limit 2 --workers 1 --heap-mib 1",
+    "benchmarks/bench_sandbox.py": f"--rounds 1 --limit 2 --workers 1 --heap-mib 1 --against {ROOT}",
     "benchmarks/bench_memory.py": "--prompt 16 --max_new_tokens 4",
     "benchmarks/bench_verilog.py": "",
     "benchmarks/bench_report.py": "--rollouts 40 --loads 1",
