@@ -105,8 +105,8 @@ class Encoder:
         held: Counter = Counter()
         for number in self.active:
             weight = 2 if number in self.before else 1  # the object itself, and what is written down of it
-            for child in children(self.known[number]):
-                held[id(child)] += weight
+            for child in filter(self.numbers.__contains__, map(id, children(self.known[number]))):
+                held[child] += weight
         known = self.known
         reached = [number for number in self.active if getrefcount(known[number]) - 2 > held[id(known[number])]]
         kept: set[int] = set()
@@ -129,7 +129,7 @@ class Encoder:
                 waiting += self._numbers_in(self.known[number])
 
     def _numbers_in(self, value: Any) -> list[int]:
-        return [self.numbers[id(child)] for child in children(value) if id(child) in self.numbers]
+        return [self.numbers[child] for child in filter(self.numbers.__contains__, map(id, children(value)))]
 
     def unused(self) -> list[int]:
         """Now and then: drop what nobody else holds here, and give its numbers, for the other end to forget."""

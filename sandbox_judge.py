@@ -25,8 +25,9 @@ import types
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sandbox_codec import MAX_REQUEST, Malformed, dump_frame, split_frame
+from sandbox_codec import MAX_REQUEST, dump_frame, split_frame
 from sandbox_reasons import Progress, cause, compared, failed, how_it_died, outcome, place_of, told, untrue
+from sandbox_remote import Remote
 from sandbox_session import CheckOver, Session, exception_class, one_line
 from sandbox_split import COMPARE, IMPORTABLE, RECORD, TRUTH, Split, Unsplittable, split
 from sandbox_zygote import REPORT, START
@@ -228,7 +229,7 @@ class Judge:
             except MemoryError:
                 verdict = outcome("fail", "the test itself ran out of memory on what the function returned")
             except Exception as error:  # ours: what we made of the program's values
-                if not session.asked:
+                if not session.ready:
                     raise
                 verdict = outcome("fail", f"the judge failed on what the program returned: {told(error)}")
             finally:
@@ -278,7 +279,7 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
     session.names = namespace
     try:
         given = {name: _named(session, node) for name, node in reply["names"].items() if name in plan.remote}
-    except (Malformed, LookupError, TypeError, AttributeError):
+    except Exception:
         session.end("protocol", "a malformed answer to the program")
     for name in plan.required:
         if not callable(given.get(name)):
@@ -288,6 +289,8 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
         namespace[name] = importlib.import_module(imported)
     namespace.update(given)
     absent = set(plan.remote) - set(given)
+    # what is here already, such as a class of Python's, may be called without asking
+    session.asked = any(not isinstance(value, Remote) for value in given.values())
 
     def record(number: int, error: BaseException | None) -> None:
         if session.over is None:  # else this test has swallowed the end of the check, and did not pass

@@ -63,7 +63,9 @@ class Objects(Encoder):
                     raise Malformed(f"object {number} cannot change")
                 self._fill(value, node, 1)
                 self.before[number] = contents(value)
-        except (TypeError, ValueError, LookupError, OverflowError, RecursionError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:
             raise Malformed(f"malformed change: {error}"[:200]) from None
 
     def decode(self, node: Any) -> Any:
@@ -81,7 +83,9 @@ class Objects(Encoder):
         sys.setrecursionlimit(limit + 5 * MAX_DEPTH)
         try:
             return self._decode(node, 0)
-        except (TypeError, ValueError, LookupError, OverflowError, RecursionError, AttributeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a constructor says to what a hostile process wrote
             raise Malformed(f"malformed value: {error}"[:200]) from None
         finally:
             sys.setrecursionlimit(limit)

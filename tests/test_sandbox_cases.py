@@ -214,6 +214,12 @@ def test_what_the_completion_makes_fail_is_judged(box, test, completion, solutio
         assert verdict.judged and not verdict.passed, verdict
 
 
+@pytest.mark.parametrize("name", ["list", "dict", "ExceptionGroup"])
+def test_a_class_in_place_of_the_function_is_judged(box, name):
+    verdict = check(box, "assert candidate(3)[0] == 6", f"    return 0\nf = {name}", solution="    return [2 * x]\n")
+    assert verdict.judged and not verdict.passed, verdict
+
+
 @pytest.mark.parametrize("value", ["list", "tuple", "set", "dict", "iter", "range", "str", "reversed", "enumerate"])
 def test_what_python_makes_of_a_result_can_be_passed_on(box, value):
     source = {"range": "range(2)", "str": "'01'", "dict": "{0: 1, 1: 2}"}.get(value, "[0, 1]")
