@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 from sandbox_codec import MAX_REQUEST, dump_frame, split_frame
 from sandbox_reasons import Progress, cause, compared, failed, how_it_died, outcome, place_of, told, untrue
 from sandbox_remote import Remote
-from sandbox_session import CheckOver, Session, exception_class, one_line
+from sandbox_session import CheckOver, Session, one_line
 from sandbox_split import COMPARE, IMPORTABLE, RECORD, TRUTH, Split, Unsplittable, split
 from sandbox_zygote import REPORT, START
 from tasks import candidate_source, test_source
@@ -278,7 +278,7 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
         return failure
     session.names = namespace
     try:
-        given = {name: _named(session, node) for name, node in reply["names"].items() if name in plan.remote}
+        given = {name: session.named(node) for name, node in reply["names"].items() if name in plan.remote}
     except Exception:
         session.end("protocol", "a malformed answer to the program")
     for name in plan.required:
@@ -346,15 +346,6 @@ def _loading_failed(session: Session, reply: Any) -> dict[str, Any] | None:
         if stage == "compile":
             return outcome("syntax", f"too complex to compile: {error._remote}")
         return failed(error)
-
-
-def _named(session: Session, node: Any) -> Any:
-    """What a name of the program's stands for in the tests; for an exception's class, one that they can catch."""
-    if type(node) is dict and "error" in node:
-        name, *bases = node["error"]
-        base = next(filter(None, (exception_class(base, session.names) for base in bases)), Exception)
-        return type(name.rpartition(".")[2], (base,), {})
-    return session.objects.decode(node)
 
 
 _PARTS = ("task_id", "prompt", "test", "entry_point", "test_list", "test_setup_code", "canonical_solution")

@@ -209,6 +209,14 @@ class Session:
             object.__setattr__(new, "__sandbox__", (self, reference, f"<{name[:MAX_NAME]} object in the sandbox>"))
         return self.remotes[reference]
 
+    def named(self, node: Any) -> Any:
+        """What a name of the program's stands for in the tests; for an exception's class, one that they can catch."""
+        if type(node) is dict and "error" in node:
+            name, *bases = node["error"]
+            base = next(filter(None, (exception_class(base, self.names) for base in bases)), Exception)
+            return type(name.rpartition(".")[2], (base,), {})
+        return self.objects.decode(node)
+
     def member(self, name: str) -> Any:
         """The member of an enumeration that the prompt defines; None if it is the candidate's own."""
         kind, dot, member = name.partition(".")
