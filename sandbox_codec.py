@@ -24,6 +24,10 @@ class Malformed(ValueError):
     """Bytes that our side would never have written."""
 
 
+class Costly(Malformed):
+    """What would take the judge far longer to read than the other end to write."""
+
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import operator
 import sys
 import types
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice
 from sys import getrefcount
 from typing import Any
 
@@ -20,6 +21,7 @@ from sandbox_plain import (
     BARE,
     BASE_SET,
     CONTAINERS,
+    COPIED,
     ENCODE,
     ITERATORS,
     JSON_INT,
@@ -30,15 +32,22 @@ from sandbox_plain import (
     NUMBERS,
     TAGS,
     VALUES,
+    VIEWS,
     children,
     contents,
+    enum_name,
     fetch,
     fields_of,
     is_enum,
     name_of,
     plain_base,
     refuse,
+    replaced,
+    state,
 )
+
+_ZONES = {"builtins", "datetime", "zoneinfo"}  # None, and time zones that are plain data
+_NAMED = (type, types.BuiltinFunctionType, types.FunctionType, types.MethodDescriptorType)  # what is sent by its name
 
 
 class Encoder:
@@ -49,7 +58,8 @@ class Encoder:
         resolve: turns the body of an "x" tag into a value.
         trusted: this is the judge's end. It sends no instance of a subclass, and takes from the other end no function
             and no class but those of plain data.
-        stand_in: gives the class for an instance of a subclass: of its name and its base.
+        stand_in: gives the class for an instance of a subclass: of its name, its base, and the methods of the base
+            that the subclass replaces.
         fetch: gives a class of the program under test by name, for named tuples; None if there is none.
         member: gives the member of an enumeration that both ends have, by "class.name"; else None.
     """
@@ -59,7 +69,7 @@ class Encoder:
         refer: Callable[[Any], Any] = refuse,
         resolve: Callable[[Any], Any] = refuse,
         trusted: bool = False,
-        stand_in: Callable[[str, type], type] = lambda name, base: type(name, (base,), {}),
+        stand_in: Callable[[str, type, tuple], type] = lambda name, base, replaced: type(name, (base,), {}),
         fetch: Callable[[str], Any] = lambda name: None,
         member: Callable[[str], Any] = lambda name: None,
     ) -> None:
@@ -68,7 +78,13 @@ class Encoder:
         self.known: dict[int, Any] = {}  # number -> object
         self.numbers: dict[int, int] = {}  # id of an object -> its number
         self.before: dict[int, Any] = {}  # number -> contents that both ends know, of what can change
+        self.classes: set[str] = set()  # the prompt's own, which both ends have and whose objects are plain data
+        self.left: dict[int, int] = {}  # number -> items that an iterator of the tests still has
+        self.drained: list[Any] = []  # iterators that had to be used up to be sent with this message
         self.active: set[int] = set()  # what the candidate may still hold; the others wait to be passed again
+        self.looked = self.enough = (
+            0  # elements that `changes` looked at since `free` did, and how many `free` waits for
+        )
         self.scanned = 64  # how many were known when `unused` last looked
         self.count = 0
         self.made: dict[tuple, type] = {}  # classes of named tuples
@@ -81,27 +97,55 @@ class Encoder:
         """Start to encode a message."""
         self.room = MAX_REQUEST if self.trusted else MAX_FRAME  # an element takes a byte or more
         self.unfinished.clear()
+        self.drained.clear()
 
     def changes(self) -> list:
         """What became of the mutable objects that both ends know: [number, contents] each."""
         changed: list = []
         if not self.active:
             return changed
-        for number in self.active & self.before.keys():
+        for number in self._suspects():
             value, before = self.known[number], self.before[number]
-            now = contents(value)
-            if type(now) is list and len(now) == len(before) and all(map(operator.is_, now, before)):
+            now = value if type(value) is list else contents(value)  # most are, and need no copy
+            self.looked += len(before) + 1
+            same = all(map(operator.is_, now, before)) if isinstance(now, list) else now == before
+            if same and len(now) == len(before):
                 continue
-            if type(now) is not list and now == before:
-                continue
-            changed.append([number, self._inside(value, 1)])
-            self.before[number] = now
+            kept = min(len(now), len(before))
+            if same and now is value and kept:  # a list that grew or shrank at its end
+                changed.append([number, {"+": [kept, [self._encode(item, 1) for item in now[kept:]]]}])
+            else:
+                changed.append([number, self._inside(value, 1)])
+            self.before[number] = now.copy() if now is value else now
+        for number in self.active & self.left.keys():
+            value = self.known[number]
+            if type(value) in COPIED and (left := operator.length_hint(value)) != self.left[number]:
+                changed.append([number, {"I": left}])
+                self.left[number] = left
         return changed
 
+    def _suspects(self) -> list[int]:
+        """What may have changed: without the lists that can be told unchanged many at a time."""
+        numbers = list(self.active & self.before.keys())
+        found = []
+        for start in range(0, len(numbers), 64):
+            some = numbers[start : start + 64]
+            now, before = [self.known[number] for number in some], [self.before[number] for number in some]
+            if {list}.issuperset(map(type, now)) and list(map(len, now)) == (sizes := list(map(len, before))):
+                if all(map(operator.is_, chain.from_iterable(now), chain.from_iterable(before))):
+                    self.looked += sum(sizes) + len(sizes)
+                    continue
+            found += some
+        return found
+
     def free(self) -> list[int]:
-        """At the candidate's end: what only this table holds, so that it cannot change until it is passed again."""
-        if not self.active:
+        """At the candidate's end: what only this table holds, so that it cannot change until it is passed again.
+
+        It looks when `changes` has cost as much: what is active needs no look as long as that is cheap.
+        """
+        if not self.active or self.looked < self.enough:
             return []
+        self.looked = 0
         held: Counter = Counter()
         for number in self.active:
             weight = 2 if number in self.before else 1  # the object itself, and what is written down of it
@@ -117,6 +161,7 @@ class Encoder:
                 reached += self._numbers_in(self.known[number])
         gone = list(self.active - kept)
         self.active &= kept
+        self.enough = 4 * sum(len(self.before.get(number, ())) + 1 for number in kept)
         return gone
 
     def wake(self, number: int) -> None:
@@ -149,6 +194,7 @@ class Encoder:
         for number in numbers:
             self.numbers.pop(id(self.known.pop(number, None)), None)
             self.before.pop(number, None)
+            self.left.pop(number, None)
         self.active.difference_update(numbers)
 
     def _register(self, value: Any, mutable: bool = False) -> int:
@@ -245,8 +291,11 @@ class Encoder:
         if kind is bytearray:
             self._spend(2 * bytearray.__len__(value))
             return {"y": bytearray.hex(value)}
-        if kind is None:  # a numpy array
+        if kind is None and type(value).__module__ == "numpy":
             return self._array(value)
+        if kind is None:
+            self._spend(2 * len(attributes := state(value)))
+            return {"o": [type(value).__name__, [[name, self._encode(v, depth)] for name, v in attributes.items()]]}
         self._spend(2 * kind.__len__(value))
         if kind in MAPPINGS:
             pairs = [[self._encode(k, depth), self._encode(v, depth)] for k, v in kind.items(value)]
@@ -277,7 +326,8 @@ class Encoder:
 
     def _array(self, value: Any) -> Any:
         self._spend(2 * value.nbytes)
-        return {"a": [value.dtype.str, list(value.shape), value.tobytes().hex()]}
+        node = [value.dtype.str, list(value.shape), value.tobytes().hex()]
+        return {"a": node if value.flags.writeable else [*node, False]}
 
     def _other(self, kind: type, value: Any, depth: int) -> Any:
         module = kind.__module__
@@ -289,17 +339,25 @@ class Encoder:
                 if value.dtype.kind in NUMBERS:
                     return {"a": [value.dtype.str, None, value.tobytes().hex()]}
         name = f"{module}.{kind.__qualname__}"
-        if name in VALUES and fetch(name) is kind and getattr(value, "tzinfo", None) is None:
+        if name in VALUES and fetch(name) is kind and type(getattr(value, "tzinfo", None)).__module__ in _ZONES:
             return {"v": [name, [self._encode(part, 0) for part in VALUES[name](value)]]}
-        callables = type | types.BuiltinFunctionType | types.FunctionType if self.trusted else type
-        if isinstance(value, callables) and (named := name_of(value)):
+        # of the class and not the object, which may say that it has another
+        if issubclass(kind, _NAMED if self.trusted else type) and (named := name_of(value)):
             if self.trusted or "." not in named or value in BASE_SET:
                 return {"T": named}
-        if kind in ITERATORS and self.trusted:
-            items = list(islice(copy.copy(value), MAX_REQUEST))
-            self._register(value)
-            return {"I": [self._encode(item, depth + 1) for item in items]}
+        if value is Ellipsis or value is NotImplemented:
+            return {"T": repr(value)}
+        if kind in VIEWS and depth < MAX_DEPTH:
+            self.unfinished.add(number := self._register(value))
+            node = self._encode(gc.get_referents(value)[0], depth + 1)
+            self.unfinished.discard(number)
+            return {"w": [VIEWS[kind], node]}
+        if self.trusted and (node := self._of_tests(kind, value, depth)) is not None:
+            return node
         base = plain_base(kind)
+        if base is None and kind.__name__ in self.classes and self.is_plain(kind) and depth < MAX_DEPTH:
+            self._register(value, mutable=True)
+            return self._inside(value, depth + 1)
         if base is tuple and (fields := fields_of(kind)) and depth < MAX_DEPTH:
             number = self._register(value)
             self.unfinished.add(number)
@@ -310,8 +368,28 @@ class Encoder:
             return {"x": self.refer(value)}
         self._register(value, base in MUTABLE)
         hashable = kind.__dict__.get("__hash__", base.__hash__) is not None
-        name = str(kind.__name__)[:MAX_NAME] + (f".{value.name}" if is_enum(kind) else "")
-        return {"S": [name, hashable, self._plain_part(base, value, depth)]}
+        name = enum_name(value, self.fetch) or str(kind.__name__)[:MAX_NAME]
+        return {"S": [name, hashable, self._plain_part(base, value, depth), replaced(kind, base)]}
+
+    def is_plain(self, kind: type) -> bool:
+        """Whether a class of this name is the prompt's, and its objects cross by their attributes."""
+        return self.fetch(kind.__name__) is kind and not is_enum(kind) and not issubclass(kind, BaseException)
+
+    def _of_tests(self, kind: type, value: Any, depth: int) -> Any:
+        """What only tests can pass: iterators, methods of plain data, patterns, members of enumerations."""
+        if kind in COPIED or kind in ITERATORS:
+            # the tests may go on with it, from where the candidate stopped
+            items = list(islice(copy.copy(value) if kind in COPIED else value, MAX_REQUEST))
+            self.left[self._register(value)] = len(items)
+            if kind not in COPIED:
+                self.drained.append(value)
+            return {"I": [self._encode(item, depth + 1) for item in items]}
+        if kind is types.BuiltinMethodType and plain_base(type(value.__self__)) is not None:
+            return {"m": [self._encode(value.__self__, depth), value.__name__]}
+        if f"{kind.__module__}.{kind.__qualname__}" == "re.Pattern":
+            return {"p": [self._encode(value.pattern, depth), value.flags]}
+        named = enum_name(value, self.fetch)
+        return {"e": named} if named else None
 
     def _plain_part(self, base: type, value: Any, depth: int) -> Any:
         """An instance of a subclass as its base holds it, by the base's own methods."""

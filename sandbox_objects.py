@@ -13,28 +13,39 @@ object with one key, its tag:
     {"u": "hex"} str with lone surrogates     {"c": [re, im]} complex           {"r": [a, b, step]} range
     {"O" | "C": [pairs]} OrderedDict, Counter {"D": [factory, pairs]} defaultdict
     {"q": [maxlen, items]} deque   {"N": [name, fields, items]} named tuple     {"I": [items]} an iterator
-    {"v": [type, arguments]} Fraction, Decimal, date, time, datetime, timedelta
+    {"v": [type, arguments]} Fraction, Decimal, date, time, datetime, timedelta, slice
     {"a": [dtype, shape, "hex"]} numpy array, without a shape a numpy scalar    {"T": name} a type or function of Python
-    {"S": [name, hashable, plain]} an instance of a subclass of one of these types
+    {"w": ["keys" | "values" | "items", mapping]} a view of a dict
+    {"o": [class, [[name, value]]]} an object of one of the prompt's own classes, which both ends have
+    {"S": [name, hashable, plain, methods]} an instance of a subclass of one of these types
 
-A subclass of a builtin type arrives as a subclass that only has the name, so an `__eq__` of the candidate's never
-reaches the judge.
+and from the tests alone {"m": [object, name]} a method of such an object, {"p": [pattern, flags]} a compiled pattern,
+{"e": "class.member"} a member of an enumeration. In changes, {"I": n} says how many items an iterator has left, and
+{"+": [n, items]} that a list keeps its first n items and then has these.
+
+A subclass of a builtin type arrives as a subclass that has the name, and of the methods those that it replaces, which
+run over there. Its contents are those of the base, and so is `==`: an `__eq__` of the candidate's never reaches the
+judge.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections import OrderedDict, defaultdict, deque, namedtuple
+from collections import defaultdict, deque, namedtuple
+from itertools import islice
 from typing import Any
 
-from sandbox_codec import Malformed
+from sandbox_codec import Costly, Malformed
 from sandbox_encode import Encoder
 from sandbox_plain import (
     ATOMS,
     BASE_SET,
     BASES,
+    CALLED_BY_PYTHON,
     EMPTY,
     FROM_TEXT,
+    MAPPINGS,
     MAX_DEPTH,
     MAX_NAME,
     MUTABLE,
@@ -44,9 +55,14 @@ from sandbox_plain import (
     array_of,
     contents,
     fetch,
+    fill_array,
+    fill_deque,
+    fill_mapping,
+    fill_object,
     fill_set,
     frozen,
     plain_base,
+    spread,
     text,
 )
 
@@ -59,14 +75,25 @@ class Objects(Encoder):
         try:
             for number, node in changes:
                 value = self.known[number]
+                if number in self.left:
+                    self._draw(number, value, node["I"])
+                    continue
                 if number not in self.before:
                     raise Malformed(f"object {number} cannot change")
                 self._fill(value, node, 1)
                 self.before[number] = contents(value)
-        except MemoryError:
+        except (MemoryError, Costly):
             raise
         except Exception as error:
             raise Malformed(f"malformed change: {error}"[:200]) from None
+
+    def _draw(self, number: int, iterator: Any, left: int) -> None:
+        """Take from an iterator what the other end has taken from its own."""
+        taken = self.left[number] - left
+        if type(left) is not int or left < 0 or taken < 0:
+            raise Malformed("an iterator has no more items than it had")
+        self.left[number] = left
+        deque(islice(iterator, taken), maxlen=0)
 
     def decode(self, node: Any) -> Any:
         """The inverse of `encode`.
@@ -83,7 +110,7 @@ class Objects(Encoder):
         sys.setrecursionlimit(limit + 5 * MAX_DEPTH)
         try:
             return self._decode(node, 0)
-        except MemoryError:
+        except (MemoryError, Costly):
             raise
         except Exception as error:  # whatever a constructor says to what a hostile process wrote
             raise Malformed(f"malformed value: {error}"[:200]) from None
@@ -115,6 +142,11 @@ class Objects(Encoder):
             if value != value:
                 self._register(value)
             return value
+        if tag == "o":
+            kind = self.fetch(body[0])
+            if body[0] not in self.classes or not isinstance(kind, type) or not self.is_plain(kind):
+                raise Malformed(f"no class {body[0]!r:.80} of the prompt's")
+            return self._made(object.__new__(kind), node, depth)
         if tag in NEW:
             return self._made(NEW[tag](), node, depth)
         if tag == "D":
@@ -125,6 +157,8 @@ class Objects(Encoder):
             return self._from_array(body)
         if tag == "S":
             return self._subclass(body, depth)
+        if tag in "mpe" and not self.trusted:
+            return self._of_tests_back(tag, body, depth)
         return self._immutable(tag, body, depth)
 
     def _made(self, value: Any, node: Any, depth: int) -> Any:
@@ -137,15 +171,23 @@ class Objects(Encoder):
         """Make a container hold what a node says."""
         kind = plain_base(type(value))
         if kind is list:
-            if type(node) is not list:
-                raise Malformed("a list is a list")
+            if type(node) is dict:
+                kept, added = node["+"]
+                if type(kept) is not int or not 0 <= kept <= list.__len__(value):
+                    raise Malformed("a list that keeps more than it has")
+                tail = [self._decode(item, depth + 1) for item in added]
+                list.__setitem__(value, slice(kept, None), tail)
+                return
             flat = ATOMS.issuperset(map(type, node))
             items = node if flat else [self._decode(item, depth + 1) for item in node]
             list.__setitem__(value, slice(None), items)
             return
         ((tag, body),) = node.items()
+        if kind is None and tag == "a":
+            fill_array(value, array_of(body))
+            return
         if kind is None:
-            value[...] = array_of(body, value.shape)
+            fill_object(value, {name: self._decode(part, depth + 1) for name, part in body[1]})
             return
         if tag != MUTABLE[kind]:
             raise Malformed(f"tag {tag!r} for a {kind.__name__}")
@@ -153,16 +195,14 @@ class Objects(Encoder):
         if kind is bytearray:
             bytearray.__setitem__(value, slice(None), bytes.fromhex(text(body)))
         elif kind is set:
-            fill_set(value, [self._decode(item, depth + 1) for item in body])
+            fill_set(value, spread([self._decode(item, depth + 1) for item in body]))
         elif kind is deque:
-            items = [self._decode(item, depth + 1) for item in body[1]]
-            deque.clear(value)
-            deque.extend(value, items)
+            fill_deque(value, [self._decode(item, depth + 1) for item in body[1]])
         else:
             pairs = body[1] if kind is defaultdict else body
             items = [(self._decode(key, depth + 1), self._decode(item, depth + 1)) for key, item in pairs]
-            kind.clear(value)
-            (OrderedDict if kind is OrderedDict else dict).update(value, items)
+            spread([key for key, _ in items])
+            fill_mapping(value, kind, items)
 
     def _immutable(self, tag: str, body: Any, depth: int) -> Any:
         if tag == "c":
@@ -183,9 +223,15 @@ class Objects(Encoder):
         if tag == "t":
             value: Any = tuple([self._decode(item, depth + 1) for item in body])
         elif tag == "z":
-            value = frozen([self._decode(item, depth + 1) for item in body])
-        elif tag == "I":
+            value = frozen(spread([self._decode(item, depth + 1) for item in body]))
+        elif tag == "w":
+            mapping = self._decode(body[1], depth + 1)
+            if body[0] not in ("keys", "values", "items") or plain_base(type(mapping)) not in MAPPINGS:
+                raise Malformed("a view of what is no mapping")
+            value = getattr(plain_base(type(mapping)), body[0])(mapping)
+        elif tag == "I" and not self.trusted:
             value = iter([self._decode(item, depth + 1) for item in body])
+            self.left[number] = len(body)
         elif tag == "N":
             name, fields, items = body
             values = [self._decode(item, depth + 1) for item in items]
@@ -193,6 +239,13 @@ class Objects(Encoder):
         else:
             raise Malformed(f"no tag {tag!r:.20}")
         return self._settle(number, value)
+
+    def _of_tests_back(self, tag: str, body: Any, depth: int) -> Any:
+        if tag == "m":
+            return getattr(self._decode(body[0], depth), body[1])
+        if tag == "p":
+            return re.compile(self._decode(body[0], depth), body[1])
+        return self.member(body)
 
     def _settle(self, number: int, value: Any) -> Any:
         """Give an object that could only now be made the number that was kept for it."""
@@ -202,7 +255,7 @@ class Objects(Encoder):
         return value
 
     def _subclass(self, body: list, depth: int) -> Any:
-        name, hashable, node = body
+        name, hashable, node, names = body
         number = self._register(EMPTY)
         if type(node) is list:
             plain: Any = []
@@ -217,11 +270,12 @@ class Objects(Encoder):
             raise Malformed("a subclass of what has none")
         if (member := self.member(text(name))) is not None:
             return self._settle(number, member)
-        kind = self.stand_in(name.partition(".")[0][:MAX_NAME], base)
+        methods = tuple(name for name in names if name in CALLED_BY_PYTHON or (name[:1] != "_" and hasattr(base, name)))
+        kind = self.stand_in(name.partition(".")[0][:MAX_NAME], base, methods)
         if hashable and base.__hash__ is None:
             kind.__hash__ = object.__hash__
         if base in MUTABLE or base is list:
-            value = kind()
+            value = base.__new__(kind)
             self._settle(number, value)
             if base is defaultdict:
                 value.default_factory = self._decode(node["D"][0], depth)
@@ -231,12 +285,13 @@ class Objects(Encoder):
         if base in (tuple, frozenset):
             ((_, items),) = node.items()
             plain = [self._decode(item, depth + 1) for item in items]
-        return self._settle(number, kind(plain))
+        return self._settle(number, base.__new__(kind, plain))
 
     def _named(self, name: str) -> Any:
         """A type or function of Python, by name."""
         found = fetch(name, load=not self.trusted)
-        if self.trusted and not (isinstance(found, type) and ("." not in name or found in BASE_SET)):
+        builtin = isinstance(found, type) and ("." not in name or found in BASE_SET)
+        if self.trusted and not builtin and found is not Ellipsis and found is not NotImplemented:
             raise Malformed(f"no type {name!r:.80}")
         return found
 
@@ -248,7 +303,9 @@ class Objects(Encoder):
             raise Malformed("the fields of a named tuple are names")
         key = (name, *fields)
         if key not in self.made:
-            self.made[key] = namedtuple(name, fields)
+            made = namedtuple("named", fields, rename=True)
+            made.__name__ = name[:MAX_NAME]  # which need not be one that Python takes
+            self.made[key] = self.stand_in(made.__name__, made, ())
         return self.made[key]
 
     def _from_array(self, body: list) -> Any:

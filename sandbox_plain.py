@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
+import functools
+import itertools
 import math
 import operator
 import sys
+import types
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from sandbox_codec import Malformed
+from sandbox_codec import Costly, Malformed
 
 MAX_DEPTH = 200  # containers inside one another
 JSON_INT = 2**63  # larger ints go as hex: reading decimal digits takes quadratic time
@@ -24,13 +28,29 @@ VALUES: dict[str, Callable[[Any], list]] = {
     "fractions.Fraction": lambda v: [v.numerator, v.denominator],
     "decimal.Decimal": lambda v: [str(v)],
     "datetime.date": lambda v: [v.year, v.month, v.day],
-    "datetime.time": lambda v: [v.hour, v.minute, v.second, v.microsecond],
-    "datetime.datetime": lambda v: [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond],
+    "datetime.time": lambda v: [v.hour, v.minute, v.second, v.microsecond, v.tzinfo],
+    "datetime.datetime": lambda v: [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, v.tzinfo],
+    "datetime.timezone": lambda v: [v.utcoffset(None)],
+    "zoneinfo.ZoneInfo": lambda v: [v.key],
+    "pathlib.PosixPath": lambda v: [str(v)],
+    "pathlib.PurePosixPath": lambda v: [str(v)],
+    "uuid.UUID": lambda v: [str(v)],
     "datetime.timedelta": lambda v: [v.days, v.seconds, v.microseconds],
+    "builtins.slice": lambda v: [v.start, v.stop, v.step],
 }
-ITERABLES = ([], (), "", b"", range(0), range(1 << 70), {}, {}.values(), {}.items(), set())
-ITERATORS = (*(type(iter(x)) for x in ITERABLES), enumerate, zip, map, filter, reversed, type(reversed([])))
-NUMBERS = "biufcSU"  # kinds of numpy's types that hold no objects
+ITERABLES: tuple[Iterable, ...] = ([], (), "", "\xe4", b"", range(0), {}, {}.values(), {}.items(), set())
+COPIED = {*(type(iter(x)) for x in ITERABLES), type(reversed([]))}  # iterators that can be read and left as they are
+ITERATORS = {
+    types.GeneratorType, type(iter(range(1 << 70))), enumerate, zip, map, filter, reversed,
+    *(kind for kind in vars(itertools).values() if isinstance(kind, type)),
+}  # fmt: skip
+VIEWS = {type(getattr(m, name)()): name for m in ({}, OrderedDict()) for name in ("keys", "values", "items")}
+# methods that Python itself calls, and that stand in the tests for those of the candidate's own classes
+CALLED_BY_PYTHON = {f"__{name}__" for name in ("call iter next len getitem setitem delitem contains bool reversed "
+                                               "enter exit str repr missing").split()}  # fmt: skip
+NUMBERS = "biufcSUmM"  # kinds of numpy's types that hold no objects
+COLLISIONS = 1000  # more keys of one hash than this take the judge more than a moment
+NAMED = sys.stdlib_module_names | {"numpy"}  # modules whose types and functions cross by their names
 EMPTY = object()
 
 
@@ -42,17 +62,27 @@ def refuse(value: Any) -> Any:
     raise NotPlain(f"{type(value).__name__} is not plain data")
 
 
-def array_of(body: Any, shape: tuple | None = None) -> Any:
-    dtype, sizes, data = body
+def array_of(body: Any) -> Any:
+    dtype, sizes, data, *fixed = body
     import numpy
 
     found = numpy.dtype(text(dtype))
     if found.kind not in NUMBERS:
         raise Malformed(f"no array of {dtype!r:.20}")
     array = numpy.frombuffer(bytes.fromhex(text(data)), found).reshape(sizes if sizes is not None else ()).copy()
-    if shape is not None and array.shape != shape:
-        raise Malformed("an array that changes its shape")
+    if fixed:
+        array.flags.writeable = False
     return array
+
+
+def fill_array(value: Any, new: Any) -> None:
+    if value.dtype != new.dtype:
+        raise Malformed("an array that changes its type")
+    if value.size != new.size:
+        value.resize(new.shape, refcheck=False)
+    elif value.shape != new.shape:
+        value.shape = new.shape
+    value[...] = new
 
 
 def text(body: Any) -> str:
@@ -62,10 +92,12 @@ def text(body: Any) -> str:
 
 
 def contents(value: Any) -> Any:
-    """What is in a mutable object, one level deep: a list to be compared by identity, or bytes."""
+    """What is in a mutable object, one level deep: a list to be compared by identity, or what can be compared."""
     kind = plain_base(type(value))
     if kind is None:
-        return value.tobytes()
+        if type(value).__module__ == "numpy":
+            return value.shape, value.tobytes()
+        return [*(found := state(value)), *found.values()]
     if kind is bytearray:
         return bytes(value)
     if kind in MAPPINGS:
@@ -78,7 +110,64 @@ def children(value: Any) -> Any:
     kind = plain_base(type(value))
     if kind in MAPPINGS:
         return [*kind.keys(value), *kind.values(value)]
+    if kind is None:
+        return list(state(value).values())
     return kind.__iter__(value) if kind in ITERABLE else ()
+
+
+def state(value: Any) -> dict[str, Any]:
+    """The attributes of an object of one of the prompt's own classes."""
+    found: dict[str, Any] = {}
+    for name in slots_of(type(value)):
+        with contextlib.suppress(AttributeError):
+            found[name] = object.__getattribute__(value, name)
+    with contextlib.suppress(AttributeError):
+        found |= object.__getattribute__(value, "__dict__")
+    return found
+
+
+def slots_of(kind: type) -> list[str]:
+    above = [base.__dict__.get("__slots__", ()) for base in type.__dict__["__mro__"].__get__(kind)]
+    return [name for slots in above for name in ((slots,) if type(slots) is str else slots) if name[:2] != "__"]
+
+
+def fill_object(value: Any, attributes: dict[str, Any]) -> None:
+    """Give it these attributes; none takes the place of a method."""
+    kind, slots = type(value), slots_of(type(value))
+    for name in state(value).keys() - attributes.keys():
+        object.__delattr__(value, name)
+    for name, part in attributes.items():
+        if type(name) is not str or (name not in slots and hasattr(kind, name) and callable(getattr(kind, name))):
+            raise Malformed(f"{name!r:.80} is no attribute")
+        if name in slots:
+            object.__setattr__(value, name, part)
+        else:
+            value.__dict__[name] = part
+
+
+def fill_deque(value: deque, items: list) -> None:
+    if len(items) == deque.__len__(value):  # a loop over it may be under way
+        for place, item in enumerate(items):
+            deque.__setitem__(value, place, item)
+        return
+    deque.clear(value)
+    deque.extend(value, items)
+
+
+def fill_mapping(value: dict, kind: type, items: list[tuple]) -> None:
+    if len(items) == kind.__len__(value) and all(map(operator.is_, kind.keys(value), (key for key, _ in items))):
+        for key, item in items:  # a loop over its keys may be under way
+            kind.__setitem__(value, key, item)
+        return
+    kind.clear(value)
+    (OrderedDict if kind is OrderedDict else dict).update(value, items)
+
+
+def spread(keys: list) -> list:
+    """These keys of a set or a dict, if their hashes differ: else to fill it takes quadratic time."""
+    if len(keys) > COLLISIONS and len(keys) - len(set(map(hash, keys))) > COLLISIONS:
+        raise Costly(f"more than {COLLISIONS} keys have the same hash")
+    return keys
 
 
 def fill_set(value: set, items: list) -> None:
@@ -105,9 +194,48 @@ def plain_base(kind: type) -> type | None:
     return next((base for base in type.__dict__["__mro__"].__get__(kind) if base in BASE_SET), None)
 
 
+@functools.lru_cache(maxsize=256)
+def replaced(kind: type, base: type) -> list[str]:
+    """The methods of a base that a subclass of it has in its own way, and others that Python calls."""
+    order = type.__dict__["__mro__"].__get__(kind)
+    if is_enum(kind):
+        return []
+    names = {name for above in order[: order.index(base)] for name, member in vars(above).items() if member is not None}
+    return sorted(name for name in names if name in CALLED_BY_PYTHON or (name[:1] != "_" and hasattr(base, name)))
+
+
 def is_enum(kind: type) -> bool:
     enum = sys.modules.get("enum")
     return enum is not None and issubclass(kind, enum.Enum)
+
+
+def enum_name(value: Any, own: Callable[[str], Any]) -> str | None:
+    """The name of a member of an enumeration that both ends may have: the program's own, or Python's."""
+    kind = type(value)
+    if not is_enum(kind):
+        return None
+    name = kind.__name__ if own(kind.__name__) is kind else name_of(kind)
+    return f"{name}.{value.name or ''}" if name else None
+
+
+def enum_member(name: str, own: Callable[[str], Any], load: bool = False) -> Any:
+    """The member of this name; None if there is none."""
+    kind_name, dot, member = name.rpartition(".")
+    if not dot:
+        return None
+    kind = fetch(kind_name, load) if "." in kind_name else own(kind_name)
+    if not isinstance(kind, type) or not is_enum(kind):
+        return None
+    if member in kind.__members__:
+        return kind.__members__[member]
+    if not issubclass(kind, sys.modules["enum"].Flag):
+        return None
+    found = kind(0)
+    for part in filter(None, member.split("|")):
+        if part not in kind.__members__:
+            return None
+        found |= kind.__members__[part]
+    return found
 
 
 def fields_of(kind: type) -> list[str] | None:
@@ -120,15 +248,20 @@ def fetch(name: str, load: bool = False) -> Any:
     module, _, last = name.rpartition(".")
     if not module:
         return getattr(builtins, last, None)
-    if load and module.partition(".")[0] in sys.stdlib_module_names:
+    if isinstance(kind := getattr(builtins, module, None), type):  # a method, such as str.upper
+        return getattr(kind, last, None)
+    if load and module.partition(".")[0] in NAMED:
         __import__(module)
     return getattr(sys.modules.get(module), last, None)
 
 
 def name_of(value: Any) -> str | None:
     """The name by which the other end finds a type or function of Python."""
+    if type(value) is types.MethodDescriptorType:
+        full = f"{value.__objclass__.__name__}.{value.__name__}"
+        return full if fetch(full) is value else None
     module, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
-    if type(module) is not str or type(name) is not str or module.partition(".")[0] not in sys.stdlib_module_names:
+    if type(module) is not str or type(name) is not str or module.partition(".")[0] not in NAMED:
         return None
     full = name if module == "builtins" else f"{module}.{name}"
     return full if fetch(full) is value else None

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sandbox_remote import one_line
+from sandbox_remote import one_line, shown
 
 
 class Progress:
@@ -81,7 +81,7 @@ def _pieces(value: Any, room: list[int]) -> Iterator[str]:
     brackets = _BRACKETS.get(kind)
     if brackets is None or not value or room[0] < -80:
         try:
-            text = repr(value[:200] if kind in (str, bytes) else value) if room[0] >= 0 else "..."
+            text = shown(value) or repr(value[:200] if kind in (str, bytes) else value) if room[0] >= 0 else "..."
         except ValueError:  # an int of more digits than Python likes to print
             text = f"a very large {kind.__name__}"
         room[0] -= len(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from sandbox_session import Session
 
 _MADE_BY_TESTS = (types.FunctionType, types.GeneratorType, type, types.ModuleType)
+DESCRIBED = {"__name__", "__qualname__", "__doc__", "__annotations__"}
+ENDING = {"send", "throw", "next"}  # methods that may raise StopIteration
+# what isinstance() may be asked about an object, by the name of its class
+CLASSES = {kind.__name__: kind for kind in (
+    types.GeneratorType, types.CoroutineType, types.FunctionType, types.BuiltinFunctionType, types.MethodType,
+    types.ModuleType, re.Pattern, re.Match, map, filter, zip, enumerate, reversed, memoryview,
+)}  # fmt: skip
 
 
 def reference_of(value: Any) -> Any:
@@ -21,18 +29,43 @@ def reference_of(value: Any) -> Any:
     if isinstance(value, Remote):
         return object.__getattribute__(value, "__sandbox__")[1]
     error = NotPlain(f"{type(value).__name__} {one_line(object.__repr__(value), 60)}")
-    error.own = isinstance(value, _MADE_BY_TESTS) or type(value).__module__ == "tests_of_the_task"
+    made = isinstance(value, _MADE_BY_TESTS) or type(value).__module__ == "tests_of_the_task"
+    # not a class that was made here for an object of the candidate's
+    error.own = made and not (isinstance(value, type) and value.__module__.startswith("sandbox_"))
     raise error
 
 
 def far(session: Session, value: Any, name: str) -> Any:
-    if name.startswith("__"):  # what copy, pickle and unittest look for
+    if name.startswith("__") and name not in DESCRIBED:  # what copy, pickle and unittest look for
         raise AttributeError(name)
-    return session.request("getattr", [value, name])
+    found = session.request("getattr", [value, name])
+    if name in ENDING and isinstance(found, Remote):
+        session.ending.add(reference_of(found))
+    return found
 
 
-def _ask(remote: Remote, op: str, /, *args: Any, **kwargs: Any) -> Any:
+def _ask(remote: Any, op: str, /, *args: Any, **kwargs: Any) -> Any:
     return object.__getattribute__(remote, "__sandbox__")[0].request(op, [remote, *args], kwargs)
+
+
+def methods_from_afar(session: Session, name: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """What the class of an instance of the candidate's subclass has beside the plain type: methods that run there."""
+    methods: dict[str, Any] = {"__getattr__": lambda value, name: far(session, value, name)}
+    methods["__sandbox__"] = session, None, f"<{name} object in the sandbox>"
+    for name in names:
+        if name in METHODS:
+            methods[name] = METHODS[name]
+        elif not name.startswith("__"):
+            methods[name] = property(lambda value, name=name: far(session, value, name))
+    return methods
+
+
+def shown(value: Any) -> str | None:
+    """How a log shows an object whose own text the candidate makes; None for any other object."""
+    try:
+        return object.__getattribute__(value, "__sandbox__")[2]
+    except AttributeError:
+        return None
 
 
 class Remote:
@@ -50,6 +83,9 @@ class Remote:
         if name == "__name__" and isinstance(reference, str):
             return reference
         return far(session, self, name)
+
+    def __delattr__(self, name: str) -> None:
+        _ask(self, "delattr", name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         _ask(self, "setattr", name, value)
@@ -83,13 +119,25 @@ def _reversed(self: Remote) -> Any:
 
 
 def _len(self: Remote) -> int:
-    session, reference, _ = object.__getattribute__(self, "__sandbox__")
+    session, key = _session_and_key(self)
     length = _of(int, _ask(self, "len"))
-    before = session.lengths.get(reference)
+    before = session.lengths.get(key)
     if before is not None and before != (length, session.changes) and before[1] == session.changes:
         session.end("fail", "len() answers differently without a change")
-    session.lengths[reference] = length, session.changes
+    session.lengths[key] = length, session.changes
     return length
+
+
+def _session_and_key(value: Any) -> tuple[Session, Any]:
+    session, reference, _ = object.__getattribute__(value, "__sandbox__")
+    return session, reference if reference is not None else f"#{session.objects.numbers.get(id(value))}"
+
+
+def _exit(self: Any, kind: Any, error: Any, _: Any) -> bool:
+    """The end of a `with`; an exception crosses as the nearest that Python has."""
+    known = next((base for base in kind.__mro__ if base.__module__ == "builtins"), None) if kind else None
+    plain = all(type(part) in (str, int, float) for part in error.args) if error else False
+    return bool(_ask(self, "exit", known, error.args if plain else ()))
 
 
 # letter of an ability: the methods that a `Remote` has if the object has the first of them
@@ -102,6 +150,14 @@ ABILITIES: dict[str, dict[str, Callable[..., Any]]] = {
     "s": {"__setitem__": lambda self, key, value: _ask(self, "setitem", key, value)},
     "b": {"__bool__": lambda self: _of(bool, _ask(self, "bool"))},
     "r": {"__reversed__": _reversed},
+    "d": {"__delitem__": lambda self, key: _ask(self, "delitem", key)},
+    "m": {"__contains__": lambda self, item: _of(bool, _ask(self, "contains", item))},
+    "w": {"__enter__": lambda self: _ask(self, "enter"), "__exit__": _exit},
+    "R": {"__repr__": lambda self: _of(str, _ask(self, "repr"))},
+}
+METHODS = {name: method for methods in ABILITIES.values() for name, method in methods.items()} | {
+    "__missing__": lambda self, key: _ask(self, "getitem", key),
+    "__str__": lambda self: _of(str, _ask(self, "str")),
 }
 
 
@@ -110,9 +166,9 @@ def remote_class(name: str, abilities: str, own: Any = None) -> type:
     """The class of a `Remote` of an object with these abilities.
 
     Args:
-        own: a class of the prompt that has the name of the object's: it is one of its instances.
+        own: the class of which it says to be an instance: one of the prompt's or Python's that has the same name.
     """
-    methods: dict[str, Any] = {"__slots__": ()}
+    methods: dict[str, Any] = {"__slots__": (), "__doc__": property(lambda self: Remote.__getattr__(self, "__doc__"))}
     for letter in abilities:
         methods |= ABILITIES.get(letter, {})
     if {"g", "l"} <= set(abilities):
@@ -128,6 +184,9 @@ class _RemoteIterator:
 
     def __init__(self, remote: Any, source: Remote) -> None:
         self.remote, self.source, self.count = remote, source, 0
+        session, key = _session_and_key(source)
+        self.length = _len(source) if key in session.lengths else None  # anew: it may have changed
+        self.since = session.changes
 
     def __iter__(self) -> _RemoteIterator:
         return self
@@ -138,8 +197,9 @@ class _RemoteIterator:
         try:
             value = next(self.remote)
         except StopIteration:
-            session, reference, _ = object.__getattribute__(self.source, "__sandbox__")
-            if session.lengths.get(reference, (self.count,))[0] != self.count:
+            session, _ = _session_and_key(self.source)
+            alone = session.changes == self.since + self.count + 1  # nothing else was asked of it in the loop
+            if self.length not in (None, self.count) and (alone or _len(self.source) != self.count):
                 session.end("fail", "len() and iteration do not agree")
             raise
         self.count += 1

@@ -17,12 +17,11 @@ import os
 import socket
 import sys
 import types
-from enum import Enum
 from typing import Any
 
 from sandbox_codec import MAX_FRAME, MAX_REQUEST, TooBig, dump_frame, split_frame
 from sandbox_objects import Objects
-from sandbox_plain import MAX_NAME
+from sandbox_plain import MAX_NAME, enum_member, enum_name
 
 FILENAME = "<completion>"
 RECURSION_LIMIT = 1000 + 12  # the candidate gets the usual 1000 above this module's frames
@@ -39,12 +38,19 @@ OPERATIONS = {
     "len": len,
     "bool": bool,
     "str": str,
+    "repr": repr,
+    "delattr": delattr,
+    "delitem": operator.delitem,
+    "contains": operator.contains,
+    "enter": lambda value: type(value).__enter__(value),
+    "exit": lambda value, kind, args: type(value).__exit__(value, kind, kind and kind(*args), None),
 }
 
 
 # letter of an ability: a method by which an object has it
-ABILITIES = {"c": "__call__", "i": "__iter__", "n": "__next__", "l": "__len__", "g": "__getitem__", "s": "__setitem__",
-             "b": "__bool__", "r": "__reversed__"}  # fmt: skip
+ABILITIES = {"c": "__call__", "i": "__iter__", "n": "__next__", "l": "__len__", "g": "__getitem__",
+             "s": "__setitem__", "b": "__bool__", "r": "__reversed__", "d": "__delitem__", "m": "__contains__",
+             "w": "__enter__"}  # fmt: skip
 ATTRIBUTES = ("name", "path", "value", "errno", "strerror", "filename", "filename2", "msg", "lineno", "offset", "text",
               "start", "end", "object", "reason", "encoding")  # fmt: skip
 
@@ -53,7 +59,10 @@ class _Runner:
     def __init__(self, channel: socket.socket) -> None:
         self.channel, self.buffer = channel, bytearray()
         self.module = types.ModuleType("candidate")
-        self.objects = Objects(self.refer, self.resolve, fetch=self.module.__dict__.get)
+        own = self.module.__dict__.get
+        self.objects = Objects(
+            self.refer, self.resolve, fetch=own, member=lambda name: enum_member(name, own, load=True)
+        )
         self.handles: list[Any] = []  # what the judge holds a reference to
         self.handle_numbers: dict[int, int] = {}  # id of a handle: its number, so that one object stays one object
 
@@ -80,6 +89,7 @@ class _Runner:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # a NUL byte is a ValueError
             return {"error": _describe(error, "compile"), "changes": []}
         sys.modules["candidate"] = self.module
+        self.objects.classes.update(request.get("classes", ()))
         namespace = self.module.__dict__
         exec(code, namespace)
         if "tests" in request:  # the weaker mode: the tests run here, and the candidate could forge the outcome
@@ -101,6 +111,10 @@ class _Runner:
         args = [self.objects.decode(node) for node in request["args"]]
         kwargs = {name: self.objects.decode(node) for name, node in request["kwargs"].items()}
         self.objects.apply(request["changes"])
+        if "random" in request:
+            version, numbers, after = request["random"]
+            # not loaded above: the zygote loads it so that it does no work after a fork
+            __import__("random").setstate((version, tuple(numbers), after))
         value = OPERATIONS[request["op"]](*args, **kwargs)
         self.objects.begin()
         node = self.objects.encode(value)
@@ -122,7 +136,8 @@ class _Runner:
             return self.failed(error, stage)
         except BaseException:
             self.objects.rewind(known)
-            return {"error": _describe(error, stage), "changes": []}
+            self.objects.begin()
+            return {"error": _describe(error, stage), "changes": self.objects.changes()}
 
     def detail(self, described: dict, error: BaseException, depth: int = 0) -> None:
         """Arguments, attributes and cause, as far as they can be sent; the message has to do for the rest."""
@@ -130,10 +145,11 @@ class _Runner:
         described["args"] = self.part(list(error.args), [described["message"]])
         found = {name: getattr(error, name) for name in ATTRIBUTES if hasattr(error, name)} | vars(error)
         described["attributes"] = [[name, self.part(value, None)] for name, value in found.items()]
-        if error.__cause__ is not None and depth < 5:
-            cause = {"message": _text(error.__cause__)}
-            self.detail(cause, error.__cause__, depth + 1)
-            described["cause"] = cause
+        described["suppressed"] = error.__suppress_context__
+        for key, above in (("cause", error.__cause__), ("context", error.__context__)):
+            if above is not None and depth < 3:
+                described[key] = {"message": _text(above)}
+                self.detail(described[key], above, depth + 1)
 
     def part(self, value: Any, otherwise: Any) -> Any:
         """The node of a small value; of another one if it is not small."""
@@ -149,13 +165,23 @@ class _Runner:
         number = self.handle_numbers.setdefault(id(value), len(self.handles))
         if number == len(self.handles):
             self.handles.append(value)
-        if isinstance(value, Enum) and self.module.__dict__.get(kind.__name__) is kind:
-            return [number, f"{kind.__name__}.{value.name}", "E"]
+        if named := enum_name(value, self.module.__dict__.get):
+            return [number, named, "E"]
         found = {}
         for base in reversed(type.__dict__["__mro__"].__get__(kind)):  # not getattr(), which asks the class's own class
             found.update(base.__dict__)
         has = "".join(letter for letter, method in ABILITIES.items() if found.get(method) is not None)
-        return [number, str(kind.__name__)[:MAX_NAME], has]
+        if isinstance(found.get("__repr__"), types.FunctionType):
+            has += "R"
+        answer = [number, str(kind.__name__)[:MAX_NAME], has]
+        if issubclass(kind, Exception):
+            return [*answer, *_types(kind, self.module.__dict__)]
+        classes = self.objects.classes
+        return (
+            [*answer, *(base.__name__ for base in kind.__mro__[1:12] if base.__name__ in classes)]
+            if classes
+            else answer
+        )
 
 
 def serve(channel: socket.socket) -> None:

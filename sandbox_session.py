@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import select
 import socket
 import struct
@@ -17,14 +18,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from enum import Enum
 from typing import Any, NoReturn
 
-from sandbox_codec import MAX_FRAME, MAX_REQUEST, Malformed, TooBig, dump_frame, split_frame
+from sandbox_codec import MAX_FRAME, MAX_REQUEST, Costly, Malformed, TooBig, dump_frame, split_frame
 from sandbox_objects import Objects
-from sandbox_plain import MAX_NAME, NotPlain
-from sandbox_remote import Remote, far, one_line, reference_of, remote_class
+from sandbox_plain import MAX_NAME, NotPlain, enum_member, is_enum, plain_base
+from sandbox_remote import CLASSES, Remote, methods_from_afar, one_line, reference_of, remote_class
 
+_MODULES = sys.stdlib_module_names | {"numpy"}
+_NOT_RAISED = {"unittest", "doctest"}  # SkipTest and its like would end a test and pass it
 LARGE = 16 * 1024  # bytes of a message that takes time
 LOOK_UP = struct.pack("@ll", 0, 200_000)  # a struct timeval: how long one read from the candidate waits
 
@@ -65,10 +67,14 @@ class Session:
         self.question = 0
         self.own_argument = False  # whether what could not cross was made by the tests
         self.names: dict[str, Any] = {}
+        self.seeds = False  # whether the program goes by the state of `random` in the tests
+        self.seed: tuple = ()
         self.transport = 0.0
         self.objects = Objects(reference_of, self.resolve, True, self.stand_in, self.class_of, self.member)
         self.remotes: dict[int | str, Remote] = {}
         self.lengths: dict[int | str, tuple[int, int]] = {}  # of a remote: what len() was, after how many changes
+        self.ending: set[int | str] = set()  # the remotes that may raise StopIteration when they are called
+        self.raised: dict[str, type[Exception]] = {}  # the candidate's own exceptions, by name
         self.caller = select.poll()
         self.caller.register(parent, select.POLLIN)
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, LOOK_UP)
@@ -153,7 +159,7 @@ class Session:
     def _request(self, op: str, args: list, kwargs: dict) -> Any:
         if self.over:
             raise CheckOver
-        self.changes += op in ("call", "setattr", "setitem", "next", "getattr")
+        self.changes += op not in ("len", "bool", "str", "repr", "iter", "contains")
         started = time.monotonic()
         self.objects.begin()
         try:
@@ -165,11 +171,15 @@ class Session:
                 "changes": self.objects.changes(),
                 "forget": gone,
             }
+            if self.seeds and (seed := (_seeded[0], random.getstate())) != self.seed:
+                self.seed, message["random"] = seed, seed[1]
         except (NotPlain, TooBig) as error:
             self.own_argument = getattr(error, "own", False) and op == "call" and type(reference_of(args[0])) is str
             # whose fault that is, the judge finds out by the task's reference
             self.end("uncrossable", f"the test passes an argument that cannot cross: {error}")
         self.asked = True
+        if op == "call" and isinstance(args[0], Remote) and reference_of(args[0]) in self.ending:
+            op = "next"  # what it may raise
         self.question = int.from_bytes(os.urandom(6), "big")  # nothing written before can pass for the answer
         frame = self.framed({"id": self.question, **message})
         if len(frame) > LARGE:  # what the tests pass, not what the program returns, or that could take for ever
@@ -181,7 +191,8 @@ class Session:
         except (Malformed, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             if hasattr(error, "_remote"):
                 raise  # the candidate's own exception
-            self.end("protocol", f"a malformed answer: {one_line(error)}")
+            status = "fail" if isinstance(error, Costly) else "protocol"
+            self.end(status, f"a malformed answer: {one_line(error)}")
 
     def take(self, reply: dict, op: str) -> Any:
         if "error" in reply or "exit" in reply:
@@ -191,45 +202,99 @@ class Session:
         self.objects.active.difference_update(reply["free"])
         value = self.objects.decode(reply["value"])
         self.objects.apply(reply["changes"])
+        self.check_iterators()
         self.calls += 1
         return value
 
+    def check_iterators(self) -> None:
+        """End the check where the tests go on with an iterator that was used up to be sent."""
+        for iterator in self.objects.drained:
+            frame = sys._getframe()
+            while self.objects.left[self.objects.numbers[id(iterator)]] and frame is not None:
+                if frame.f_code.co_filename == "<tests>" and any(v is iterator for v in frame.f_locals.values()):
+                    self.own_argument = True
+                    self.end("uncrossable", "the test goes on with an iterator of which the program used a part")
+                frame = frame.f_back
+
     def resolve(self, body: Any) -> Any:
         """What stands for an object of the candidate's: one `Remote` for each, with the abilities that it has."""
-        reference, name, abilities = body
+        reference, name, abilities, *bases = body
         if type(reference) not in (int, str) or type(name) is not str or type(abilities) is not str:
             raise Malformed("a reference is a number, a name and abilities")
         if "E" in abilities and (member := self.member(name)) is not None:
             return member
         if reference not in self.remotes:
-            own = self.names.get(name)
-            own = own if isinstance(own, type) and not issubclass(own, Enum) else None
+            own = self.class_above(name, bases)
             kind = (remote_class if own is None else remote_class.__wrapped__)(name[:MAX_NAME], abilities, own)
             self.remotes[reference] = new = kind()
             object.__setattr__(new, "__sandbox__", (self, reference, f"<{name[:MAX_NAME]} object in the sandbox>"))
         return self.remotes[reference]
 
+    def class_above(self, name: str, bases: list[str]) -> type | None:
+        """The class of which an object of the candidate's says to be an instance: the prompt's, Python's, or one below.
+
+        Args:
+            bases: of an exception all, of another object those that the prompt defines.
+        """
+        prompts = [
+            kind for base in bases if base in self.objects.classes and isinstance(kind := self.names[base], type)
+        ]
+        if prompts:
+            return type(name[:MAX_NAME], (prompts[0],), {})
+        if bases:
+            return self.exception_type(bases)
+        own = self.names.get(name) or CLASSES.get(name)
+        return own if isinstance(own, type) and not is_enum(own) else None
+
+    def know(self, names: dict[str, Any], classes: list[str], seeds: bool) -> None:
+        """Begin with what the prompt defines. `seeds`: the tests seed `random`, and the program goes by it."""
+        self.names, self.seeds = names, seeds
+        self.objects.classes.update(classes)
+
+    def given(self, nodes: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
+        """What the program defines of the names that the tests want."""
+
+        def bases(name: str) -> int:
+            return len(nodes[name].get("error", ())) if type(nodes[name]) is dict else 0
+
+        return {name: self.named(nodes[name]) for name in sorted(nodes, key=bases) if name in wanted}
+
     def named(self, node: Any) -> Any:
         """What a name of the program's stands for in the tests; for an exception's class, one that they can catch."""
         if type(node) is dict and "error" in node:
-            name, *bases = node["error"]
-            base = next(filter(None, (exception_class(base, self.names) for base in bases)), Exception)
-            return type(name.rpartition(".")[2], (base,), {})
+            return self.exception_type(node["error"], True)
         return self.objects.decode(node)
 
-    def member(self, name: str) -> Any:
-        """The member of an enumeration that the prompt defines; None if it is the candidate's own."""
-        kind, dot, member = name.partition(".")
-        if not dot:
-            return None
-        found = self.names.get(kind)
-        if isinstance(found, type) and issubclass(found, Enum):
-            return found.__members__.get(member)
-        return None
+    def exception_type(self, names: list[str], make: bool = False) -> type[Exception]:
+        """The class by which the tests know an exception, of its class's name and its bases' names.
 
-    def stand_in(self, name: str, base: type) -> type:
-        """The class of an instance of the candidate's subclass of a builtin type: the base, and methods from afar."""
-        return type(name, (base,), {"__getattr__": lambda value, name: far(self, value, name)})
+        Args:
+            make: the program under test may have put its own in the place of one of the same name.
+        """
+        first, *others = names
+        found = self.raised.get(first) or exception_class(first, self.names)
+        if found is not None and (not make or "." in first):
+            return found
+        known = [kind for other in others if (kind := self.raised.get(other) or exception_class(other, self.names))]
+        nearest = [kind for kind in known if not any(kind is not other and issubclass(other, kind) for other in known)]
+        body = {"__str__": _said}
+        try:
+            made = type(first.rpartition(".")[2], tuple(dict.fromkeys(nearest)) or (Exception,), body)
+        except TypeError:  # bases that do not go together here
+            made = type(first.rpartition(".")[2], (known[0],), body)
+        self.raised[first] = made
+        return made
+
+    def member(self, name: str) -> Any:
+        """The member of an enumeration that the prompt or Python defines; None if it is the candidate's own."""
+        return enum_member(name, self.class_of)
+
+    def stand_in(self, name: str, base: type, replaced: tuple[str, ...]) -> type:
+        """The class of an instance of the candidate's subclass of a plain type: the base, and methods from afar."""
+        own = self.names.get(name) if name in self.objects.classes else None
+        if isinstance(own, type) and plain_base(own) is base and not is_enum(own):
+            base = own  # with the prompt's own methods
+        return type(name, (base,), methods_from_afar(self, name, replaced))
 
     def complain(self, reply: dict, op: str = "") -> NoReturn:
         """Raise what the candidate raised; end the check where it tried to end the program."""
@@ -251,20 +316,42 @@ class Session:
 
     def exception(self, error: dict, op: str = "", depth: int = 0) -> Exception:
         """The exception that an answer describes, with its attributes and its cause."""
-        found = (exception_class(name, self.names) for name in error["types"])
-        kind = next((kind for kind in found if kind), Exception)
+        kind = self.exception_type(error["types"])
         if kind is StopIteration and op != "next":
             kind = RuntimeError  # else a call inside map() or zip() could end a test's loop early, and pass it
         arguments = self.objects.decode(error["args"]) if "args" in error else [str(error["message"])]
         raised = _made(kind, arguments)
         for name, node in error.get("attributes", ()):
             value = self.objects.decode(node)
-            if type(name) is str and not name.startswith("_"):
+            if type(name) is str and (name == "__notes__" or not name.startswith(("__", "_remote", "_sandbox"))):
                 with contextlib.suppress(AttributeError, TypeError):
                     object.__setattr__(raised, name, value)
-        if "cause" in error and depth < 5:
-            raised.__cause__ = self.exception(error["cause"], depth=depth + 1)
+        if kind.__str__ is _said and len(message := str(error["message"])) < 500:
+            raised._sandbox_message = message
+        for key in {"cause", "context"} & error.keys():
+            if depth < 3:
+                setattr(raised, f"__{key}__", self.exception(error[key], depth=depth + 1))
+        raised.__suppress_context__ = error.get("suppressed") is True
         return raised
+
+
+_seeded = [0]  # how often; to the same seed it changes no state
+
+
+def _counted(function: Callable[..., None]) -> Callable[..., None]:
+    def counted(*args: Any, **kwargs: Any) -> None:
+        _seeded[0] += 1
+        function(*args, **kwargs)
+
+    return counted
+
+
+random.seed, random.setstate = _counted(random.seed), _counted(random.setstate)
+
+
+def _said(error: Exception) -> str:
+    """What the candidate's own `__str__` said over there."""
+    return vars(error).get("_sandbox_message") or Exception.__str__(error)
 
 
 def _made(kind: type[Exception], arguments: list) -> Exception:
@@ -285,5 +372,7 @@ def exception_class(name: Any, own: dict[str, Any]) -> type[Exception] | None:
     if type(name) is not str:
         raise Malformed("an exception's name is text")
     module, _, last = name.rpartition(".")
+    if module.partition(".")[0] in _NOT_RAISED or (module and module.partition(".")[0] not in _MODULES):
+        return None
     kind = getattr(sys.modules.get(module), last, None) if module else own.get(last)
     return kind if isinstance(kind, type) and issubclass(kind, Exception) else None

@@ -24,6 +24,8 @@ IMPORTABLE = {"np": "numpy", "numpy": "numpy"}
 CAPTURES_OUTPUT = {"stdout", "redirect_stdout", "capsys", "StringIO"}
 EXECUTES = {"eval", "exec", "compile", "__import__", "pickle", "marshal", "shelve", "subprocess"}  # what is returned
 TAKES_THE_ALARM = {"alarm", "setitimer", "SIGALRM"}  # the judge's deadline
+# settings of the process in which the function runs, which the judge does not share
+SETTINGS = {"environ", "putenv", "chdir", "getcontext", "setcontext", "localcontext", "setlocale"}
 # what asks about the interpreter in which the function runs; it is tried there too
 SURROUNDINGS = {"mock", "patch", "setrecursionlimit", "process_time", "thread_time", "tracemalloc", "getrusage",
                 "getrefcount", "settrace", "setprofile"}  # fmt: skip
@@ -47,22 +49,30 @@ class Split:
         tests: the tests, rewritten and compiled; execute it in the helpers' namespace.
         remote: names that must come from the candidate; the first one is the entry point if the task names it.
         required: those of them without which there is nothing to test.
+        called: those of `required` that the tests call.
         imports: standard modules that the tests use without importing them: name -> module.
         total: how many tests there are, None if they cannot be counted.
         lasting: whether prompt or tests may change the judge's interpreter for the tasks after this one.
         modules: what prompt and tests import.
         surroundings: whether the tests ask about the interpreter in which the function runs.
+        settings: whether they change something that the function's process has for itself.
+        classes: the prompt's own classes that it leaves nothing of to be written; their objects cross as plain data.
+        seeds: whether the tests seed `random`, by which the function must go too.
     """
 
     helpers: CodeType
     tests: CodeType
     remote: list[str]
     required: list[str]
+    called: set[str] = field(default_factory=set)
     imports: dict[str, str] = field(default_factory=dict)
     total: int | None = None
     lasting: bool = False
     modules: list[str] = field(default_factory=list)
     surroundings: bool = False
+    settings: bool = False
+    classes: list[str] = field(default_factory=list)
+    seeds: bool = False
 
 
 def split(task: dict[str, Any]) -> Split:
@@ -100,6 +110,7 @@ def split(task: dict[str, Any]) -> Split:
     modules = (wanted - called) & (sys.stdlib_module_names | set(IMPORTABLE))  # a module cannot be called
     imports = {name: IMPORTABLE.get(name, name) for name in modules}
     remote = sorted((wanted | unfinished) - set(imports) - {entry_point})
+    required = [entry_point] if entry_point else sorted(set(remote) & wanted)
     around = list(ast.walk(helpers))
     imported = _imported(around), _imported(nodes)
     lasting = _lasting(around, imported[0]) or _lasting(nodes, imported[1])
@@ -113,13 +124,21 @@ def split(task: dict[str, Any]) -> Split:
         helpers=compiled_helpers,
         tests=compiled_tests,
         remote=([entry_point] if entry_point else []) + remote,
-        required=[entry_point] if entry_point else sorted(set(remote) & wanted),
+        required=required,
+        called=set(required) & (called | {entry_point}),
         imports=imports,
         total=total,
         lasting=lasting,
-        modules=sorted({name.partition(":")[0] for names in imported for name in names.values()}),
+        modules=sorted(modules_of(imported)),
         surroundings=bool(SURROUNDINGS & (used | attributes | bound)),
+        settings=bool(SETTINGS & (used | attributes)),
+        seeds=bool({"seed", "setstate"} & (used | attributes)) and "random" in modules_of(imported),
+        classes=sorted(_whole_classes(helpers) & finished - {entry_point}),
     )
+
+
+def modules_of(imported: Iterable[dict[str, str]]) -> set[str]:
+    return {name.partition(":")[0] for names in imported for name in names.values()}
 
 
 def _shadowed(task: dict[str, Any], tests: ast.Module, names: set[str], others: bool) -> set[str]:
@@ -217,6 +236,18 @@ def _definitions(module: ast.Module) -> tuple[set[str], set[str]]:
         else:
             finished |= _bound(ast.walk(node))
     return finished - unfinished, unfinished
+
+
+def _whole_classes(module: ast.Module) -> set[str]:
+    """Classes of which no method is left to be written."""
+    classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
+    methods = {kind.name: [node for node in kind.body if isinstance(node, ast.FunctionDef)] for kind in classes}
+    return {name for name, found in methods.items() if not any(map(_unwritten, found))}
+
+
+def _unwritten(method: ast.FunctionDef) -> bool:
+    abstract = any(ast.unparse(decorator).endswith("abstractmethod") for decorator in method.decorator_list)
+    return not abstract and all(map(_says_nothing, method.body))
 
 
 def _says_nothing(node: ast.stmt) -> bool:
