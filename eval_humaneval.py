@@ -150,21 +150,26 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
         the samples (of this process's share of the tasks), whether the model is an adapter, and its base model.
     """
     import processes
-    from policy import base_and_adapter, compute_dtype, load_policy, load_tokenizer, pick_device
+    from parity import check_copy
+    from policy import base_and_adapter, compute_dtype, load_config, load_policy, load_tokenizer, pick_device
     from rollout import Rollout, encode_prompts, sample
     from rollout_vllm import VllmSampler
+    from tokens import check_ids
 
     device = pick_device(args.device)
     dtype = compute_dtype(device, args.dtype)
     base, adapter = base_and_adapter(args.model_path)
     tokenizer = load_tokenizer(args.model_path, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
+    config = load_config(args.model_path, args.trust_remote_code)
+    check_ids(config, args.data_path, [*prompts, [tokenizer.eos_token_id]], args.max_new_tokens)
     seeds = processes.share([(args.seed, index) for index in range(len(tasks))])
     tasks, prompts = processes.share(tasks), processes.share(prompts)
     if args.engine == "vllm":
         model, sampler = None, VllmSampler(args.model_path, tokenizer, args).sample
     else:
         model = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code, dtype=dtype)
+        check_copy(model, prompts)
         sampler = partial(sample, graph=args.cuda_graph)
     scored: dict[int, Sample] = {}
     bar = tqdm(total=len(prompts) * args.n_samples, desc=args.exp_name, unit="completion", disable=args.quiet)

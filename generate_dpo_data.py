@@ -109,19 +109,24 @@ def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
     from tqdm import tqdm
 
     from batches import Sample
-    from policy import compute_dtype, load_policy, load_tokenizer, pick_device
+    from parity import check_copy
+    from policy import compute_dtype, load_config, load_policy, load_tokenizer, pick_device
     from rollout import Rollout, encode_prompts, sample
     from rollout_vllm import VllmSampler
+    from tokens import check_ids
     from training import item_order
 
     device = pick_device()
     dtype = compute_dtype(device, args.dtype)
     tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
+    config = load_config(args.sft_model, args.trust_remote_code)
+    check_ids(config, args.train_path, [*prompts, [tokenizer.eos_token_id]], args.max_new_tokens)
     if args.engine == "vllm":
         model, sampler = None, VllmSampler(args.sft_model, tokenizer, args).sample
     else:
         model = load_policy(args.sft_model, device, trust_remote_code=args.trust_remote_code, dtype=dtype).eval()
+        check_copy(model, prompts)
         sampler = partial(sample, graph=args.cuda_graph)
     order = islice(item_order(len(tasks), args.seed), len(tasks))  # shuffled: a budget takes a random subset
     groups: dict[int, list[Sample]] = {}

@@ -120,9 +120,9 @@ def head_logprobs(
     The logits are what fills a card: there are never more than about `logits_at_once`. Where they are needed again for
     a gradient, the gradient is taken at once instead (`HeadLogprobs`), unless the head itself is trained.
     """
-    size = max(1, logits_at_once // head.out_features)
+    size = max(1, logits_at_once // len(head.weight))
     parts = zip(states.split(size), ids.split(size), strict=True)
-    if head.weight.requires_grad or not (torch.is_grad_enabled() and states.requires_grad):
+    if not is_fixed(head) or not (torch.is_grad_enabled() and states.requires_grad):
         results = [logits_logprobs(head_logits(head, s), i, temperature, entropy)[:2] for s, i in parts]
     else:
         results = [HeadLogprobs.apply(head, s, i, temperature, entropy) for s, i in parts]
@@ -134,10 +134,15 @@ def head_logits(head, states: torch.Tensor) -> torch.Tensor:
 
     A head's own product in bfloat16 rounds a logit of 20 to a multiple of 1/8.
     """
-    if states.dtype == torch.float32 or head.weight.requires_grad:
-        return head(states)
+    if states.dtype == torch.float32 or not is_fixed(head):
+        return head(states).float()
     logits = product(states, head.weight.t())
     return logits if head.bias is None else logits + head.bias
+
+
+def is_fixed(head) -> bool:
+    """Whether an LM head is its weight and bias alone, and not trained: neither adapted nor replaced."""
+    return type(head) is torch.nn.Linear and not head.weight.requires_grad
 
 
 def next_logits(model, **inputs) -> torch.Tensor:

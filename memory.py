@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 
 import policy
+from adapters import check_plain
 from common import InputError, require, require_at_least
 from logprobs import takes_shared_prompts
 from memory_parts import Shape, nf4_bytes, passes, read_shape, sampling_bytes, scoring_bytes, training_bytes
@@ -206,6 +207,8 @@ def preflight(args: Args) -> None:
     require_at_least(1, args, "sample_batch_size", "micro_batch_tokens", "per_device_train_batch_size")
     require_at_least(0, args, "minibatch_size", "value_coef", "entropy_coef")
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
+    if adapter := policy.base_and_adapter(args.model_name)[1]:
+        check_plain(adapter, "--preflight")
     shape = read_shape(args.model_name, args.trust_remote_code)
     print(report(shape, replace(args, lora_r=rank_of(args.model_name) or args.lora_r)))
 

@@ -122,9 +122,12 @@ def merge(model: PeftModel, dtype: torch.dtype) -> tuple[torch.nn.Module, Roundi
         InputError: a layer that is adapted in some other way than by B A s, or a weight that the dtype cannot hold.
     """
     lost, added, worst, worst_name = 0.0, 0.0, 0.0, ""
-    for name, layer in model.get_base_model().named_modules():
+    base = model.get_base_model()
+    for name, layer in base.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
+        tied = layer.base_layer.weight is base.get_input_embeddings().weight
+        require(not tied, f"{name}: is adapted, and its weights are the embeddings' too, which are not")
         plain = type(layer) is Linear and not layer.lora_variant
         require(plain, f"{name}: is adapted in a way that is not merged here")
         delta = layer.get_delta_weight("default").double()  # (out, in)

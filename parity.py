@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
 from common import InputError, require
-from logprobs import completion_logprobs, rounded_otherwise
-from policy import dtype_of
+from logprobs import base_of, completion_logprobs, rounded_otherwise
+from policy import dtype_of, merged_copy
 
 MAX_LOG_RATIO = 20.0  # beyond, exp could overflow, and a clipped term's gradient become 0 times infinity
 
@@ -182,6 +182,43 @@ def token_logprobs(model, rollouts: list, temperature: float, size: int) -> torc
 
 
 @torch.no_grad()
+def check_copy(model, prompts: list[list[int]]) -> float:
+    """Before anything is sampled: does the copy that samples say what the policy says?
+
+    Args:
+        model: the policy. prompts: token ids; a few tokens of the first ones are compared.
+
+    Returns:
+        the mean difference of a token's log-probability, in nats; 0 where the policy is its own copy.
+
+    Raises:
+        InputError: it does not: a part of the adapter is not in the copy.
+    """
+    copy, base = merged_copy(model), base_of(model)
+    rows = [ids[:65] for ids in prompts if len(ids) > 1][:8]
+    if copy is base or not rows:
+        return 0.0
+
+    def logprobs(of) -> torch.Tensor:
+        found, mask = completion_logprobs(of, [ids[:1] for ids in rows], [ids[1:] for ids in rows])
+        return found[mask > 0]
+
+    policy, bound = logprobs(model), FLOAT32_BOUND
+    if dtype_of(model) != torch.float32:
+        with rounded_otherwise(model):
+            bound = COPY_FACTOR * (logprobs(model) - policy).abs().mean().item()
+    gap = (logprobs(copy) - policy).abs().mean().item()
+    kinds = sorted({type(m).__name__ for m in base.modules() if type(m).__module__.startswith("peft.")})
+    require(
+        gap <= bound,
+        f"the copy that samples differs from the model by {gap:.3g} nats a token (bound {bound:.3g}): a part of the "
+        f"adapter is not in it ({', '.join(kinds) or 'no adapter'}); with transformers and peft in the versions of "
+        "requirements.txt this is a fault of ours",
+    )
+    return gap
+
+
+@torch.no_grad()
 def check_reference(
     model,
     prompts: list[list[int]],
@@ -224,6 +261,7 @@ REFERENCE_BOUND = 1e-3
 
 FLOAT32_BOUND = 1e-3  # measured: 6e-6 to 3e-5
 MIN_TOKENS = 500  # with fewer, the mean in 16 bits is too uncertain
+COPY_FACTOR = 3.0  # of what rounding makes, for a few hundred tokens; an adapter left out makes 5 and more
 FACTOR = 1.5  # benchmarks/README.md: right ones are at 1, wrong ones at 1.7 or more
 NOTABLE = 1.0  # nats
 

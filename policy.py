@@ -5,6 +5,7 @@ Base and adapters are always loaded in the same precision, 4-bit NF4 with double
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -23,12 +24,20 @@ from accelerate import init_empty_weights
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PretrainedConfig,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+import adapters
 from common import InputError, require
 
 transformers_logging.disable_progress_bar()
@@ -91,18 +100,53 @@ def _is_hub_name(name: str) -> bool:
 def load_tokenizer(name: str, trust_remote_code: bool = False):
     """The tokenizer of a model or of an adapter's base, with a pad token (masks never depend on which).
 
+    Its chat template is the adapter folder's own where that has one; `template_of` says whose it is.
+
     Raises:
-        InputError: the name cannot be resolved, the hub cannot be reached, or `load_config` refuses the model.
+        InputError: the name cannot be resolved, the hub cannot be reached, `load_config` refuses the model, or nothing
+            says which token ends a text.
     """
-    base, _ = base_and_adapter(name)
-    load_config(base, trust_remote_code)
+    base, adapter = base_and_adapter(name)
+    config = load_config(name, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise InputError(f"{base}: its tokenizer cannot be loaded: {first_line(error)}") from None
+    tokenizer.clean_up_tokenization_spaces = False  # else "[1 , 2]" would be read as "[1, 2]"
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = _ending_token(base, config, tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    own = chat_template_in(adapter) if adapter else None
+    tokenizer.chat_template = own or tokenizer.chat_template
+    tokenizer.template_of = (adapter if own else base) if tokenizer.chat_template else ""
     return tokenizer
+
+
+def _ending_token(base: str, config: PretrainedConfig, tokenizer) -> str:
+    """What ends a text, by the generation config or the model's, where the tokenizer does not say."""
+    try:
+        named = GenerationConfig.from_pretrained(base).eos_token_id
+    except OSError:  # it has none
+        named = None
+    named = named if named is not None else config.get_text_config().eos_token_id
+    first = named[0] if isinstance(named, list) and named else named
+    require(
+        isinstance(first, int),
+        f"{base}: no EOS: neither its tokenizer nor its generation config names a token that ends a text, so nothing "
+        "would end a completion; name one as eos_token in its tokenizer_config.json",
+    )
+    return tokenizer.convert_ids_to_tokens(first)
+
+
+def chat_template_in(folder: str) -> str | None:
+    """A folder's own chat template."""
+    with contextlib.suppress(OSError):
+        return (Path(folder) / "chat_template.jinja").read_text(encoding="utf-8")
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        template = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+        return template if isinstance(template, str) else None
+    return None
 
 
 def check_reachable(base: str) -> None:
@@ -129,7 +173,9 @@ def load_config(name: str, trust_remote_code: bool = False, trainable: bool = Fa
         InputError: it cannot be found or read, or is of no model that these scripts are for: decoders that continue a
             text, and to be trained, such whose logits are the LM head's own.
     """
-    base, _ = base_and_adapter(name)
+    base, adapter = base_and_adapter(name)
+    if adapter:
+        adapters.read_config(adapter, trainable)
     check_reachable(base)
     try:
         written, _ = PretrainedConfig.get_config_dict(base)
@@ -189,7 +235,7 @@ def load_policy(
             or no safetensors.
     """
     base, adapter = base_and_adapter(name)
-    load_config(base, trust_remote_code, trainable)
+    load_config(name, trust_remote_code, trainable)
     dtype = dtype or compute_dtype(device)
     require(
         not Path(base).is_dir() or any(Path(base).glob("*.safetensors")), f"{base}: cannot be loaded: {NO_SAFETENSORS}"
@@ -220,9 +266,7 @@ def load_policy(
             # on a CPU with AVX512-BF16 the first forward without gradients repacks the weight for good: bfloat16
             # products, and no gradient through the layer any more
             module.support_avx512bf16_for_cpu = False
-    if adapter:
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    return model
+    return adapters.add_adapter(model, adapter, trainable) if adapter else model
 
 
 def compute_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
@@ -299,9 +343,11 @@ def merged_copy(model):
     Its weights are made at every call, in the compute dtype; what is not in 4 bits is the policy's own. Decodes faster
     than the policy itself, from which the log-probabilities for training still come. In 16 bits the adapter stays
     beside the weights: most of what one adds to a weight is less than half of that weight's last bit, and would be
-    rounded away.
+    rounded away. A policy whose adapter cannot be merged exactly (`adapters.is_plain`) is its own copy.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not adapters.is_plain(base):
+        return base
     copy = _copies.get(base)
     if copy is None:
         copy = _copies[base] = _plain_copy(base)
@@ -402,10 +448,8 @@ def set_recomputing(model, on: bool) -> None:
 
 
 def save_adapter(model: PeftModel, tokenizer, folder: Path) -> None:
-    """Adapter and tokenizer as safetensors and JSON; of a reference beside it nothing."""
-    config = model.peft_config["default"]
-    config.target_modules = sorted(config.target_modules)  # peft has them as a set: written in another order each time
-    model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"], save_embedding_layers=False)
+    """Adapter and tokenizer."""
+    adapters.save(model, folder)
     tokenizer.save_pretrained(folder)
 
 

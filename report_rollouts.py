@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common import read_jsonl, require
+from tokens import CONTEXT, prompt_ids
 
 NUMBER, NUMBERS = (int, float), "a list of numbers"
 REQUIRED = {"step": int, "task_id": str, "completion": str, "status": str}
@@ -168,6 +169,8 @@ def pack_rollouts(rows: list[dict[str, Any]], tokenizer: Any) -> tuple[dict[str,
     """
     tasks, prompts, tokens = Table(), Table(), Table()
     decode, special = (decoder(tokenizer), set(tokenizer.all_special_ids)) if tokenizer else (None, set())
+    # a first token may spell less when nothing stands before it
+    behind = functools.lru_cache(None)(lambda prompt: prompt_ids(tokenizer, prompt)[-CONTEXT:])
     packed, strangers = [], 0
     for row in sorted(rows, key=lambda row: row["step"]):
         one: dict[str, Any] = {"step": row["step"], "task": tasks.number(row["task_id"]), "status": row["status"]}
@@ -179,7 +182,8 @@ def pack_rollouts(rows: list[dict[str, Any]], tokenizer: Any) -> tuple[dict[str,
             one["parts"] = {name: figure(value) for name, value in row["parts"].items()}
         ids, spelt = row.get("token_ids"), None
         if decode and ids:
-            found = pieces(decode, ids)
+            context = behind(row.get("prompt") or "\n")
+            found = pieces(decode, [*context, *ids])[len(context) :]
             spelt = "".join(found[:-1] if ids[-1] in special else found)
             if spelt.startswith(row["completion"]):  # cut at a stop string it is shorter
                 one["tokens"] = [tokens.number((i, piece, int(i in special)))

@@ -17,6 +17,7 @@ from logprobs import base_of, next_logits, pad
 from policy import eos_ids, merged_copy
 from rollout_graph import LOOK_EVERY, Draw, StaticDecoder, takes_graph
 from tasks import Task, instruction, truncate_at_stop
+from tokens import check_round_trip, completion_text, prompt_ids
 
 
 @dataclass
@@ -40,15 +41,19 @@ def encode_prompts(tokenizer, tasks: list[Task], max_prompt_tokens: int) -> list
     """Prompt token ids of each task.
 
     Raises:
-        InputError: a prompt is longer than max_prompt_tokens; names the task and the way out.
+        InputError: a prompt is longer than max_prompt_tokens, or the tokenizer does not give the tasks' solutions back;
+            names the task and the way out.
     """
-    encoded = [tokenizer(**prompt_text(tokenizer, task)).input_ids for task in tasks]
+    encoded = [prompt_ids(tokenizer, **prompt_text(tokenizer, task)) for task in tasks]
     for task, ids in zip(tasks, encoded, strict=True):
         if len(ids) > max_prompt_tokens:
             raise InputError(
                 f"{task['task_id']}: its prompt has {len(ids)} tokens, --max_length less --max_new_tokens leaves "
                 f"{max_prompt_tokens}; raise --max_length or drop the task"
             )
+    check_round_trip(tokenizer, tasks, encoded)
+    if any(task.get("instruct") for task in tasks):
+        print(f"chat template: {getattr(tokenizer, 'template_of', '') or 'none; asked under plain headings'}")
     return encoded
 
 
@@ -113,12 +118,13 @@ def sample(
         chosen = longest_first[start : start + chunk]
         draws = [np.random.default_rng(seeds and seeds[i]).random((num_samples, max_new_tokens)) for i in chosen]
         draws = torch.from_numpy(np.concatenate(draws))  # (B, R)
-        ends = Ends(tokenizer, ids, [stops[i] if stops else () for i in chosen for _ in range(num_samples)])
         inputs = [prompts[i] for i in chosen]
+        per_row = [(prompts[i], stops[i] if stops else ()) for i in chosen for _ in range(num_samples)]
+        ends = Ends(tokenizer, ids, *map(list, zip(*per_row, strict=True)))
         rows = _decode_static(static, inputs, draws, ends) if static else _decode(model, inputs, draws, draw, ends)
         for row, token_ids, logprobs, ended in rows:
             index = chosen[row // num_samples]
-            text = completion_text(tokenizer, token_ids, ids, ends.stops[row])
+            text = text_of(tokenizer, prompts[index], token_ids, ids, ends.stops[row])
             rollout = Rollout(index, prompts[index], token_ids, logprobs, ended, text)
             done[index][row % num_samples] = rollout
             on_rollout(rollout)
@@ -131,11 +137,12 @@ class Ends:
     """Where a row ends: after its first EOS, or where a stop string is complete.
 
     Args:
-        ids: every EOS. stops: (B,) stop strings of each row, none for a row that only an EOS ends.
+        ids: every EOS. prompts: of each row.
+        stops: (B,) stop strings of each row, none for a row that only an EOS ends.
     """
 
-    def __init__(self, tokenizer, ids: set[int], stops: list[tuple[str, ...]]) -> None:
-        self.tokenizer, self.ids, self.stops = tokenizer, ids, stops
+    def __init__(self, tokenizer, ids: set[int], prompts: list[list[int]], stops: list[tuple[str, ...]]) -> None:
+        self.tokenizer, self.ids, self.prompts, self.stops = tokenizer, ids, prompts, stops
         # a token is one character or more: no more than these can hold a stop string that a new one completes
         self.tail = max((len(stop) for strings in stops for stop in strings), default=0)
 
@@ -145,7 +152,9 @@ class Ends:
             if token_ids[length - 1] in self.ids:
                 return length
             if self.stops[row]:
-                text = self.tokenizer.decode(token_ids[max(0, length - self.tail) : length])
+                start = max(0, length - self.tail - 1)  # one more: the first may lose its space
+                before = self.prompts[row] if not start else []
+                text = completion_text(self.tokenizer, before, token_ids[start:length])
                 if any(stop in text for stop in self.stops[row]):
                     return length
         return 0
@@ -233,9 +242,9 @@ def _decode_static(static: StaticDecoder, prompts: list[list[int]], draws: torch
             rows = [rows[line] for line in kept]
 
 
-def completion_text(tokenizer, ids: list[int], ends: set[int], stops: tuple[str, ...]) -> str:
+def text_of(tokenizer, prompt: list[int], ids: list[int], ends: set[int], stops: tuple[str, ...]) -> str:
     """What the ids say, without the EOS (one of `ends`), cut at a stop string as `tasks.truncate_at_stop` does."""
-    text = tokenizer.decode(ids[:-1] if ids[-1] in ends else ids)
+    text = completion_text(tokenizer, prompt, ids[:-1] if ids[-1] in ends else ids)
     return truncate_at_stop(text, stops)
 
 

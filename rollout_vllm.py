@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig, GenerationConfig
 
+from adapters import check_plain
 from common import InputError, require
 from parity import adapter_weights
 from policy import base_and_adapter, compute_dtype, eos_ids, pick_device, save_adapter
-from rollout import Rollout, completion_text
+from rollout import Rollout, text_of
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for (vllm.config.lora.MaxLoRARanks)
 
@@ -84,6 +85,8 @@ class VllmSampler:
         import vllm
 
         base, self.adapter = base_and_adapter(name)
+        if self.adapter:
+            check_plain(self.adapter, "--engine vllm")
         self.vllm, self.ends = vllm, _ends(base, tokenizer, args.trust_remote_code)
         self.request, self.handed, self.version = None, {}, 0
         self.folder = TemporaryDirectory(prefix="adapters-")
@@ -163,7 +166,7 @@ class VllmSampler:
     def _rollout(self, tokenizer, index: int, prompt: list[int], output, stops: tuple[str, ...]) -> Rollout:
         ids = list(output.token_ids)  # up to and with the EOS, or the token that completed a stop string
         logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)]
-        text = completion_text(tokenizer, ids, set(self.ends), stops)
+        text = text_of(tokenizer, prompt, ids, set(self.ends), stops)
         return Rollout(index, prompt, ids, logprobs, output.finish_reason == "stop", text)
 
     def hand_over(self, model, tokenizer) -> Any:

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from common import Dtype, read_jsonl, require, require_at_least, run
+from common import Dtype, InputError, read_jsonl, require, require_at_least, run
 
 if TYPE_CHECKING:
     import torch  # takes seconds: not before the arguments are known to be right
@@ -122,35 +122,34 @@ def _pair(record: dict[str, Any], where: str) -> Pair:
     return Pair(where, str(record.get("task_id", where)), *texts, *ids)
 
 
-def encode_pairs(pairs: list[Pair], tokenizer, vocabulary: int, max_length: int | None) -> None:
-    """Give pairs of text alone their ids, prompt and completion apart, EOS added; check the ids of the others.
+def encode_pairs(pairs: list[Pair], tokenizer, config: Any) -> None:
+    """Give pairs of text alone their ids, the completion's as they are behind the prompt, EOS added; check the others.
 
     Args:
-        vocabulary: how many token ids the model has.
-        max_length: positions that it has; None: it does not say.
+        config: of the model.
 
     Raises:
         InputError: ids of another tokenizer, or a pair too long; names the file and the line.
     """
+    from tokens import check_ids, completion_ids, prompt_ids
+
     for pair in pairs:
-        prompt_ids = tokenizer(pair.prompt).input_ids if pair.prompt is not None else pair.prompt_ids
+        found = prompt_ids(tokenizer, pair.prompt) if pair.prompt is not None else pair.prompt_ids
         if pair.prompt_ids is None:
-            pair.prompt_ids = prompt_ids
-            pair.chosen_ids, pair.rejected_ids = (
-                tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
-                for text in (pair.chosen, pair.rejected)
-            )
-        require(len(pair.prompt_ids) > 0, f"{pair.where}: its prompt has no tokens; the model needs one to start from")
-        known = max(pair.prompt_ids + pair.chosen_ids + pair.rejected_ids) < vocabulary
+            pair.prompt_ids = found
+            require(len(found) > 0, f"{pair.where}: its prompt has no tokens; the model needs one to start from")
+            try:
+                pair.chosen_ids, pair.rejected_ids = (
+                    completion_ids(tokenizer, found, text) + [tokenizer.eos_token_id]
+                    for text in (pair.chosen, pair.rejected)
+                )
+            except InputError as error:
+                raise InputError(f"{pair.where}: the tokenizer does not give its text back: {error}") from None
         require(
-            known and pair.prompt_ids == prompt_ids,
+            pair.prompt_ids == found,
             f"{pair.where}: its ids are of another tokenizer than the model's; make the pairs with this --sft_model",
         )
-        length = pair.prompt_length + max(pair.lengths)
-        require(
-            max_length is None or length <= max_length,
-            f"{pair.where}: prompt and completion have {length} tokens, the model has {max_length} positions",
-        )
+        check_ids(config, pair.where, [pair.prompt_ids + ids for ids in (pair.chosen_ids, pair.rejected_ids)])
 
 
 def pair_logprobs(model, pairs: list[Pair]) -> torch.Tensor:
@@ -192,16 +191,13 @@ def main(args: Args) -> None:
     pairs = read_pairs(args.train_path)
 
     import torch
-    from transformers import AutoConfig
 
     from parity import as_reference, check_reference
-    from policy import base_and_adapter, dtype_of, load_tokenizer
+    from policy import dtype_of, load_config, load_tokenizer
     from training import training_run
 
     tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
-    base, _ = base_and_adapter(args.sft_model)
-    config = AutoConfig.from_pretrained(base, trust_remote_code=args.trust_remote_code).get_text_config()
-    encode_pairs(pairs, tokenizer, config.vocab_size, getattr(config, "max_position_embeddings", None))
+    encode_pairs(pairs, tokenizer, load_config(args.sft_model, args.trust_remote_code))
     total = max(1, round(len(pairs) * args.num_train_epochs))  # pairs, the repeated ones included
     if args.num_steps > 0:
         total = args.num_steps * args.batch_size

@@ -55,9 +55,11 @@ def encode(tokenizer, task: Task, max_length: int) -> dict[str, list[int]]:
         InputError: longer than max_length; a cut solution would lose its end.
     """
     from rollout import prompt_text
+    from tokens import check_round_trip, completion_ids, prompt_ids
 
-    prompt = tokenizer(**prompt_text(tokenizer, task)).input_ids
-    solution = tokenizer(answer(task), add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    prompt = prompt_ids(tokenizer, **prompt_text(tokenizer, task))
+    check_round_trip(tokenizer, [task], [prompt])
+    solution = completion_ids(tokenizer, prompt, answer(task)) + [tokenizer.eos_token_id]
     ids = prompt + solution
     if len(ids) > max_length:
         raise InputError(
@@ -88,6 +90,7 @@ def main(args: Args) -> None:
     from policy import (
         add_lora,
         compute_dtype,
+        load_config,
         load_policy,
         load_tokenizer,
         pick_device,
@@ -98,6 +101,7 @@ def main(args: Args) -> None:
     from processes import output_folder, processes
     from run_record import conclude, finish_record, start_record
     from screen import Screen
+    from tokens import check_ids
 
     device = pick_device()
     dtype = compute_dtype(device, args.dtype)
@@ -107,6 +111,9 @@ def main(args: Args) -> None:
         run_record = start_record(folder, args)
         tokenizer = load_tokenizer(args.model_name, args.trust_remote_code)
         examples = [encode(tokenizer, task, args.max_length) for task in tasks]
+        config = load_config(args.model_name, args.trust_remote_code)
+        for task, example in zip(tasks, examples, strict=True):
+            check_ids(config, task["task_id"], [example["input_ids"]])
         set_seed(args.seed)
         model = load_policy(
             args.model_name, device, trainable=True, trust_remote_code=args.trust_remote_code, dtype=dtype

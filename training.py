@@ -48,6 +48,7 @@ from policy import (
     compute_dtype,
     dtype_of,
     eos_ids,
+    load_config,
     load_policy,
     load_tokenizer,
     pick_device,
@@ -63,6 +64,7 @@ from run_record import conclude, finish_record, start_record
 from sandbox import Verdict
 from screen import Screen
 from tasks import answer, language_of, prompt_variants, read_tasks
+from tokens import check_ids
 from tracking import Tracker, check_tracker, run_name
 from validation import Validation
 
@@ -145,11 +147,13 @@ class Run:
         self.tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
         self.validation = None
         if sandbox:
-            longest = args.max_length - args.max_new_tokens
+            longest, config = args.max_length - args.max_new_tokens, load_config(args.sft_model, args.trust_remote_code)
             self.variants = prompt_variants(items, args.prompt_level)
             self.prompts = encode_prompts(self.tokenizer, self.variants, longest)
+            check_ids(config, args.train_path, [*self.prompts, [self.tokenizer.eos_token_id]], args.max_new_tokens)
             if valid:
                 prompts = encode_prompts(self.tokenizer, valid, longest)
+                check_ids(config, args.valid_path, prompts, args.max_new_tokens)
                 self.validation = Validation(valid, prompts, args.valid_every, args.patience)
             self.sampler = sample
             if args.engine == "vllm":  # it starts while the GPU is empty, and before the seeds are set: it sets its own

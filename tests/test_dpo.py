@@ -23,7 +23,7 @@ import training
 from batches import Sample
 from common import InputError
 from generate_dpo_data import pairs_of_task
-from policy import load_policy, load_tokenizer
+from policy import load_config, load_policy, load_tokenizer
 from rollout import Rollout
 from sandbox import Verdict
 from tasks import read_tasks
@@ -206,7 +206,7 @@ def test_text_is_tokenised_as_sft_does_it(pocket, tmp_path):
     tokenizer, task = load_tokenizer(pocket), read_tasks("data/pocket_train.jsonl")[0]
     record = {"prompt": task["prompt"], "chosen": task["canonical_solution"], "rejected": ""}
     (pair,) = read_pairs(write(tmp_path / "p.jsonl", record))
-    encode_pairs([pair], tokenizer, 1024, 1024)
+    encode_pairs([pair], tokenizer, load_config(pocket))
     assert pair.prompt_ids + pair.chosen_ids == encode(tokenizer, task, 384)["input_ids"]
     assert pair.rejected_ids == [tokenizer.eos_token_id] and pair.task_id.endswith("p.jsonl:1")
 
@@ -229,8 +229,8 @@ WITH_IDS = {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}
         (WITH_IDS | {"chosen_ids": []}, ":2: chosen_ids must be a list"),
         (WITH_IDS | {"rejected_ids": [True]}, ":2: rejected_ids must be a list"),
         (GOOD | WITH_IDS, ":2: its ids are of another tokenizer"),
-        (WITH_IDS | {"chosen_ids": [5000]}, ":2: its ids are of another tokenizer"),
-        (GOOD | {"chosen": "    x = 1\n" * 500}, ":2: prompt and completion have .* tokens, the model has 1024"),
+        (WITH_IDS | {"chosen_ids": [5000]}, ":2: token id 5000, and the model has 1024 embeddings"),
+        (GOOD | {"chosen": "    x = 1\n" * 500}, ":2: .* tokens, and the model has 1024"),
     ],
 )
 def test_a_line_that_is_no_pair_is_named(start, tmp_path, line, says):
@@ -447,7 +447,7 @@ def test_the_ids_of_the_file_are_those_sampled_and_those_trained_on(start, few_t
 
     # the trainer takes these very ids, and the log-probabilities are those of the sampler
     pairs = read_pairs(made.path)
-    encode_pairs(pairs, load_tokenizer(start), 1024, 1024)
+    encode_pairs(pairs, load_tokenizer(start), load_config(start))
     assert [[p.prompt_ids, p.chosen_ids, p.rejected_ids] for p in pairs] == [
         [line["prompt_ids"], line["chosen_ids"], line["rejected_ids"]] for line in made.lines
     ]

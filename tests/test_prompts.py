@@ -13,7 +13,7 @@ from batches import Sample
 from common import InputError
 from eval_humaneval import stored
 from generate_dpo_data import pair_line
-from policy import load_tokenizer
+from policy import load_config, load_tokenizer
 from quality import quality_measure
 from rollout import Rollout, encode_prompts, sample
 from sandbox import Sandbox, Verdict
@@ -224,5 +224,5 @@ def test_pairs_of_questions_can_be_trained_on(tmp_path, pocket):
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps(pair_line(right, wrong, "failing")) + "\n")
     pairs = read_pairs(path)
-    encode_pairs(pairs, tokenizer, 1024, 1024)
+    encode_pairs(pairs, tokenizer, load_config(pocket))
     assert (pairs[0].prompt_ids, pairs[0].chosen_ids, pairs[0].rejected_ids) == (prompt_ids, [5, 6, 1], [5, 7, 1])
