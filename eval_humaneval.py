@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+import gguf_model
 from common import Dtype, InputError, command, machine, read_jsonl, require, run, write_jsonl, write_text
 from judging import open_sandbox, require_judged
 from metrics import mean_parts, pass_at_k, wilson_interval
@@ -315,6 +316,7 @@ def main(args: Args) -> None:
         "engine": None if args.samples else "server" if server else args.engine,
         "is_lora": is_lora,
         "base_model": base,
+        **({"gguf": found} if samples_here and (found := gguf_model.origin(args.model_path)) else {}),
         "num_tasks": len(tasks),
         "num_samples": len(rows),
         "num_pass": sum(row["passed"] for row in rows),

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import gguf_model
 from common import InputError, command, machine, replace_folder, require, run
 from model_card import card, evaluations, training_record
 from tasks import sha256
@@ -258,6 +259,7 @@ def merge_into(folder: Path, args: Args, base: str, adapter: str, device) -> dic
     return {
         "args": asdict(args),
         "base_model": base,
+        "base_gguf": gguf_model.origin(base),
         "base_revision": revision(base),
         "adapter_sha256": sha256(Path(adapter) / "adapter_model.safetensors"),
         "rounding": asdict(rounding),

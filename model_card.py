@@ -104,6 +104,7 @@ def card(name: str, adapter: str, merged: dict, trained: dict | None, rows: list
         f"# {name.split('/')[-1]}",
         f"{shown}{revision} with a LoRA adapter{trained_by}, merged into its weights in {merged['args']['dtype']}. "
         "Made with RL-Code-Agent.",
+        *gguf_base(merged.get("base_gguf")),
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
         f'model = AutoModelForCausalLM.from_pretrained("{name}")\n```',
@@ -118,6 +119,13 @@ def card(name: str, adapter: str, merged: dict, trained: dict | None, rows: list
         f"That of {shown}, and of the data it was trained on, applies; this card states none.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def gguf_base(origin: dict | None) -> list[str]:
+    if not origin:
+        return []
+    return [f"The base weights are those of the GGUF file `{origin['file']}`, SHA-256 `{origin['sha256']}`, not of the "
+            "checkpoint that it was made from."]  # fmt: skip
 
 
 def training(trained: dict | None) -> list[str]:

@@ -38,6 +38,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 import adapters
+import gguf_model
 from common import InputError, require
 
 transformers_logging.disable_progress_bar()
@@ -72,11 +73,13 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def base_and_adapter(name: str) -> tuple[str, str | None]:
-    """The base model's name or folder, and the adapter's folder if `name` is one.
+    """The base model's name or folder, and the adapter's folder if `name` is one. A GGUF file is converted first.
 
     Raises:
         InputError: a folder that holds neither a model nor an adapter, or an adapter whose base cannot be found.
     """
+    if file := gguf_model.file_of(name):
+        return gguf_model.as_folder(file), None
     folder = Path(name)
     if (folder / "adapter_config.json").is_file():
         base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]

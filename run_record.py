@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import gguf_model
 from common import command, machine, write_text
 from tasks import sha256
 
@@ -15,6 +16,8 @@ from tasks import sha256
 def start_record(folder: Path, args: Any, **more: Any) -> dict[str, Any]:
     """Write what is known at the beginning."""
     record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "command": command(), **machine(), **more}
+    if found := gguf_model.origin(getattr(args, "sft_model", None) or args.model_name):
+        record["gguf"] = found
     record["task_files"] = task_files(record)
     write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
     return record

@@ -124,7 +124,8 @@ def prompt_variants(tasks: list[Task], level: str) -> list[Task]:
 
 def sha256(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes, which names a data set in the metrics."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def candidate_source(task: Task, completion: str) -> str:
