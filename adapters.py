@@ -56,6 +56,8 @@ def beyond_plain(adapter: str) -> list[str]:
     """
     config = read_config(adapter)
     found = [name if config[name] is True else f"{name} {config[name]}" for name in MORE_THAN_PLAIN if config.get(name)]
+    if config.get("bias", "none") != "none":
+        found.append(f"bias {config['bias']}")
     targets = config.get("target_modules") or []
     if not isinstance(targets, str):
         found += [f"LoRA on {name}" for name in sorted(EMBEDDINGS & set(targets))]

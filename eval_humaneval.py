@@ -45,7 +45,7 @@ class Args:
     data_path: str = "data/humaneval_test.jsonl"  # tasks to evaluate on
     model_path: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # hub name, model folder or adapter folder
     prompt_level: Literal["normal", "detailed", "terse"] = "normal"  # which prompt of a task
-    instruct: bool = False  # ask for an explanation, then the program in a fenced block
+    instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
     exp_name: str = "sft"  # names the files in the results folder
     samples: str = ""  # JSONL of task_id and completion: score these, load no model
     server: str = ""  # OpenAI-compatible server (http://host:8000/v1) that has --model_path ("": its only model)

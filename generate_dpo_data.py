@@ -30,7 +30,7 @@ from tasks import Task, read_tasks, sha256, stop_strings
 class Args:
     train_path: str = "data/humaneval_train.jsonl"  # tasks to make pairs from
     prompt_level: Literal["normal", "detailed", "terse"] = "normal"  # which prompt of a task
-    instruct: bool = False  # ask for an explanation, then the program in a fenced block
+    instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
     sft_model: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # adapter to sample from, the one that DPO starts from
     output_path: str = "checkpoints/deepseek_1_3b_dpo_pairs.jsonl"  # where the pairs go
     max_length: int = 1024  # tokens of prompt and completion together, at most

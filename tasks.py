@@ -227,12 +227,14 @@ def program(task: Task, text: str) -> tuple[list[Block], int]:
 
 
 def instruction(task: Task) -> str:
-    """What an `instruct` task asks of the model."""
+    """What an `instruct` task asks of the model: the program alone, or where reasoning is scored or learnt (Verilog, and
+    tasks with an `explanation`) an explanation first, which costs tokens that a small model does not use well."""
     what, fence = ("Verilog module", "verilog") if is_verilog(task) else ("Python function", "python")
-    return (
-        f"Complete this {what}. First explain in a few sentences how it works, then write the whole of it in one "
-        f"fenced block.\n\n```{fence}\n{task['prompt'].rstrip()}\n```"
-    )
+    if is_verilog(task) or task.get("explanation"):
+        wanted = "First explain in a few sentences how it works, then write the whole of it in one fenced block."
+    else:
+        wanted = "Write the whole of it in one fenced block, and nothing else."
+    return f"Complete this {what}. {wanted}\n\n```{fence}\n{task['prompt'].rstrip()}\n```"
 
 
 def answer(task: Task) -> str:

@@ -38,7 +38,7 @@ class Args:
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
     prompt_level: Literal["normal", "detailed", "terse", "curriculum"] = "normal"  # the last: detailed to terse
     curriculum_epochs: float = 1.0  # curriculum: passes over the tasks at a level before the next
-    instruct: bool = False  # ask for an explanation, then the program in a fenced block
+    instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
     sft_model: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # adapter to start from, and the KL's reference
     output_dir: str = "checkpoints/deepseek_1_3b_lora_grpo_alpha0.01"  # where the new adapter goes
     max_length: int = 1024  # tokens of prompt and completion together, at most

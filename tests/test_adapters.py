@@ -159,7 +159,7 @@ def test_weights_that_are_no_safetensors_are_not_read(made, tmp_path):
 @pytest.mark.parametrize(
     "kind, said",
     [("DoRA", "use_dora"), ("LM head", "LoRA on lm_head"), ("embeddings saved whole", "modules_to_save"),
-     ("some tokens", "trainable_token_indices")],
+     ("some tokens", "trainable_token_indices"), ("bias", "bias all")],
 )  # fmt: skip
 def test_the_preflight_and_vllm_say_what_they_do_not_take(made, kind, said):
     for where in ("--preflight", "--engine vllm"):
