@@ -227,8 +227,11 @@ def program(task: Task, text: str) -> tuple[list[Block], int]:
 
 
 def instruction(task: Task) -> str:
-    """What an `instruct` task asks of the model: the program alone, or where reasoning is scored or learnt (Verilog, and
-    tasks with an `explanation`) an explanation first, for which a small model has no tokens to spare."""
+    """What an `instruct` task asks of the model: the program alone.
+
+    Where reasoning is scored or learnt (Verilog, and tasks with an `explanation`) an explanation first, for which a
+    small model has no tokens to spare.
+    """
     what, fence = ("Verilog module", "verilog") if is_verilog(task) else ("Python function", "python")
     if is_verilog(task) or task.get("explanation"):
         wanted = "First explain in a few sentences how it works, then write the whole of it in one fenced block."
