@@ -94,7 +94,7 @@ need() { # MAKER FILE...: make what ships with the repository, should it be gone
 
 case $PROFILE${TASKS:+_$TASKS} in
 pocket)
-    : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=pocket}"
+    : "${PREFIX:=${MODEL:+$(basename "$MODEL" .gguf)}}" "${PREFIX:=pocket}"
     : "${MODEL:=data/pocket_coder}" "${TRAIN:=data/pocket_train.jsonl}" "${TEST:=data/pocket_test.jsonl}"
     SFT=${PREFIX}_lora_sft
     length_flags="--max_length 384 --max_new_tokens 128"
@@ -110,7 +110,7 @@ pocket)
     need make_pocket_coder.py data/pocket_coder
     ;;
 pocket_verilog)
-    : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=pocket_verilog}" "${MODEL:=data/pocket_verilog_coder}"
+    : "${PREFIX:=${MODEL:+$(basename "$MODEL" .gguf)}}" "${PREFIX:=pocket_verilog}" "${MODEL:=data/pocket_verilog_coder}"
     : "${TRAIN:=data/pocket_verilog_train.jsonl}" "${TEST:=data/pocket_verilog_test.jsonl}"
     SFT=${PREFIX}_lora_sft
     length_flags="--max_length 384 --max_new_tokens 128"
@@ -126,7 +126,7 @@ pocket_verilog)
     need make_pocket_verilog_coder.py data/pocket_verilog_coder
     ;;
 deepseek_verilog) # the original's: LoRA r 16, alpha 32, dropout 0.1
-    : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=deepseek_7b_verilog}"
+    : "${PREFIX:=${MODEL:+$(basename "$MODEL" .gguf)}}" "${PREFIX:=deepseek_7b_verilog}"
     : "${MODEL:=deepseek-ai/deepseek-coder-7b-instruct-v1.5}"
     : "${TRAIN:=data/verilog_train.jsonl}" "${TEST:=data/verilog_test.jsonl}"
     SFT=${PREFIX}_lora_sft
@@ -140,7 +140,7 @@ deepseek_verilog) # the original's: LoRA r 16, alpha 32, dropout 0.1
     EVAL_FLAGS="$length_flags --batch_size 8 --time_limit 10"
     ;;
 deepseek) # the scripts' own defaults
-    : "${PREFIX:=${MODEL:+$(basename "$MODEL")}}" "${PREFIX:=deepseek_1_3b}"
+    : "${PREFIX:=${MODEL:+$(basename "$MODEL" .gguf)}}" "${PREFIX:=deepseek_1_3b}"
     : "${MODEL:=deepseek-ai/deepseek-coder-1.3b-base}"
     : "${TRAIN:=data/humaneval_train.jsonl}" "${TEST:=data/humaneval_test.jsonl}"
     SFT=${PREFIX}_lora_sft_v2
@@ -197,7 +197,7 @@ stage() {
     mkdir -p "$CHECKPOINTS/.made_by"
     echo "$now" > "$made_by"
 }
-SHARED="training.py run_record.py processes.py batches.py validation.py tracking.py policy.py logprobs.py parity.py rollout*.py rewards.py quality.py tasks.py metrics.py common.py checkpoint.py judging.py sandbox*.py verilog*.py"
+SHARED="adapters.py answers.py gguf_model.py tokens.py training.py run_record.py processes.py batches.py validation.py tracking.py policy.py logprobs.py parity.py rollout*.py rewards.py quality.py tasks.py metrics.py common.py checkpoint.py judging.py sandbox*.py verilog*.py"
 
 # evaluate NAME MODEL: on the test tasks, into $RESULTS.
 evaluate() {
