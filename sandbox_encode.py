@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import math
-import operator
 import sys
 import types
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable
-from itertools import chain, islice
-from sys import getrefcount
+from itertools import islice
 from typing import Any
 
 from sandbox_codec import MAX_FRAME, MAX_REQUEST, TooBig
+from sandbox_known import Known
 from sandbox_plain import (
     ATOM_TAGS,
     ATOMS,
@@ -33,11 +31,11 @@ from sandbox_plain import (
     TAGS,
     VALUES,
     VIEWS,
-    children,
-    contents,
     enum_name,
     fetch,
     fields_of,
+    forked,
+    is_bare,
     is_enum,
     name_of,
     plain_base,
@@ -46,11 +44,12 @@ from sandbox_plain import (
     state,
 )
 
+MAX_ITEMS = 100_000  # of an iterator that a test passes
 _ZONES = {"builtins", "datetime", "zoneinfo"}  # None, and time zones that are plain data
 _NAMED = (type, types.BuiltinFunctionType, types.FunctionType, types.MethodDescriptorType)  # what is sent by its name
 
 
-class Encoder:
+class Encoder(Known):
     """One end's knowledge of what has crossed in one check.
 
     Args:
@@ -73,139 +72,11 @@ class Encoder:
         fetch: Callable[[str], Any] = lambda name: None,
         member: Callable[[str], Any] = lambda name: None,
     ) -> None:
-        self.refer, self.resolve, self.trusted = refer, resolve, trusted
+        super().__init__(trusted)
+        self.refer, self.resolve = refer, resolve
         self.stand_in, self.fetch, self.member = stand_in, fetch, member
-        self.known: dict[int, Any] = {}  # number -> object
-        self.numbers: dict[int, int] = {}  # id of an object -> its number
-        self.before: dict[int, Any] = {}  # number -> contents that both ends know, of what can change
         self.classes: set[str] = set()  # the prompt's own, which both ends have and whose objects are plain data
-        self.left: dict[int, int] = {}  # number -> items that an iterator of the tests still has
-        self.drained: list[Any] = []  # iterators that had to be used up to be sent with this message
-        self.active: set[int] = set()  # what the candidate may still hold; the others wait to be passed again
-        self.looked = self.enough = (
-            0  # elements that `changes` looked at since `free` did, and how many `free` waits for
-        )
-        self.scanned = 64  # how many were known when `unused` last looked
-        self.count = 0
         self.made: dict[tuple, type] = {}  # classes of named tuples
-        self.unfinished: set[int] = set()  # tuples and their like whose parts are on their way
-        self.room = 0
-
-    # one message
-
-    def begin(self) -> None:
-        """Start to encode a message."""
-        self.room = MAX_REQUEST if self.trusted else MAX_FRAME  # an element takes a byte or more
-        self.unfinished.clear()
-        self.drained.clear()
-
-    def changes(self) -> list:
-        """What became of the mutable objects that both ends know: [number, contents] each."""
-        changed: list = []
-        if not self.active:
-            return changed
-        for number in self._suspects():
-            value, before = self.known[number], self.before[number]
-            now = value if type(value) is list else contents(value)  # most are, and need no copy
-            self.looked += len(before) + 1
-            same = all(map(operator.is_, now, before)) if isinstance(now, list) else now == before
-            if same and len(now) == len(before):
-                continue
-            kept = min(len(now), len(before))
-            if same and now is value and kept:  # a list that grew or shrank at its end
-                changed.append([number, {"+": [kept, [self._encode(item, 1) for item in now[kept:]]]}])
-            else:
-                changed.append([number, self._inside(value, 1)])
-            self.before[number] = now.copy() if now is value else now
-        for number in self.active & self.left.keys():
-            value = self.known[number]
-            if type(value) in COPIED and (left := operator.length_hint(value)) != self.left[number]:
-                changed.append([number, {"I": left}])
-                self.left[number] = left
-        return changed
-
-    def _suspects(self) -> list[int]:
-        """What may have changed: without the lists that can be told unchanged many at a time."""
-        numbers = list(self.active & self.before.keys())
-        found = []
-        for start in range(0, len(numbers), 64):
-            some = numbers[start : start + 64]
-            now, before = [self.known[number] for number in some], [self.before[number] for number in some]
-            if {list}.issuperset(map(type, now)) and list(map(len, now)) == (sizes := list(map(len, before))):
-                if all(map(operator.is_, chain.from_iterable(now), chain.from_iterable(before))):
-                    self.looked += sum(sizes) + len(sizes)
-                    continue
-            found += some
-        return found
-
-    def free(self) -> list[int]:
-        """At the candidate's end: what only this table holds, so that it cannot change until it is passed again.
-
-        It looks when `changes` has cost as much: what is active needs no look as long as that is cheap.
-        """
-        if not self.active or self.looked < self.enough:
-            return []
-        self.looked = 0
-        held: Counter = Counter()
-        for number in self.active:
-            weight = 2 if number in self.before else 1  # the object itself, and what is written down of it
-            for child in filter(self.numbers.__contains__, map(id, children(self.known[number]))):
-                held[child] += weight
-        known = self.known
-        reached = [number for number in self.active if getrefcount(known[number]) - 2 > held[id(known[number])]]
-        kept: set[int] = set()
-        while reached:
-            number = reached.pop()
-            if number not in kept:
-                kept.add(number)
-                reached += self._numbers_in(self.known[number])
-        gone = list(self.active - kept)
-        self.active &= kept
-        self.enough = 4 * sum(len(self.before.get(number, ())) + 1 for number in kept)
-        return gone
-
-    def wake(self, number: int) -> None:
-        """What is passed may change from now on, and so may what is in it."""
-        waiting = [number]
-        while waiting:
-            number = waiting.pop()
-            if number not in self.active:
-                self.active.add(number)
-                waiting += self._numbers_in(self.known[number])
-
-    def _numbers_in(self, value: Any) -> list[int]:
-        return [self.numbers[child] for child in filter(self.numbers.__contains__, map(id, children(value)))]
-
-    def unused(self) -> list[int]:
-        """Now and then: drop what nobody else holds here, and give its numbers, for the other end to forget."""
-        if len(self.known) < 2 * self.scanned:
-            return []
-        gone = [number for number in self.known if getrefcount(self.known[number]) == 2]
-        self.forget(gone)
-        self.scanned = max(len(self.known), 64)
-        return gone
-
-    def rewind(self, count: int) -> None:
-        """Forget what has crossed since `count` objects had: the message that said so will not be sent."""
-        self.forget(list(range(count, self.count)))
-        self.count = count
-
-    def forget(self, numbers: list[int]) -> None:
-        for number in numbers:
-            self.numbers.pop(id(self.known.pop(number, None)), None)
-            self.before.pop(number, None)
-            self.left.pop(number, None)
-        self.active.difference_update(numbers)
-
-    def _register(self, value: Any, mutable: bool = False) -> int:
-        number = self.count
-        self.count += 1
-        self.known[number] = value
-        self.numbers[id(value)] = number
-        self.active.add(number)
-        if mutable:
-            self.before[number] = contents(value)
-        return number
 
     # values to nodes
 
@@ -373,16 +244,17 @@ class Encoder:
 
     def is_plain(self, kind: type) -> bool:
         """Whether a class of this name is the prompt's, and its objects cross by their attributes."""
-        return self.fetch(kind.__name__) is kind and not is_enum(kind) and not issubclass(kind, BaseException)
+        return self.fetch(kind.__name__) is kind and not is_enum(kind) and is_bare(kind)
 
     def _of_tests(self, kind: type, value: Any, depth: int) -> Any:
         """What only tests can pass: iterators, methods of plain data, patterns, members of enumerations."""
-        if kind in COPIED or kind in ITERATORS:
-            # the tests may go on with it, from where the candidate stopped
-            items = list(islice(copy.copy(value) if kind in COPIED else value, MAX_REQUEST))
+        if kind in COPIED or (kind in ITERATORS and depth == 0):
+            # the tests may go on with a copied one, from where the candidate stopped; of the others nobody knows
+            source = forked(value) or value
+            items = list(islice(source, MAX_ITEMS + 1))
+            if len(items) > MAX_ITEMS:
+                raise TooBig(f"an iterator of more than {MAX_ITEMS} items")
             self.left[self._register(value)] = len(items)
-            if kind not in COPIED:
-                self.drained.append(value)
             return {"I": [self._encode(item, depth + 1) for item in items]}
         if kind is types.BuiltinMethodType and plain_base(type(value.__self__)) is not None:
             return {"m": [self._encode(value.__self__, depth), value.__name__]}

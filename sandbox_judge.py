@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sandbox_codec import MAX_REQUEST, dump_frame, split_frame
-from sandbox_plain import BASE_SET
 from sandbox_reasons import Progress, cause, compared, failed, how_it_died, outcome, place_of, told, untrue
 from sandbox_remote import Remote
 from sandbox_session import CheckOver, Session, one_line
@@ -286,8 +285,10 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
         if name not in given or (name in plan.called and not callable(given[name])):
             problem = "is not callable" if name in given else "is not defined"
             return outcome("no_entry_point", f"{name} {problem}")
-        if isinstance(given[name], type) and given[name] in BASE_SET:  # a class of Python's: called over there
-            given[name] = session.resolve([name, name, "c"])
+        value = given[name]
+        raised = isinstance(value, type) and issubclass(value, Exception)
+        if callable(value) and not isinstance(value, Remote) and not raised:  # such as a class of Python's
+            given[name] = session.resolve([name, name, "c"])  # it is called over there
     for name, imported in plan.imports.items():
         namespace[name] = importlib.import_module(imported)
     namespace.update(given)

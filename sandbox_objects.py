@@ -66,6 +66,9 @@ from sandbox_plain import (
     text,
 )
 
+MAX_BITS = 1 << 16  # of an int in a Fraction or its like, whose constructor takes quadratic time
+MAX_NESTING = 5000  # tuples inside one another, over all messages
+
 
 class Objects(Encoder):
     """One end's knowledge of what has crossed in one check; `Encoder` says what it is made with."""
@@ -187,6 +190,8 @@ class Objects(Encoder):
             fill_array(value, array_of(body))
             return
         if kind is None:
+            atoms = {name: part for name, part in body[1] if type(part) in ATOMS}
+            fill_object(value, atoms)  # first: a set in a circle with it asks for its hash
             fill_object(value, {name: self._decode(part, depth + 1) for name, part in body[1]})
             return
         if tag != MUTABLE[kind]:
@@ -216,7 +221,10 @@ class Objects(Encoder):
             name, arguments = body
             if name not in VALUES:
                 raise Malformed(f"no value of type {name!r:.80}")
-            return fetch(name, load=True)(*(self._decode(part, depth) for part in arguments))
+            parts = [self._decode(part, depth) for part in arguments]
+            if any(type(part) is int and part.bit_length() > MAX_BITS for part in parts):
+                raise Costly(f"a {name} of more than {MAX_BITS} bits")
+            return fetch(name, load=True)(*parts)
         if tag == "T":
             return self._named(text(body))
         number = self._register(EMPTY)
@@ -238,7 +246,18 @@ class Objects(Encoder):
             value = self._named_tuple(text(name), fields)._make(values)
         else:
             raise Malformed(f"no tag {tag!r:.20}")
+        if tag != "I" and tag != "w":
+            self._measure(number, value)
         return self._settle(number, value)
+
+    def _measure(self, number: int, value: Any) -> None:
+        """Refuse tuples that nest deeper, over all messages of a check, than C code can hash."""
+        if ATOMS.issuperset(map(type, value)):
+            return
+        inside = (self.deep.get(self.numbers.get(id(part), -1), 0) for part in value)
+        self.deep[number] = 1 + max(inside, default=0)
+        if self.deep[number] > MAX_NESTING:
+            raise Costly(f"tuples that nest deeper than {MAX_NESTING} levels")
 
     def _of_tests_back(self, tag: str, body: Any, depth: int) -> Any:
         if tag == "m":
@@ -278,7 +297,7 @@ class Objects(Encoder):
             value = base.__new__(kind)
             self._settle(number, value)
             if base is defaultdict:
-                value.default_factory = self._decode(node["D"][0], depth)
+                defaultdict.default_factory.__set__(value, self._decode(node["D"][0], depth))
             self._fill(value, node, depth)
             self.before[number] = contents(value)
             return value

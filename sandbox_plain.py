@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import copy
 import functools
 import itertools
 import math
@@ -48,6 +49,10 @@ VIEWS = {type(getattr(m, name)()): name for m in ({}, OrderedDict()) for name in
 # methods that Python itself calls, and that stand in the tests for those of the candidate's own classes
 CALLED_BY_PYTHON = {f"__{name}__" for name in ("call iter next len getitem setitem delitem contains bool reversed "
                                                "enter exit str repr missing").split()}  # fmt: skip
+ARITHMETIC = {f"__{prefix}{name}__" for name in ("add sub mul matmul truediv floordiv mod divmod pow lshift rshift and "
+                                                 "or xor").split() for prefix in ("", "r", "i")}  # fmt: skip
+ARITHMETIC |= {f"__{name}__" for name in "neg pos abs invert round format int float index lt le gt ge".split()}
+CALLED_BY_PYTHON |= ARITHMETIC
 NUMBERS = "biufcSUmM"  # kinds of numpy's types that hold no objects
 COLLISIONS = 1000  # more keys of one hash than this take the judge more than a moment
 NAMED = sys.stdlib_module_names | {"numpy"}  # modules whose types and functions cross by their names
@@ -76,11 +81,9 @@ def array_of(body: Any) -> Any:
 
 
 def fill_array(value: Any, new: Any) -> None:
-    if value.dtype != new.dtype:
-        raise Malformed("an array that changes its type")
-    if value.size != new.size:
-        value.resize(new.shape, refcheck=False)
-    elif value.shape != new.shape:
+    if value.dtype != new.dtype or value.size != new.size:
+        raise Malformed("an array that changes its type or its size")
+    if value.shape != new.shape:
         value.shape = new.shape
     value[...] = new
 
@@ -115,6 +118,23 @@ def children(value: Any) -> Any:
     return kind.__iter__(value) if kind in ITERABLE else ()
 
 
+def forked(iterator: Any) -> Any:
+    """Another iterator over what this one has left, which leaves it as it is; None where that cannot be had."""
+    kind = type(iterator)
+    if kind in COPIED:
+        return copy.copy(iterator)
+    if kind not in (enumerate, zip, map, filter):
+        return None
+    make, parts, *strict = iterator.__reduce__()
+    parts = [forked(part) if hasattr(type(part), "__next__") else part for part in parts]
+    if any(part is None for part in parts[kind in (map, filter) :]):
+        return None
+    new = make(*parts)
+    if strict:
+        new.__setstate__(*strict)
+    return new
+
+
 def state(value: Any) -> dict[str, Any]:
     """The attributes of an object of one of the prompt's own classes."""
     found: dict[str, Any] = {}
@@ -127,17 +147,34 @@ def state(value: Any) -> dict[str, Any]:
 
 
 def slots_of(kind: type) -> list[str]:
-    above = [base.__dict__.get("__slots__", ()) for base in type.__dict__["__mro__"].__get__(kind)]
-    return [name for slots in above for name in ((slots,) if type(slots) is str else slots) if name[:2] != "__"]
+    found = []
+    for base in type.__dict__["__mro__"].__get__(kind):
+        slots = base.__dict__.get("__slots__", ())
+        for name in (slots,) if type(slots) is str else slots:
+            if name.startswith("__") and not name.endswith("__"):
+                found.append(f"_{base.__name__.lstrip('_')}{name}")  # as Python mangles private names
+            elif not name.startswith("__"):
+                found.append(name)
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def is_bare(kind: type) -> bool:
+    """Whether an object of a class can be made without running its code: it has no part in C, and is no exception."""
+    try:
+        object.__new__(kind)
+    except TypeError:
+        return False
+    return not issubclass(kind, BaseException)
 
 
 def fill_object(value: Any, attributes: dict[str, Any]) -> None:
-    """Give it these attributes; none takes the place of a method."""
-    kind, slots = type(value), slots_of(type(value))
+    """Give it these attributes and no others."""
+    slots = slots_of(type(value))
     for name in state(value).keys() - attributes.keys():
         object.__delattr__(value, name)
     for name, part in attributes.items():
-        if type(name) is not str or (name not in slots and hasattr(kind, name) and callable(getattr(kind, name))):
+        if type(name) is not str or name.startswith("__"):  # such as __array_interface__, which C code believes
             raise Malformed(f"{name!r:.80} is no attribute")
         if name in slots:
             object.__setattr__(value, name, part)
@@ -155,7 +192,7 @@ def fill_deque(value: deque, items: list) -> None:
 
 
 def fill_mapping(value: dict, kind: type, items: list[tuple]) -> None:
-    if len(items) == kind.__len__(value) and all(map(operator.is_, kind.keys(value), (key for key, _ in items))):
+    if list(kind.keys(value)) == [key for key, _ in items]:
         for key, item in items:  # a loop over its keys may be under way
             kind.__setitem__(value, key, item)
         return
@@ -215,7 +252,9 @@ def enum_name(value: Any, own: Callable[[str], Any]) -> str | None:
     if not is_enum(kind):
         return None
     name = kind.__name__ if own(kind.__name__) is kind else name_of(kind)
-    return f"{name}.{value.name or ''}" if name else None
+    if not name or (value.name is None and value.value != 0):  # a flag with bits that have no name
+        return None
+    return f"{name}.{value.name or ''}"
 
 
 def enum_member(name: str, own: Callable[[str], Any], load: bool = False) -> Any:

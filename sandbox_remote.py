@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sandbox_plain import NotPlain
+from sandbox_plain import ARITHMETIC, ITERATORS, NotPlain, forked
 
 if TYPE_CHECKING:
     from sandbox_session import Session
@@ -52,12 +53,20 @@ def methods_from_afar(session: Session, name: str, names: tuple[str, ...]) -> di
     """What the class of an instance of the candidate's subclass has beside the plain type: methods that run there."""
     methods: dict[str, Any] = {"__getattr__": lambda value, name: far(session, value, name)}
     methods["__sandbox__"] = session, None, f"<{name} object in the sandbox>"
+    methods["__setattr__"] = lambda value, name, new: _ask(value, "setattr", name, new)
     for name in names:
         if name in METHODS:
             methods[name] = METHODS[name]
+        elif name in ARITHMETIC:
+            methods[name] = functools.partialmethod(_not_asked, name)
         elif not name.startswith("__"):
             methods[name] = property(lambda value, name=name: far(session, value, name))
     return methods
+
+
+def _not_asked(value: Any, name: str, *args: Any) -> Any:
+    """It would be told what it is compared with, as in `abs(result - expected)`, and the base's is not what it says."""
+    raise TypeError(f"{name} of the program's own class is not asked")
 
 
 def shown(value: Any) -> str | None:
@@ -111,7 +120,7 @@ def _of(kind: type, value: Any) -> Any:
 
 def _iter(self: Remote) -> Any:
     remote = _ask(self, "iter")
-    return self if remote is self else _RemoteIterator(remote, self)
+    return self if remote is self and not hasattr(type(self), "__len__") else _RemoteIterator(remote, self)
 
 
 def _reversed(self: Remote) -> Any:
@@ -135,6 +144,9 @@ def _session_and_key(value: Any) -> tuple[Session, Any]:
 
 def _exit(self: Any, kind: Any, error: Any, _: Any) -> bool:
     """The end of a `with`; an exception crosses as the nearest that Python has."""
+    if isinstance(error, AssertionError):  # what it says is the test's: the program is not told, and cannot swallow it
+        _ask(self, "exit", AssertionError, ())
+        return False
     known = next((base for base in kind.__mro__ if base.__module__ == "builtins"), None) if kind else None
     plain = all(type(part) in (str, int, float) for part in error.args) if error else False
     return bool(_ask(self, "exit", known, error.args if plain else ()))
@@ -179,6 +191,45 @@ def remote_class(name: str, abilities: str, own: Any = None) -> type:
     return type(name, (Remote,), methods)
 
 
+def _references(args: list, kwargs: dict) -> list[int]:
+    return [sys.getrefcount(value) for value in (*args, *kwargs.values())]
+
+
+def kept_elsewhere(args: list, kwargs: dict) -> str:
+    """The kind of an iterator among a call's arguments that cannot be copied, and that somebody else holds too.
+
+    It has to be used up to be sent, and so nobody may go on with it. A generator function of the tests' could notice
+    when its items are taken, and is not taken either. "" if there is none.
+    """
+    values = [*args, *kwargs.values()]
+    if not any(type(value) in ITERATORS for value in values):
+        return ""
+    del values
+    counts = _references(args, kwargs)
+    for value, count, place in zip((*args, *kwargs.values()), counts, range(len(counts)), strict=True):
+        if type(value) not in ITERATORS or forked(value) is not None:
+            continue
+        lazy = type(value) is types.GeneratorType and value.gi_code.co_name != "<genexpr>"
+        if lazy or count > _ALONE[place >= len(args)]:
+            return type(value).__name__
+    return ""
+
+
+def _alone() -> tuple[int, int]:
+    """References to an argument that nobody else holds when a session is asked: of one by place, and one by name."""
+    seen: list[int] = []
+
+    class Asked:
+        def request(self, op: str, args: list, kwargs: dict) -> None:
+            seen.append(_references(args, kwargs)[-1])
+
+    remote = remote_class("asked", "c")()
+    object.__setattr__(remote, "__sandbox__", (Asked(), "asked", ""))
+    remote(iter(()))
+    remote(by_name=iter(()))
+    return seen[0], seen[1]
+
+
 class _RemoteIterator:
     """What `iter` of a `Remote` returns, whatever the candidate's `__iter__` returned."""
 
@@ -215,3 +266,6 @@ def one_line(text: object, limit: int = 200) -> str:
     text = str(text)[: 4 * limit].replace("\n", " ")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+_ALONE = _alone()

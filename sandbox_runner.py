@@ -115,6 +115,7 @@ class _Runner:
             version, numbers, after = request["random"]
             # not loaded above: the zygote loads it so that it does no work after a fork
             __import__("random").setstate((version, tuple(numbers), after))
+        free = [number for number in free if number not in self.objects.active]  # but for what is passed again
         value = OPERATIONS[request["op"]](*args, **kwargs)
         self.objects.begin()
         node = self.objects.encode(value)
@@ -137,7 +138,10 @@ class _Runner:
         except BaseException:
             self.objects.rewind(known)
             self.objects.begin()
-            return {"error": _describe(error, stage), "changes": self.objects.changes()}
+            try:
+                return {"error": _describe(error, stage), "changes": self.objects.changes()}
+            except TooBig as too_big:
+                return _too_big(too_big)
 
     def detail(self, described: dict, error: BaseException, depth: int = 0) -> None:
         """Arguments, attributes and cause, as far as they can be sent; the message has to do for the rest."""
@@ -170,7 +174,8 @@ class _Runner:
         found = {}
         for base in reversed(type.__dict__["__mro__"].__get__(kind)):  # not getattr(), which asks the class's own class
             found.update(base.__dict__)
-        has = "".join(letter for letter, method in ABILITIES.items() if found.get(method) is not None)
+        has = "P" * (self.module.__dict__.get(kind.__name__) is kind)  # the module's class of this name
+        has += "".join(letter for letter, method in ABILITIES.items() if found.get(method) is not None)
         if isinstance(found.get("__repr__"), types.FunctionType):
             has += "R"
         answer = [number, str(kind.__name__)[:MAX_NAME], has]

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from sandbox_codec import MAX_FRAME, MAX_REQUEST, Costly, Malformed, TooBig, dump_frame, split_frame
 from sandbox_objects import Objects
 from sandbox_plain import MAX_NAME, NotPlain, enum_member, is_enum, plain_base
-from sandbox_remote import CLASSES, Remote, methods_from_afar, one_line, reference_of, remote_class
+from sandbox_remote import CLASSES, Remote, kept_elsewhere, methods_from_afar, one_line, reference_of, remote_class
 
 _MODULES = sys.stdlib_module_names | {"numpy"}
 _NOT_RAISED = {"unittest", "doctest"}  # SkipTest and its like would end a test and pass it
@@ -74,6 +74,7 @@ class Session:
         self.remotes: dict[int | str, Remote] = {}
         self.lengths: dict[int | str, tuple[int, int]] = {}  # of a remote: what len() was, after how many changes
         self.ending: set[int | str] = set()  # the remotes that may raise StopIteration when they are called
+        self.stand_ins: dict[tuple, type] = {}
         self.raised: dict[str, type[Exception]] = {}  # the candidate's own exceptions, by name
         self.caller = select.poll()
         self.caller.register(parent, select.POLLIN)
@@ -153,7 +154,11 @@ class Session:
             CheckOver: there is no answer and there will be none.
             Exception: what the candidate raised, as a type of Python's, with `_remote` telling the line.
         """
+        kept = kept_elsewhere(args, kwargs or {})
         with self.lock:
+            if kept and not self.over:
+                self.own_argument = True
+                self.end("uncrossable", f"the test may go on with the {kept} that it passes")
             return self._request(op, args, kwargs or {})
 
     def _request(self, op: str, args: list, kwargs: dict) -> Any:
@@ -202,19 +207,8 @@ class Session:
         self.objects.active.difference_update(reply["free"])
         value = self.objects.decode(reply["value"])
         self.objects.apply(reply["changes"])
-        self.check_iterators()
         self.calls += 1
         return value
-
-    def check_iterators(self) -> None:
-        """End the check where the tests go on with an iterator that was used up to be sent."""
-        for iterator in self.objects.drained:
-            frame = sys._getframe()
-            while self.objects.left[self.objects.numbers[id(iterator)]] and frame is not None:
-                if frame.f_code.co_filename == "<tests>" and any(v is iterator for v in frame.f_locals.values()):
-                    self.own_argument = True
-                    self.end("uncrossable", "the test goes on with an iterator of which the program used a part")
-                frame = frame.f_back
 
     def resolve(self, body: Any) -> Any:
         """What stands for an object of the candidate's: one `Remote` for each, with the abilities that it has."""
@@ -224,17 +218,18 @@ class Session:
         if "E" in abilities and (member := self.member(name)) is not None:
             return member
         if reference not in self.remotes:
-            own = self.class_above(name, bases)
+            own = self.class_above(name, bases, "P" in abilities)
             kind = (remote_class if own is None else remote_class.__wrapped__)(name[:MAX_NAME], abilities, own)
             self.remotes[reference] = new = kind()
             object.__setattr__(new, "__sandbox__", (self, reference, f"<{name[:MAX_NAME]} object in the sandbox>"))
         return self.remotes[reference]
 
-    def class_above(self, name: str, bases: list[str]) -> type | None:
+    def class_above(self, name: str, bases: list[str], own_name: bool) -> type | None:
         """The class of which an object of the candidate's says to be an instance: the prompt's, Python's, or one below.
 
         Args:
             bases: of an exception all, of another object those that the prompt defines.
+            own_name: its class is the one that the program has by this name.
         """
         prompts = [
             kind for base in bases if base in self.objects.classes and isinstance(kind := self.names[base], type)
@@ -243,7 +238,7 @@ class Session:
             return type(name[:MAX_NAME], (prompts[0],), {})
         if bases:
             return self.exception_type(bases)
-        own = self.names.get(name) or CLASSES.get(name)
+        own = self.names.get(name) if own_name else CLASSES.get(name)
         return own if isinstance(own, type) and not is_enum(own) else None
 
     def know(self, names: dict[str, Any], classes: list[str], seeds: bool) -> None:
@@ -291,10 +286,14 @@ class Session:
 
     def stand_in(self, name: str, base: type, replaced: tuple[str, ...]) -> type:
         """The class of an instance of the candidate's subclass of a plain type: the base, and methods from afar."""
-        own = self.names.get(name) if name in self.objects.classes else None
-        if isinstance(own, type) and plain_base(own) is base and not is_enum(own):
-            base = own  # with the prompt's own methods
-        return type(name, (base,), methods_from_afar(self, name, replaced))
+        key = name, base, replaced
+        if key not in self.stand_ins:
+            methods = methods_from_afar(self, name, replaced)
+            own = self.names.get(name) if name in self.objects.classes else None
+            if isinstance(own, type) and plain_base(own) is base and not is_enum(own):
+                methods["__class__"] = property(lambda value: own)
+            self.stand_ins[key] = type(name, (base,), methods)
+        return self.stand_ins[key]
 
     def complain(self, reply: dict, op: str = "") -> NoReturn:
         """Raise what the candidate raised; end the check where it tried to end the program."""
@@ -317,17 +316,19 @@ class Session:
     def exception(self, error: dict, op: str = "", depth: int = 0) -> Exception:
         """The exception that an answer describes, with its attributes and its cause."""
         kind = self.exception_type(error["types"])
-        if kind is StopIteration and op != "next":
+        if issubclass(kind, StopIteration) and op != "next":
             kind = RuntimeError  # else a call inside map() or zip() could end a test's loop early, and pass it
         arguments = self.objects.decode(error["args"]) if "args" in error else [str(error["message"])]
         raised = _made(kind, arguments)
         for name, node in error.get("attributes", ()):
             value = self.objects.decode(node)
+            if isinstance(raised, UnicodeError):
+                break  # its constructor has set them, within bounds
             if type(name) is str and (name == "__notes__" or not name.startswith(("__", "_remote", "_sandbox"))):
                 with contextlib.suppress(AttributeError, TypeError):
                     object.__setattr__(raised, name, value)
         if kind.__str__ is _said and len(message := str(error["message"])) < 500:
-            raised._sandbox_message = message
+            vars(raised)["_sandbox_message"] = message
         for key in {"cause", "context"} & error.keys():
             if depth < 3:
                 setattr(raised, f"__{key}__", self.exception(error[key], depth=depth + 1))
@@ -351,7 +352,7 @@ random.seed, random.setstate = _counted(random.seed), _counted(random.setstate)
 
 def _said(error: Exception) -> str:
     """What the candidate's own `__str__` said over there."""
-    return vars(error).get("_sandbox_message") or Exception.__str__(error)
+    return vars(error).get("_sandbox_message", Exception.__str__(error))
 
 
 def _made(kind: type[Exception], arguments: list) -> Exception:
@@ -363,7 +364,7 @@ def _made(kind: type[Exception], arguments: list) -> Exception:
             made = kind.__new__(kind)
         except (TypeError, ValueError):  # an ExceptionGroup wants exceptions to hold
             made = Exception.__new__(Exception)
-    made.args = tuple(arguments)
+    BaseException.args.__set__(made, tuple(arguments))  # a frozen dataclass refuses to be set
     return made
 
 

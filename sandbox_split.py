@@ -22,7 +22,10 @@ BUILTINS = set(dir(builtins))
 COMPARE, TRUTH, RECORD = "_sandbox_compare", "_sandbox_truth", "_sandbox_record"
 IMPORTABLE = {"np": "numpy", "numpy": "numpy"}
 CAPTURES_OUTPUT = {"stdout", "redirect_stdout", "capsys", "StringIO"}
-EXECUTES = {"eval", "exec", "compile", "__import__", "pickle", "marshal", "shelve", "subprocess"}  # what is returned
+EXECUTES = {"eval", "exec", "compile", "__import__"}  # what a program returns
+EXECUTE = {"eval", "exec", "system", "popen", "import_module", "run_module", "run_path", "__import__"}  # as attributes
+EXECUTING = {"pickle", "marshal", "shelve", "subprocess", "runpy", "importlib", "ctypes"}  # modules, as names too
+IMPORTED = EXECUTING | {"code", "codeop", "timeit", "pty", "dill", "cloudpickle"}
 TAKES_THE_ALARM = {"alarm", "setitimer", "SIGALRM"}  # the judge's deadline
 # settings of the process in which the function runs, which the judge does not share
 SETTINGS = {"environ", "putenv", "chdir", "getcontext", "setcontext", "localcontext", "setlocale"}
@@ -97,7 +100,7 @@ def split(task: dict[str, Any]) -> Split:
     attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     if captured := CAPTURES_OUTPUT & (used | attributes):
         raise Unsplittable(f"the tests look at what the program prints ({sorted(captured)[0]})")
-    if executing := EXECUTES & (used | bound):
+    if executing := _executing(nodes) | (EXECUTES & bound) | (_executing_helpers(helpers) & used):
         raise Unsplittable(f"the tests execute what the program returns ({sorted(executing)[0]})")
     if alarming := TAKES_THE_ALARM & (used | attributes):
         raise Unsplittable(f"the tests take the judge's alarm ({sorted(alarming)[0]})")
@@ -242,7 +245,34 @@ def _whole_classes(module: ast.Module) -> set[str]:
     """Classes of which no method is left to be written."""
     classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
     methods = {kind.name: [node for node in kind.body if isinstance(node, ast.FunctionDef)] for kind in classes}
-    return {name for name, found in methods.items() if not any(map(_unwritten, found))}
+    if any(method.name == "__del__" for found in methods.values() for method in found):
+        return set()  # it would run in the judge, after a check
+    reading = {node.name for node in classes for n in ast.walk(node)
+               if isinstance(n, ast.Name) and n.id in ("open", "os", "io", "pathlib", "shutil", "socket")}  # fmt: skip
+    written = {name for name, found in methods.items() if not any(map(_unwritten, found))}
+    return written - _executing_helpers(module) - reading
+
+
+def _executing(nodes: Iterable[ast.AST]) -> set[str]:
+    """Names by which this code may execute text or bytes that it is given."""
+    nodes = list(nodes)
+    names = {node.id for node in nodes if isinstance(node, ast.Name)} & (EXECUTES | EXECUTING)
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)} & EXECUTE
+    parts = [name.replace(":", ".").split(".") for name in _imported(nodes).values()]
+    return names | attributes | {found for words in parts for found in {*words} & (EXECUTE | IMPORTED)}
+
+
+def _executing_helpers(module: ast.Module) -> set[str]:
+    """The prompt's functions and classes that do: they must not meet in the judge what a program returns."""
+    modules = _imported(list(ast.walk(module))).items()
+    imported = {name for name, what in modules if {*what.replace(":", ".").split(".")} & (EXECUTE | IMPORTED)}
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return {
+        node.name
+        for node in module.body
+        if isinstance(node, definitions)
+        and (_executing(ast.walk(node)) or imported & {n.id for n in ast.walk(node) if isinstance(n, ast.Name)})
+    }
 
 
 def _unwritten(method: ast.FunctionDef) -> bool:

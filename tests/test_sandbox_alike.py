@@ -99,6 +99,24 @@ class Shape(abc.ABC):
     def area(self): ...
 class Row(list):
     def total(self): return sum(self)
+@dataclass
+class Col:
+    name: str
+    dtype: type = int
+class Named:
+    def __init__(self, name): self.name, self.near = name, set()
+    def __hash__(self): return hash(self.name)
+    def __eq__(self, other): return self.name == other.name
+class Hidden:
+    __slots__ = ("__value",)
+    def __init__(self, value): self.__value = value
+    def get(self): return self.__value
+import decimal
+class Money(decimal.Decimal):
+    def cents(self): return int(self * 100)
+class Stack(list):
+    def push(self, v): self.append(v); self.pushed += 1
+    def count(self): return self.pushed
 """
     + PROMPT
 )
@@ -130,6 +148,11 @@ PROGRAMS = {
                 "    return D()\nclass D(dict):\n    def __missing__(s, k): s[k] = 2 * k; return s[k]"),
     "own text": ("assert str(candidate(1)) == 'three' and f'{candidate(1)}' == 'three'",
                  ONE.format("__str__(s)", "'three'"), ONE.format("__str__(s)", "'two'")),
+    "its class": ("r = candidate(1)\nassert type(r[0]) is type(r[1])",
+                  "    return [C([1]), C([2])]\nclass C(list): pass", "    return [C([1]), [2]]\nclass C(list): pass"),
+    "an attribute that a test sets": (
+        "s = candidate(1)\ns.size = 5\nassert s.twice() == 10", ONE.format("twice(s)", "2 * s.size"),
+        ONE.format("twice(s)", "10 * (not hasattr(s, 'size'))")),
     "called": ("assert candidate(1)(4) == 5", ONE.format("__call__(s, v)", "v + 1"), ONE.format("__call__(s, v)", "v")),
     # objects
     "a change in between": ("s = candidate([1, 2, 3])\nassert len(s) == 3\ns.drop()\nassert [*s] == [1, 2]\n"
@@ -188,6 +211,30 @@ PROGRAMS = {
                          "    def area(s): return s.a ** 2", PAIR),
     "a list below it": ("r = candidate(3)\nassert isinstance(r, Row) and r == [3] and r.total() == 3",
                         "    return Row([x])", "    return [x]", PAIR),
+    "an attribute where the class has a type": (
+        "c = candidate(3)\nassert c.dtype is str and c.name == 'x'", "    return Col('x', str)", "    return Col('x')", PAIR),
+    "a circle by way of a set": (
+        "a, b = Named('a'), Named('b')\na.near.add(b)\nb.near.add(a)\nassert {n.name for n in candidate(a)} == {'b'}",
+        "    return x.near", "    return {x}", PAIR),
+    "private slots": ("h = candidate(3)\nassert h.get() == 3", "    return Hidden(x)", "    return Hidden(x + 1)", PAIR),
+    "a class with a part in C": ("assert candidate(3).cents() == 300",
+                                 "    return Money(x)", "    return Money(x + 1)", PAIR),
+    "the prompt's own class": ("assert isinstance(candidate(1), Pair)", "    return Pair(x, [])",
+                               "    class Pair: pass\n    return Pair()", PAIR),
+    "a list below it has a state": ("s = candidate(3)\ns.push(4)\nassert s == [3, 4] and s.pushed == 1 and s.count() == 1",
+                                    "    s = Stack([x])\n    s.pushed = 0\n    return s",
+                                    "    s = Stack([x])\n    s.pushed = 1\n    return s", PAIR),
+    # what is kept
+    "kept from within a tuple": ("xs = [1]\ncandidate(xs)\ncandidate((xs,))\nxs.append(2)\nassert candidate(None) == [1, 2]",
+                                 "    if x is None: return list(K)\n    K[:] = []\n    KEEP(x)\nK = []\n"
+                                 "def KEEP(x):\n    global K\n    K = x[0] if type(x) is tuple else K",
+                                 "    if x is None: return list(K)\n    KEEP(x)\nK = []\n"
+                                 "def KEEP(x):\n    global K\n    K = list(x[0]) if type(x) is tuple else K"),
+    "kept and put into another": (
+        "row = [1]\ncandidate(row)\nboard = [[0], [5]]\ncandidate(board)\ncandidate('go')\nrow.append(2)\n"
+        "board.append(row)\nassert candidate('go') == [[0], [5], [1, 2]]",
+        "    if x == 'go': return [list(r) for r in K[-1]]\n    K.append(x)\nK = []",
+        "    if x == 'go': return [list(r) for r in K[-1]]\n    K.append([list(r) for r in x] if x != [1] else x)\nK = []"),
     # settings
     "a seed": ("import random\nrandom.seed(5)\na = random.random()\nrandom.seed(5)\nassert candidate(1) == a",
                "    import random\n    return random.random()", "    import random\n    return random.randint(1, 9)"),
@@ -195,6 +242,11 @@ PROGRAMS = {
                      "assert candidate(1) == a != b",
                      "    import random\n    return random.random()",
                      "    import random\n    return random.Random().random()"),
+    "a frozen one": (CATCH.format("Exception", "e.code == 3"),
+                     "    raise E(3)\nimport dataclasses\n@dataclasses.dataclass(frozen=True)\nclass E(Exception):\n    code: int",
+                     "    raise E(4)\nimport dataclasses\n@dataclasses.dataclass(frozen=True)\nclass E(Exception):\n    code: int"),
+    "that says nothing": (CATCH.format("Exception", "str(e) == ''"),
+                          "    raise E(3)\nclass E(Exception):\n    def __str__(s): return ''", "    raise ValueError(3)"),
     "a context": (CATCH.format("ValueError", "isinstance(e.__context__, KeyError) and e.__notes__ == ['why']"),
                   "    try: {}[x]\n    except KeyError:\n        e = ValueError()\n"
                   "        e.add_note('why')\n        raise e",
@@ -382,3 +434,14 @@ def test_what_the_program_handed_out_does_not_make_a_task_refused(box, test, com
 )  # fmt: skip
 def test_what_is_kept_does_not_make_calls_slow(box, test, completion):
     assert box.check(task_of(test), completion + "\n", time_limit=30.0).passed
+
+
+def test_arithmetic_and_order_of_the_programs_own_are_not_asked(box):
+    own = "    return V((1, 2))\nclass V(tuple):\n    def __add__(s, o): return V(a + b for a, b in zip(s, o))\n"
+    for wanted in ("(2, 4)", "(1, 2, 1, 2)"):
+        task = task_of(f"a = candidate(1)\nassert a + a == {wanted}", solution=own)
+        assert box.check(task, own).status == "refused"
+        assert box.check(task | {"canonical_solution": "    return (1, 2)\n"}, own).status == "fail"
+    near = "    return F(x)\nclass F(float):\n    def __sub__(s, o): return 0.0\n    def __lt__(s, o): return True\n"
+    for test in ("assert abs(candidate(1) - 7) < 0.1", "assert candidate(9) < 3"):
+        assert box.check(task_of(test), near).status == "fail"
