@@ -264,7 +264,9 @@ class Objects(Encoder):
             return getattr(self._decode(body[0], depth), body[1])
         if tag == "p":
             return re.compile(self._decode(body[0], depth), body[1])
-        return self.member(body)
+        if (member := self.member(body)) is None:
+            raise Malformed(f"no member {body!r:.80}")
+        return member
 
     def _settle(self, number: int, value: Any) -> Any:
         """Give an object that could only now be made the number that was kept for it."""

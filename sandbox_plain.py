@@ -271,9 +271,9 @@ def enum_member(name: str, own: Callable[[str], Any], load: bool = False) -> Any
         return None
     found = kind(0)
     for part in filter(None, member.split("|")):
-        if part not in kind.__members__:
+        if part not in kind.__members__ and not part.isdecimal():
             return None
-        found |= kind.__members__[part]
+        found |= kind.__members__[part] if part in kind.__members__ else kind(int(part))  # bits without a name
     return found
 
 

@@ -123,8 +123,8 @@ def _iter(self: Remote) -> Any:
     return self if remote is self and not hasattr(type(self), "__len__") else _RemoteIterator(remote, self)
 
 
-def _reversed(self: Remote) -> Any:
-    return iter(list(self)[::-1])
+def _reversed(self: Any) -> Any:
+    return _RemoteIterator(_ask(self, "reversed"), self)
 
 
 def _len(self: Remote) -> int:

@@ -37,6 +37,7 @@ OPERATIONS = {
     "next": next,
     "len": len,
     "bool": bool,
+    "reversed": reversed,
     "str": str,
     "repr": repr,
     "delattr": delattr,

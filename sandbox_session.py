@@ -164,7 +164,7 @@ class Session:
     def _request(self, op: str, args: list, kwargs: dict) -> Any:
         if self.over:
             raise CheckOver
-        self.changes += op not in ("len", "bool", "str", "repr", "iter", "contains")
+        self.changes += op not in ("len", "bool", "str", "repr", "iter", "reversed", "contains")
         started = time.monotonic()
         self.objects.begin()
         try:
@@ -179,7 +179,8 @@ class Session:
             if self.seeds and (seed := (_seeded[0], random.getstate())) != self.seed:
                 self.seed, message["random"] = seed, seed[1]
         except (NotPlain, TooBig) as error:
-            self.own_argument = getattr(error, "own", False) and op == "call" and type(reference_of(args[0])) is str
+            by_name = op == "call" and isinstance(args[0], Remote) and type(reference_of(args[0])) is str
+            self.own_argument = getattr(error, "own", False) and by_name
             # whose fault that is, the judge finds out by the task's reference
             self.end("uncrossable", f"the test passes an argument that cannot cross: {error}")
         self.asked = True
@@ -309,7 +310,7 @@ class Session:
         self.objects.apply(reply.get("changes", []))
         message = str(error["message"])
         shown = str(kinds[0]).rpartition(".")[2]
-        raised._remote = one_line(f"{shown}: {message}" if message else shown) + where
+        vars(raised)["_remote"] = one_line(f"{shown}: {message}" if message else shown) + where
         self.calls += 1
         raise raised
 
@@ -331,8 +332,9 @@ class Session:
             vars(raised)["_sandbox_message"] = message
         for key in {"cause", "context"} & error.keys():
             if depth < 3:
-                setattr(raised, f"__{key}__", self.exception(error[key], depth=depth + 1))
-        raised.__suppress_context__ = error.get("suppressed") is True
+                BaseException.__setattr__(raised, f"__{key}__", self.exception(error[key], depth=depth + 1))
+        # not by its own __setattr__: a frozen dataclass has one that raises
+        BaseException.__setattr__(raised, "__suppress_context__", error.get("suppressed") is True)
         return raised
 
 

@@ -88,6 +88,9 @@ class Pair:
     a: int
     b: list
 @dataclass(frozen=True)
+class Bad(Exception):
+    code: int
+@dataclass(frozen=True)
 class Key:
     a: int
 class Slots:
@@ -148,6 +151,8 @@ PROGRAMS = {
                 "    return D()\nclass D(dict):\n    def __missing__(s, k): s[k] = 2 * k; return s[k]"),
     "own text": ("assert str(candidate(1)) == 'three' and f'{candidate(1)}' == 'three'",
                  ONE.format("__str__(s)", "'three'"), ONE.format("__str__(s)", "'two'")),
+    "own reverse": ("assert list(reversed(candidate(1))) == [9]", ONE.format("__reversed__(s)", "iter([9])"),
+                    ONE.format("__reversed__(s)", "iter([3, 2, 1])")),
     "its class": ("r = candidate(1)\nassert type(r[0]) is type(r[1])",
                   "    return [C([1]), C([2])]\nclass C(list): pass", "    return [C([1]), [2]]\nclass C(list): pass"),
     "an attribute that a test sets": (
@@ -245,6 +250,7 @@ PROGRAMS = {
     "a frozen one": (CATCH.format("Exception", "e.code == 3"),
                      "    raise E(3)\nimport dataclasses\n@dataclasses.dataclass(frozen=True)\nclass E(Exception):\n    code: int",
                      "    raise E(4)\nimport dataclasses\n@dataclasses.dataclass(frozen=True)\nclass E(Exception):\n    code: int"),
+    "the prompt's frozen one": (CATCH.format("Bad", "e.code == 3"), "    raise Bad(3)", "    raise Bad(4)", PAIR),
     "that says nothing": (CATCH.format("Exception", "str(e) == ''"),
                           "    raise E(3)\nclass E(Exception):\n    def __str__(s): return ''", "    raise ValueError(3)"),
     "a context": (CATCH.format("ValueError", "isinstance(e.__context__, KeyError) and e.__notes__ == ['why']"),
@@ -301,6 +307,8 @@ PROGRAMS = {
                                 ENUM.format("IntEnum")),
     "flags": ("assert candidate(Color.RED) == Color.RED | Color.BLUE", "    return x | Color.BLUE",
               "    return x", ENUM.format("Flag")),
+    "bits without a name": ("assert candidate(Color(9)) == 8", "    return x & ~1", "    return x",
+                            ENUM.format("IntFlag").replace("BLUE = 2", "BLUE = 2\n    BOTH = 3")),
     "no flag": ("assert candidate(Color.RED) == Color(0)", "    return x & Color.BLUE", "    return x",
                 ENUM.format("Flag")),
     "Python's": ("import http\nassert candidate(404) is http.HTTPStatus.NOT_FOUND",
