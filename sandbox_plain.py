@@ -178,8 +178,9 @@ def fill_object(value: Any, attributes: dict[str, Any]) -> None:
             raise Malformed(f"{name!r:.80} is no attribute")
         if name in slots:
             object.__setattr__(value, name, part)
-        else:
-            value.__dict__[name] = part
+    if others := {name: part for name, part in attributes.items() if name not in slots}:
+        value.__dict__.clear()  # in the order of the other end
+        value.__dict__.update(others)
 
 
 def fill_deque(value: deque, items: list) -> None:
