@@ -48,6 +48,7 @@ RUN = {
     "verilog.py": "",
     "data/prepare_mbpp.py": "--output_dir made",
     "benchmarks/bench_sandbox.py": f"--rounds 1 --limit 2 --workers 1 --heap-mib 1 --against {ROOT}",
+    "benchmarks/adapter_gap.py": "--num_tasks 1 --max_new_tokens 2",
     "benchmarks/bench_memory.py": "--prompt 16 --max_new_tokens 4",
     "benchmarks/bench_verilog.py": "",
     "benchmarks/bench_report.py": "--rollouts 40 --loads 1",
