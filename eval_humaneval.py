@@ -163,7 +163,7 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
     tokenizer = load_tokenizer(args.model_path, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
     config = load_config(args.model_path, args.trust_remote_code)
-    check_ids(config, args.data_path, [*prompts, [tokenizer.eos_token_id]], args.max_new_tokens)
+    check_ids(config, args.data_path, prompts, args.max_new_tokens)
     seeds = processes.share([(args.seed, index) for index in range(len(tasks))])
     tasks, prompts = processes.share(tasks), processes.share(prompts)
     if args.engine == "vllm":

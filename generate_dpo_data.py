@@ -121,7 +121,7 @@ def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
     tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
     config = load_config(args.sft_model, args.trust_remote_code)
-    check_ids(config, args.train_path, [*prompts, [tokenizer.eos_token_id]], args.max_new_tokens)
+    check_ids(config, args.train_path, prompts, args.max_new_tokens)
     if args.engine == "vllm":
         model, sampler = None, VllmSampler(args.sft_model, tokenizer, args).sample
     else:

@@ -118,6 +118,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False):
     tokenizer.clean_up_tokenization_spaces = False  # else "[1 , 2]" would be read as "[1, 2]"
     if tokenizer.eos_token is None:
         tokenizer.eos_token = _ending_token(base, config, tokenizer)
+    if tokenizer.eos_token_id >= (size := config.get_text_config().vocab_size):
+        print(f"note: EOS is token {tokenizer.eos_token_id}, and the model has {size}: no completion ends by itself")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     own = chat_template_in(adapter) if adapter else None

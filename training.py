@@ -150,7 +150,7 @@ class Run:
             longest, config = args.max_length - args.max_new_tokens, load_config(args.sft_model, args.trust_remote_code)
             self.variants = prompt_variants(items, args.prompt_level)
             self.prompts = encode_prompts(self.tokenizer, self.variants, longest)
-            check_ids(config, args.train_path, [*self.prompts, [self.tokenizer.eos_token_id]], args.max_new_tokens)
+            check_ids(config, args.train_path, self.prompts, args.max_new_tokens)
             if valid:
                 prompts = encode_prompts(self.tokenizer, valid, longest)
                 check_ids(config, args.valid_path, prompts, args.max_new_tokens)
