@@ -67,7 +67,7 @@ answer() {
         for rounds in one two; do evaluate "dpo_$rounds$run" "$CHECKPOINTS/pocket_lora_dpo_$rounds$run"; done
         ;;
     exit_code)
-        SHARED="$SHARED docs/exit_code_reward.py"
+        ALSO=docs/exit_code_reward.py # belongs to the code of these stages
         habit=$CHECKPOINTS/exit_train.jsonl SFT=$CHECKPOINTS/pocket_lora_sft_exit$run
         [ -f "$habit" ] || python data/make_exit_tasks.py "$habit" 0.5
         stage "$SFT" "$habit" python train_sft_lora.py --model_name "$MODEL" --train_path "$habit" --output_dir "$SFT" \

@@ -30,14 +30,14 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-import gguf_model
-from common import Dtype, InputError, command, machine, read_jsonl, require, run, write_jsonl, write_text
-from judging import open_sandbox, require_judged
-from metrics import mean_parts, pass_at_k, wilson_interval
-from rollout_server import Server
-from run_record import training_of
-from sandbox import UNJUDGED, Sandbox, Verdict
-from tasks import Task, candidate_source, code_of, read_tasks, sha256, stop_strings, truncate_at_stop
+from common import Dtype, InputError, command, machine, read_jsonl, require, run, sha256, write_jsonl, write_text
+from judging.by_language import open_sandbox, require_judged
+from judging.metrics import mean_parts, pass_at_k, wilson_interval
+from judging.pool import UNJUDGED, Sandbox, Verdict
+from judging.tasks import Task, candidate_source, code_of, read_tasks, stop_strings, truncate_at_stop
+from model import gguf_model
+from model.server import Server
+from training.record import training_of
 
 
 @dataclass
@@ -150,12 +150,12 @@ def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Samp
     Returns:
         the samples (of this process's share of the tasks), whether the model is an adapter, and its base model.
     """
-    import processes
-    from parity import check_copy
-    from policy import base_and_adapter, compute_dtype, load_config, load_policy, load_tokenizer, pick_device
-    from rollout import Rollout, encode_prompts, sample
-    from rollout_vllm import VllmSampler
-    from tokens import check_ids
+    from common import processes
+    from model.load import base_and_adapter, compute_dtype, load_config, load_policy, load_tokenizer, pick_device
+    from model.parity import check_copy
+    from model.sampling import Rollout, encode_prompts, sample
+    from model.sampling_vllm import VllmSampler
+    from model.tokens import check_ids
 
     device = pick_device(args.device)
     dtype = compute_dtype(device, args.dtype)
@@ -278,13 +278,13 @@ def main(args: Args) -> None:
     started = time.perf_counter()
     server = Server(args.server, args.model_path) if args.server else None
     if args.engine == "vllm":
-        from rollout_vllm import check_engine
+        from model.sampling_vllm import check_engine
 
         check_engine(args, train=False)
     samples_here = not (args.samples or server)
     if samples_here:
-        import processes
-        from memory import answer_for_memory
+        from common import processes
+        from model.memory import answer_for_memory
     with open_sandbox(args, tasks, tested=False) as sandbox:
         if args.samples:
             samples, is_lora, base = read_samples(args.samples, all_tasks, tasks, sandbox), None, None

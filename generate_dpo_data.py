@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from common import Dtype, machine, require, require_at_least, run, write_jsonl, write_text
-from tasks import Task, read_tasks, sha256, stop_strings
+from common import Dtype, machine, require, require_at_least, run, sha256, write_jsonl, write_text
+from judging.tasks import Task, read_tasks, stop_strings
 
 
 @dataclass
@@ -108,13 +108,13 @@ def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
     """
     from tqdm import tqdm
 
-    from batches import Sample
-    from parity import check_copy
-    from policy import compute_dtype, load_config, load_policy, load_tokenizer, pick_device
-    from rollout import Rollout, encode_prompts, sample
-    from rollout_vllm import VllmSampler
-    from tokens import check_ids
-    from training import item_order
+    from model.load import compute_dtype, load_config, load_policy, load_tokenizer, pick_device
+    from model.parity import check_copy
+    from model.sampling import Rollout, encode_prompts, sample
+    from model.sampling_vllm import VllmSampler
+    from model.tokens import check_ids
+    from training.run import item_order
+    from training.samples import Sample
 
     device = pick_device()
     dtype = compute_dtype(device, args.dtype)
@@ -216,9 +216,9 @@ def main(args: Args) -> None:
     writable.unlink()
     started = time.perf_counter()
 
-    from judging import open_sandbox, require_judged
-    from memory import answer_for_memory
-    from rollout_vllm import check_engine
+    from judging.by_language import open_sandbox, require_judged
+    from model.memory import answer_for_memory
+    from model.sampling_vllm import check_engine
 
     check_engine(args)
     with open_sandbox(args, tasks) as sandbox, answer_for_memory(args, lambda: "sampling"):

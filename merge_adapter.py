@@ -21,10 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import gguf_model
-from common import InputError, command, machine, replace_folder, require, run
-from model_card import card, evaluations, training_record
-from tasks import sha256
+from common import InputError, command, machine, replace_folder, require, run, sha256
+from model import gguf_model
+from reporting.model_card import card, evaluations, training_record
 
 # most that the log-probs may differ from base + adapter, in the mean over positions and vocabulary; three times what
 # the largest adapter tried gave (pocket, ||D|| half of ||W||), for float32 more: large models sum longer
@@ -53,7 +52,7 @@ def find(args: Args) -> tuple[str, str]:
     Raises:
         InputError: there is no such adapter, or no such base.
     """
-    from policy import base_and_adapter
+    from model.load import base_and_adapter
 
     name = args.adapter_model_id
     folder = name if Path(name).exists() else fetch(name)
@@ -71,7 +70,7 @@ def fetch(name: str) -> str:
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    from policy import base_and_adapter
+    from model.load import base_and_adapter
 
     base_and_adapter(name)  # not the form of a hub name: its error
     try:
@@ -189,7 +188,7 @@ def output_folder(args: Args, base: str) -> Path:
 
 def main(args: Args) -> None:
     check(args)
-    from policy import pick_device
+    from model.load import pick_device
 
     device = pick_device(args.device)
     base, adapter = find(args)
@@ -218,8 +217,8 @@ def merge_into(folder: Path, args: Args, base: str, adapter: str, device) -> dic
     """
     import torch
 
-    from merging import add_adapter, check_adapter, difference, load_plain, merge, text_logprobs
-    from policy import load_tokenizer
+    from model.load import load_tokenizer
+    from model.merging import add_adapter, check_adapter, difference, load_plain, merge, text_logprobs
 
     dtype, bound = getattr(torch, args.dtype), BOUNDS[args.dtype]
     check_adapter(adapter)

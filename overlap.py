@@ -14,7 +14,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from common import printable, require, run
-from tasks import Task, read_tasks
+from judging.tasks import Task, read_tasks
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 WIDTH = 5  # tokens of a shingle

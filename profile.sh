@@ -178,13 +178,15 @@ checkpoint_name() {
     echo "$CHECKPOINTS/$name$run"
 }
 
+ALSO= # other files whose contents can change what a stage makes
+
 # stage OUTPUT INPUT python SCRIPT FLAGS...: run it, unless this very command, with this code and these tasks, has made
 # OUTPUT already and INPUT is not newer.
 stage() {
     output=$1 input=$2 script=$4
     shift 2
     made_by=$CHECKPOINTS/.made_by/$(basename "$output")
-    now="$* $(cat "$script" $SHARED "$TRAIN" "$TEST" | cksum)"
+    now="$* $(cat $(python common/dependencies.py "$script") $ALSO "$TRAIN" "$TEST" | cksum)"
     if [ "${FORCE:-0}" = 1 ]; then
         rm -rf "$output.partial"
     elif [ -e "$output" ] && [ "$(cat "$made_by" 2> /dev/null)" = "$now" ] &&
@@ -197,7 +199,6 @@ stage() {
     mkdir -p "$CHECKPOINTS/.made_by"
     echo "$now" > "$made_by"
 }
-SHARED="adapters.py answers.py gguf_model.py tokens.py training.py run_record.py processes.py batches.py validation.py tracking.py policy.py logprobs.py parity.py rollout*.py rewards.py quality.py tasks.py metrics.py common.py checkpoint.py judging.py sandbox*.py verilog*.py"
 
 # evaluate NAME MODEL: on the test tasks, into $RESULTS.
 evaluate() {

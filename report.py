@@ -27,11 +27,11 @@ import numpy as np
 import tyro
 
 from common import printable, read_jsonl, require, require_at_least, run, write_text
-from curves import chosen_figures, smoothed
-from model_card import METHODS, read
-from report_rollouts import figure, pack_rollouts, read_rollouts, thinned, tokenizer_of
+from reporting.model_card import METHODS, read
+from reporting.plots import chosen_figures, smoothed
+from reporting.rollouts import figure, pack_rollouts, read_rollouts, thinned, tokenizer_of
 
-PARTS = Path(__file__).parent / "report_page"
+PARTS = Path(__file__).parent / "reporting" / "page"
 SCRIPTS = ("text.js", "curves.js", "diff.js", "detail.js", "list.js")  # one script, in this order
 BESIDE = ("cut_off", "grad_norm", "tied_groups")  # shown at once, beside what curves.py draws, while there is room
 

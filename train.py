@@ -3,8 +3,8 @@
     python train.py <sft|rl|ppo|grpo|dpo> [GPU] [MODEL] [options]
     python train.py CONFIG.yaml [options]
 
-It makes no step itself. It puts the settings together (the scripts' defaults < models.py < the YAML file < options),
-prints them as a YAML file that makes the same run, and calls the stages one after another: train_*_lora.py,
+It makes no step itself. It puts the settings together (the scripts' defaults < training/defaults.py < the YAML file <
+options), prints them as a YAML file that makes the same run, and calls the stages one after another: train_*_lora.py,
 merge_adapter.py, eval_humaneval.py. Any option of a stage is passed on to it (`python train_grpo_lora.py --help`); one
 that no stage of the run takes is an error. rl, ppo, grpo and dpo start from a fresh adapter, that is from the model as
 it is, unless --sft_model names one. Hyphens and underscores are the same: --batch-size, --batch_size.
@@ -29,11 +29,11 @@ from typing import Any, Literal
 import yaml
 
 from common import InputError, answer_for, as_flags, field_names, parse_args, read_yaml, require, unknown_name
-from data_sets import data_of, evaluated_on, language
-from final_evaluation import conclude, evaluations
-from models import is_pocket, settings_for
-from tasks import read_tasks
-from tracking import check_tracker
+from judging.data_sets import data_of, evaluated_on, language
+from judging.tasks import read_tasks
+from training.defaults import is_pocket, settings_for
+from training.final_evaluation import conclude, evaluations
+from training.tracking import check_tracker
 
 ROOT = Path(__file__).parent
 METHODS = ("sft", "rl", "ppo", "grpo", "dpo")
@@ -46,7 +46,7 @@ class Args:
     model: str = ""  # hub name or folder; "": deepseek-coder-1.3b-base, or on a CPU the embedded pocket_coder
     dataset: str = ""  # mbpp, humaneval, verilog, pocket, pocket_mbpp, pocket_verilog or a task file; "": the model's
     epochs: float = 1.0  # passes over the tasks
-    batch_size: int = 0  # tasks a step (sft: examples at a time; dpo: pairs); 0: as models.py has it
+    batch_size: int = 0  # tasks a step (sft: examples at a time; dpo: pairs); 0: as training/defaults.py has it
     early_stopping: bool = True  # rl, ppo, grpo: keep the adapter that passes most validation tasks, end when past it
     merge: bool = True  # make a plain model of the trained adapter
     save_merged_epochs: bool = False  # and of the adapter after each epoch
@@ -246,7 +246,7 @@ def effective(args: Args, stages: list[Stage], named: set[str]) -> dict[str, Any
     """The settings of a run as a YAML file that makes the same run has them; what follows from others is left out.
 
     Args:
-        stages: the one that trains first. named: settings of any stage, by the user or in models.py.
+        stages: the one that trains first. named: settings of any stage, by the user or in training/defaults.py.
     """
     parsed = [vars(read(stage)) for stage in stages]
     train = parsed[0]
@@ -285,8 +285,8 @@ def main(argv: list[str]) -> None:
 
     # what to train, and how
     on_gpu = find_gpu(args.gpu)
-    from memory import check_fits  # not at the top: bitsandbytes starts CUDA
-    from memory_parts import num_parameters
+    from model.memory import check_fits  # not at the top: bitsandbytes starts CUDA
+    from model.memory_parts import num_parameters
 
     verilog = args.dataset != "" and language(args.dataset) == "verilog"
     embedded = "data/pocket_verilog_coder" if verilog else "data/pocket_coder"

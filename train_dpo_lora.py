@@ -131,7 +131,7 @@ def encode_pairs(pairs: list[Pair], tokenizer, config: Any) -> None:
     Raises:
         InputError: ids of another tokenizer, or a pair too long; names the file and the line.
     """
-    from tokens import check_ids, completion_ids, prompt_ids
+    from model.tokens import check_ids, completion_ids, prompt_ids
 
     for pair in pairs:
         found = prompt_ids(tokenizer, pair.prompt) if pair.prompt is not None else pair.prompt_ids
@@ -154,7 +154,7 @@ def encode_pairs(pairs: list[Pair], tokenizer, config: Any) -> None:
 
 def pair_logprobs(model, pairs: list[Pair]) -> torch.Tensor:
     """log p of the chosen (row 0) and the rejected (row 1) completions; (2, B)."""
-    from logprobs import completion_logprobs
+    from model.logprobs import completion_logprobs
 
     completions = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
     logprobs, _ = completion_logprobs(model, [pair.prompt_ids for pair in pairs] * 2, completions)  # (2B, R)
@@ -192,9 +192,9 @@ def main(args: Args) -> None:
 
     import torch
 
-    from parity import as_reference, check_reference
-    from policy import dtype_of, load_config, load_tokenizer
-    from training import training_run
+    from model.load import dtype_of, load_config, load_tokenizer
+    from model.parity import as_reference, check_reference
+    from training.run import training_run
 
     tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
     encode_pairs(pairs, tokenizer, load_config(args.sft_model, args.trust_remote_code))

@@ -26,8 +26,8 @@ from statistics import fmean, mean, pstdev
 from typing import TYPE_CHECKING, Any, Literal
 
 from common import Dtype, check_sampling_args, require, require_at_least, run
-from rewards import chosen_reward
-from tasks import language_of, read_tasks
+from judging.rewards import chosen_reward
+from judging.tasks import language_of, read_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +160,7 @@ def policy_objective(logprobs: Tensor, old: Tensor, advantage: Tensor, mask: Ten
 
     Log-probabilities are 0 on padding; what stands there in the objective is for the caller to mask.
     """
-    from parity import MAX_LOG_RATIO
+    from model.parity import MAX_LOG_RATIO
 
     log_ratio = logprobs - old
     if loss_type == "gspo":
@@ -210,7 +210,7 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
     """
     import torch
 
-    from parity import kl_estimate, sampler_gap
+    from model.parity import kl_estimate, sampler_gap
 
     high = args.clip_range_high or args.clip_range
     trained = [0 if args.mask_truncated and not samples[i].rollout.ended else samples[i].length for i in rows]
@@ -251,8 +251,8 @@ def main(args: Args) -> None:
 
     import torch
 
-    from parity import largest
-    from training import training_run
+    from model.parity import largest
+    from training.run import training_run
 
     with training_run(args, "grpo", tasks, args.num_steps, args.token_budget) as run:
         for _ in run.steps():

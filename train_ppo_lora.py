@@ -18,8 +18,8 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal
 
 from common import Dtype, check_sampling_args, require, require_at_least, run
-from rewards import chosen_reward
-from tasks import language_of, read_tasks
+from judging.rewards import chosen_reward
+from judging.tasks import language_of, read_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,7 +141,7 @@ def z_score(advantage: Tensor, mask: Tensor) -> Tensor:
 
 def ratios(logprobs: Tensor, old: Tensor, level: str) -> Tensor:
     """pi / pi_old: (B, R) for each token, or (B, 1) for each sequence. Padding is 0 in both inputs, and 1 here."""
-    from parity import MAX_LOG_RATIO
+    from model.parity import MAX_LOG_RATIO
 
     log_ratio = logprobs - old if level == "token" else (logprobs - old).sum(1, keepdim=True)
     return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
@@ -175,7 +175,7 @@ def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, a
         fixed: `Run.before_update` of all samples; advantage: (B, R) with a critic, else (B, 1).
         returns: (B, R), None without a critic.
     """
-    from parity import kl_estimate, sampler_gap
+    from model.parity import kl_estimate, sampler_gap
 
     per_token, critic = args.ratio_level == "token", returns is not None
     num_tokens = sum(samples[i].length for i in rows)
@@ -225,8 +225,8 @@ def main(args: Args) -> None:
 
     import torch
 
-    from parity import kl_estimate, largest
-    from training import training_run
+    from model.parity import kl_estimate, largest
+    from training.run import training_run
 
     critic = args.value_coef > 0
     with training_run(args, "ppo", tasks, args.num_updates, args.token_budget, critic) as run:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common import Dtype, check_sampling_args, require, require_at_least, run
-from rewards import chosen_reward
-from tasks import language_of, read_tasks
+from judging.rewards import chosen_reward
+from judging.tasks import language_of, read_tasks
 
 
 @dataclass
@@ -113,8 +113,8 @@ def main(args: Args) -> None:
 
     import torch
 
-    from parity import kl_estimate, sampler_gap
-    from training import training_run
+    from model.parity import kl_estimate, sampler_gap
+    from training.run import training_run
 
     with training_run(args, "rl", tasks, args.num_steps, args.token_budget) as run:
         for _ in run.steps():

@@ -13,9 +13,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from common import Dtype, InputError, RunLog, require, require_at_least, run
-from tasks import CURRICULUM, Task, answer, read_tasks
-from tracking import Tracker, check_tracker, run_name
+from common import Dtype, InputError, require, require_at_least, run
+from judging.tasks import CURRICULUM, Task, answer, read_tasks
+from training.record import RunLog
+from training.tracking import Tracker, check_tracker, run_name
 
 
 @dataclass
@@ -54,8 +55,8 @@ def encode(tokenizer, task: Task, max_length: int) -> dict[str, list[int]]:
     Raises:
         InputError: longer than max_length; a cut solution would lose its end.
     """
-    from rollout import prompt_text
-    from tokens import check_round_trip, completion_ids, prompt_ids
+    from model.sampling import prompt_text
+    from model.tokens import check_round_trip, completion_ids, prompt_ids
 
     prompt = prompt_ids(tokenizer, **prompt_text(tokenizer, task))
     check_round_trip(tokenizer, [task], [prompt])
@@ -86,8 +87,8 @@ def main(args: Args) -> None:
         set_seed,
     )
 
-    from memory import answer_for_memory
-    from policy import (
+    from common.processes import output_folder, processes
+    from model.load import (
         add_lora,
         compute_dtype,
         load_config,
@@ -98,10 +99,10 @@ def main(args: Args) -> None:
         set_deterministic,
         trainable_parameters,
     )
-    from processes import output_folder, processes
-    from run_record import conclude, finish_record, start_record
-    from screen import Screen
-    from tokens import check_ids
+    from model.memory import answer_for_memory
+    from model.tokens import check_ids
+    from training.record import conclude, finish_record, start_record
+    from training.screen import Screen
 
     device = pick_device()
     dtype = compute_dtype(device, args.dtype)

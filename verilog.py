@@ -6,171 +6,20 @@
 
 A task has the text fields `prompt` (with the module's header), `test` (a testbench) and `top_module`. It may have
 `"latches": true`, and a `canonical_solution`: where that fails too, a completion that fails is `refused`.
-`docs/verilog.md` says what each part is, and what is promised. The parts of this: verilog_worker (judges),
-verilog_tools (runs a tool under the sandbox's locks), verilog_source (reads Verilog), verilog_watchers (takes
-assertions and prints out of it), verilog_reasoning (asks a judge model), verilog_probe (attacks to try it with).
+`docs/verilog.md` says what each part is, and what is promised. The parts of this are in judging/verilog/.
 
 `python verilog.py --probe` prints the tools with their versions, and the locks that hold on this machine.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import re
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
-import verilog_probe
-from common import InputError
-from sandbox import Sandbox, Verdict, run_probe
-from tasks import code_of, prose_of
-from verilog_reasoning import Judge, explanation
-from verilog_tools import find_tools
+from judging.self_test import run_probe
+from judging.verilog import attacks
+from judging.verilog.pool import PARTS, WEIGHTS, VerilogSandbox, score
 
-PARTS = ("compilation", "functional", "synthesis", "quality", "reasoning")
-WEIGHTS = (0.4, 0.5, 0.3, 0.5, 0.6)  # of the parts, in their order
-TASK_FIELDS = ("prompt", "test", "top_module")
-JUDGES_AT_A_TIME = 8  # requests to the judge model under way
-
-
-def score(parts: Mapping[str, float], weights: Sequence[float] = WEIGHTS) -> float:
-    """The mean of the parts in use by their weights, in [0, 1].
-
-    Raises:
-        InputError: not five weights, a negative one, or none above 0 for the parts in use.
-
-    >>> score({"compilation": 1.0, "functional": 0.5, "synthesis": 1.0, "quality": 1.0})
-    0.8529411764705882
-    >>> score({"compilation": 1.0, "functional": 0.25}, (0, 1, 0, 0, 0))
-    0.25
-    """
-    if len(weights) != len(PARTS) or any(not 0 <= weight < float("inf") for weight in weights):
-        raise InputError(f"want {len(PARTS)} weights of 0 or more: {', '.join(PARTS)}")
-    used = [(weight, parts[name]) for name, weight in zip(PARTS, weights, strict=True) if name in parts]
-    total = sum(weight for weight, _ in used)
-    if total <= 0:
-        raise InputError("the weights of the parts in use are all 0")
-    return sum(weight * part for weight, part in used) / total
-
-
-class VerilogSandbox(Sandbox):
-    """A pool of workers that judge Verilog; used as `Sandbox` is, and as safe to call from several threads.
-
-    Args:
-        time_limit: seconds of wall time for one check with all its tools, the judge model's answer not included.
-        memory_mib: address space of one tool.
-        judge: the model that reads explanations; None: `reasoning` is not in use.
-        num_workers, allow_missing_layers, namespaces: as of `Sandbox`.
-
-    Raises:
-        InputError: a tool or a required layer is missing, or a worker does not start.
-    """
-
-    program = "verilog_worker.py"
-
-    def __init__(
-        self,
-        time_limit: float = 10.0,
-        memory_mib: int = 1024,
-        num_workers: int | None = None,
-        allow_missing_layers: bool = False,
-        judge: Judge | None = None,
-        namespaces: bool = True,
-    ) -> None:
-        if sys.platform != "linux":
-            raise InputError("the Verilog sandbox needs Linux")
-        self.extra = {"tools": find_tools()}
-        self._references: dict[tuple[Any, ...], str] = {}  # by task, why its reference fails
-        super().__init__(time_limit, memory_mib, num_workers, allow_missing_layers, namespaces=namespaces)
-        self.judge = judge
-        self._asking = ThreadPoolExecutor(JUDGES_AT_A_TIME, thread_name_prefix="verilog-judge") if judge else None
-
-    def submit(self, task: dict[str, Any], completion: str, time_limit: float | None = None) -> Future[Verdict]:
-        """Queue one check and return at once; its verdict is the future's result.
-
-        Raises:
-            InputError: the task lacks a field.
-        """
-        lacking = [name for name in TASK_FIELDS if not isinstance(task.get(name), str)]
-        if lacking:
-            raise InputError(f"task {task.get('task_id')!r} has no text field {lacking[0]!r}")
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", task["top_module"]):
-            raise InputError(f"task {task.get('task_id')!r}: top_module {task['top_module']!r} is not a module's name")
-        kept = {name: task[name] for name in TASK_FIELDS}
-        kept |= {"language": "verilog", "latches": task.get("latches") is True}
-        code = code_of(task, completion)
-        job = {"task": kept, "completion": code, "time_limit": time_limit or self.time_limit}
-        job["reference"] = str(task.get("canonical_solution") or "")
-        verdict = self._queue(job)
-        if self._asking is None or self.judge is None:
-            return verdict
-        told = prose_of(completion, task) if task.get("instruct") else explanation(code)
-        asked = self._asking.submit(self.judge.score, task["prompt"], told, code)
-        return _joined(verdict, asked)
-
-    def _judge(self, number: int, job: dict[str, Any]) -> Verdict:
-        verdict = super()._judge(number, job)
-        if verdict.judged and not verdict.passed and (reason := self._reference_fails(number, job)):
-            return dataclasses.replace(
-                verdict, status="refused", reason=reason, parts=None, tests_passed=None, tests_total=None
-            )
-        if verdict.judged and verdict.parts is None:  # a worker that was late and had to be killed
-            verdict = dataclasses.replace(verdict, parts=dict.fromkeys(PARTS[:-1], 0.0))
-        return verdict
-
-    def _reference_fails(self, number: int, job: dict[str, Any]) -> str:
-        """Why nobody can pass this task: its own reference does not. "" if it does or there is none.
-
-        A check of its own with a time limit of its own, so that no completion has a hand in it.
-        """
-        if not job.get("reference", "").strip():
-            return ""
-        key = (*job["task"].values(), job["reference"])
-        if key not in self._references:
-            limit = max(self.time_limit, job["time_limit"])
-            verdict = super()._judge(number, job | {"completion": job["reference"], "time_limit": limit})
-            failed = verdict.judged and not verdict.passed
-            reason = f"the task's own reference fails its testbench: {verdict.reason}" if failed else ""
-            if not verdict.judged or verdict.status == "timeout":  # may have been the machine's
-                return reason
-            self._references[key] = reason
-        return self._references[key]
-
-    def versions(self) -> dict[str, str]:
-        """What each tool says about its version."""
-        return json.loads(self._queue({"ask": "versions", "time_limit": self.time_limit}).result().reason)
-
-    def close(self) -> None:
-        super().close()
-        if self._asking is not None:
-            self._asking.shutdown(wait=False, cancel_futures=True)
-
-    def __enter__(self) -> VerilogSandbox:
-        return self
-
-
-def _joined(verdict: Future[Verdict], asked: Future[float | None]) -> Future[Verdict]:
-    """The verdict with `reasoning` among its parts, unless the judge model could not be reached."""
-    both: Future[Verdict] = Future()
-    both.set_running_or_notify_cancel()
-
-    def join(_: Future[Any]) -> None:
-        if not verdict.done() or not asked.done() or both.done():
-            return
-        try:
-            result, reasoning = verdict.result(), asked.result()
-            if result.parts is not None and reasoning is not None:
-                result = dataclasses.replace(result, parts={**result.parts, "reasoning": reasoning})
-            both.set_result(result)
-        except BaseException as error:
-            both.set_exception(error)
-
-    asked.add_done_callback(lambda _: verdict.add_done_callback(join))
-    return both
-
+__all__ = ["PARTS", "WEIGHTS", "VerilogSandbox", "score"]
 
 if __name__ == "__main__":
-    sys.exit(run_probe("Runs untrusted Verilog; see docs/verilog.md.", VerilogSandbox, verilog_probe.attack))
+    sys.exit(run_probe("Runs untrusted Verilog; see docs/verilog.md.", VerilogSandbox, attacks.attack))

@@ -19,10 +19,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from common import InputError, machine, run
-from logprobs import completion_logprobs
-from policy import load_policy, load_tokenizer
-from rollout import encode_prompts, sample
-from tasks import read_tasks
+from judging.tasks import read_tasks
+from model.load import load_policy, load_tokenizer
+from model.logprobs import completion_logprobs
+from model.sampling import encode_prompts, sample
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # of a Llama or a Qwen
 KINDS: dict[str, dict[str, Any]] = {

@@ -25,15 +25,16 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-import memory
-import policy
-from batches import micro_batches, padded_tokens
 from common import run
-from logprobs import completion_outputs, takes_shared_prompts
-from memory_parts import passes, read_shape
-from parity import as_reference, kl_estimate, load_reference
-from policy import set_recomputing
-from rollout import sample
+from model import load as policy
+from model import memory
+from model.load import set_recomputing
+from model.logprobs import completion_outputs, takes_shared_prompts
+from model.memory_parts import passes, read_shape
+from model.merged_copy import drop_merged_copy, merged_copy
+from model.micro_batches import micro_batches, padded_tokens
+from model.parity import as_reference, kl_estimate, load_reference
+from model.sampling import sample
 from train_grpo_lora import policy_objective
 
 SHAPES = {  # hidden, inner, layers, heads, key/value heads, vocabulary
@@ -123,8 +124,8 @@ def measure(model, args: memory.Args, prompt: int) -> dict[str, int]:
     optimizer.step()  # its moments are there from the second step on
     optimizer.zero_grad()
     moments = sum(p.numel() * p.element_size() for p in trained) * 2
-    copy = policy.merged_copy(model)
-    policy.drop_merged_copy(model)
+    copy = merged_copy(model)
+    drop_merged_copy(model)
     found = {"always": weight_bytes(model) + moments}
 
     # a CPU in bfloat16 would take the states of the last tokens, which are strided, with a copy of the head for each
@@ -133,7 +134,7 @@ def measure(model, args: memory.Args, prompt: int) -> dict[str, int]:
     with peak_bytes(device) as sampling:
         sample(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=1.0,
                num_samples=args.num_samples, top_p=args.top_p, batch_size=args.sample_batch_size)  # fmt: skip
-        policy.drop_merged_copy(model)
+        drop_merged_copy(model)
     every = [p for p in prompts for _ in range(args.num_samples)]
     items = [SimpleNamespace(group=i // args.num_samples, prompt_length=len(p), lengths=[args.max_new_tokens])
              for i, p in enumerate(every)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What 16 bits do to a real model: the gate (parity.py) with and without a bug, and the gradient against float32.
+"""What 16 bits do to a real model: the gate (model/parity.py) with and without a bug, and the gradient against float32.
 
     python benchmarks/bench_precision.py --model_name FOLDER --data HumanEval.jsonl --dtype bfloat16 float16
 
@@ -22,25 +22,19 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
-import torch  # noqa: E402
+import torch
 
-import logprobs  # noqa: E402
-import parity  # noqa: E402
-from checkpoint import loss_scaler  # noqa: E402
-from common import InputError, machine, run  # noqa: E402
-from logprobs import base_of, completion_logprobs  # noqa: E402
-from policy import (  # noqa: E402
-    add_lora,
-    drop_merged_copy,
-    dtype_of,
-    eos_ids,
-    load_policy,
-    load_tokenizer,
-    pick_device,
-    trainable_parameters,
+from common import InputError, machine, run
+from judging.tasks import read_tasks
+from model import (
+    logprobs,
+    parity,
 )
-from rollout import Rollout, encode_prompts, sample  # noqa: E402
-from tasks import read_tasks  # noqa: E402
+from model.load import add_lora, dtype_of, eos_ids, load_policy, load_tokenizer, pick_device, trainable_parameters
+from model.logprobs import base_of, completion_logprobs
+from model.merged_copy import drop_merged_copy
+from model.sampling import Rollout, encode_prompts, sample
+from training.resume import loss_scaler
 
 
 @dataclass

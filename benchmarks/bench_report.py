@@ -20,11 +20,11 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from synthetic_run import synthetic_run  # noqa: E402
+from synthetic_run import synthetic_run
 
-from common import InputError, machine, require_at_least, run  # noqa: E402
-from report import Args as ReportArgs  # noqa: E402
-from report import main as make_report  # noqa: E402
+from common import InputError, machine, require_at_least, run
+from report import Args as ReportArgs
+from report import main as make_report
 
 PAINTED = "return new Promise(done => requestAnimationFrame(() => setTimeout(() => done(performance.now()))))"
 

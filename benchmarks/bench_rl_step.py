@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT)]
 
-from common import InputError, require, require_at_least, run, write_text  # noqa: E402
+from common import InputError, require, require_at_least, run, write_text
 
 SIDES = {"ours": "this project", "loop": "one at a time", "trl": "TRL"}
 

@@ -32,8 +32,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from sandbox import Sandbox  # noqa: E402
-from tasks import candidate_source, test_source  # noqa: E402
+from judging.pool import Sandbox
+from judging.tasks import candidate_source, test_source
 
 TASK_FILES = (ROOT.parent / "shared" / "data" / "HumanEval.jsonl.gz", ROOT / "data" / "pocket_test.jsonl")
 TIME_LIMIT = 5.0  # seconds

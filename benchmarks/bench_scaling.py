@@ -28,9 +28,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from rl_workloads import never_ends, random_llama  # noqa: E402
+from rl_workloads import never_ends, random_llama
 
-from common import machine, require, require_at_least, run, write_text  # noqa: E402
+from common import machine, require, require_at_least, run, write_text
 
 FACTORS = {
     "group": "completions a task, G",
@@ -86,7 +86,7 @@ def load(args: Args, folder: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoTokenizer
 
-    from policy import add_lora, load_policy, load_tokenizer, pick_device
+    from model.load import add_lora, load_policy, load_tokenizer, pick_device
 
     torch.manual_seed(args.seed)
     if not args.model:
@@ -104,7 +104,7 @@ def load(args: Args, folder: Path) -> tuple[Any, Any]:
 
 def training_pass(model, point: dict[str, int], shared: bool, rng: np.random.Generator) -> Callable[[], None]:
     """Log-probabilities of random completions and their gradient."""
-    from logprobs import completion_outputs
+    from model.logprobs import completion_outputs
 
     group, prompt, completion, batch = (point[name] for name in FACTORS)
     vocabulary = model.config.vocab_size
@@ -120,7 +120,7 @@ def training_pass(model, point: dict[str, int], shared: bool, rng: np.random.Gen
 
 def sampling(model, tokenizer, point: dict[str, int], shared: bool, rng: np.random.Generator) -> Callable[[], None]:
     """`batch * group` completions at once, of as many tokens as asked."""
-    from rollout import sample
+    from model.sampling import sample
 
     group, prompt, completion, batch = (point[name] for name in FACTORS)
     prompts = rng.integers(0, model.config.vocab_size, (batch, prompt)).tolist()

@@ -13,9 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from verilog_attacks import RIGHT, TASK  # noqa: E402
+from verilog_attacks import RIGHT, TASK
 
-from verilog import VerilogSandbox  # noqa: E402
+from judging.verilog.pool import VerilogSandbox
 
 tasks = [json.loads(line) for path in sys.argv[1:] for line in open(path)]
 pairs = [(task, task["canonical_solution"]) for task in tasks] or [(TASK, RIGHT)]

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from policy import add_lora, load_policy, trainable_parameters
-from rollout import sample
+from model.load import add_lora, load_policy, trainable_parameters
+from model.sampling import sample
 
 counts = globals()["counts"]  # tests/pretended_gpu.py's
 LAYERS = int(sys.argv[1]) if sys.argv[1:] else 24

@@ -20,9 +20,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import torch  # noqa: E402
+import torch
 
-from common import Preempted, parse_args  # noqa: E402
+from common import Preempted, parse_args
 
 Note = Callable[..., None]
 SMALL = dict(hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4)  # in place of the 1.3B
@@ -32,8 +32,8 @@ def card(note: Note, folder: Path, tiny: bool) -> None:
     """What is here, and which attention kernels torch takes with the masks of training and of decoding."""
     import bitsandbytes
 
-    from logprobs import sharing_mask
-    from policy import compute_dtype, pick_device
+    from model.load import compute_dtype, pick_device
+    from model.logprobs import sharing_mask
 
     device = pick_device()
     dtype = compute_dtype(device)
@@ -125,7 +125,7 @@ def repeated(note: Note, folder: Path, more: list[str]) -> None:
     """GRPO of four steps, again, and killed after two and resumed: the largest difference of a weight."""
     from safetensors.torch import load_file
 
-    from training import Run
+    from training.run import Run
 
     def trained(name: str) -> dict[str, torch.Tensor]:
         stage("train_grpo_lora", *rl_flags(folder, name), "--num_steps", "4", *more)
@@ -165,10 +165,11 @@ def model_folder(folder: Path, tiny: bool) -> Path:
 def precision(note: Note, folder: Path, tiny: bool) -> None:
     import bench_precision as bench
 
-    import logprobs
-    from policy import drop_merged_copy, load_tokenizer
-    from rollout import encode_prompts, sample
-    from tasks import read_tasks
+    from judging.tasks import read_tasks
+    from model import logprobs
+    from model.load import load_tokenizer
+    from model.merged_copy import drop_merged_copy
+    from model.sampling import encode_prompts, sample
 
     base = str(model_folder(folder, tiny) / "base")
     for title, name in (("pocket", "data/pocket_coder"), ("1.3B", base)):
@@ -223,8 +224,9 @@ def bandwidth() -> float:
 
 def decoding(note: Note, folder: Path, tiny: bool) -> None:
     """Seconds a step: what 64 tokens take more than 8 do, so that neither prefill nor capture counts."""
-    from policy import base_and_adapter, drop_merged_copy, load_policy, pick_device
-    from rollout import sample
+    from model.load import base_and_adapter, load_policy, pick_device
+    from model.merged_copy import drop_merged_copy
+    from model.sampling import sample
 
     adapter = str(model_folder(folder, tiny) / "adapter")
     assert base_and_adapter(adapter)[1]
@@ -266,7 +268,7 @@ def decoding(note: Note, folder: Path, tiny: bool) -> None:
 
 def plain_weights(model) -> list[torch.nn.Parameter]:
     """What a step reads, as on the meta device: every weight but the embeddings."""
-    from memory_parts import without_weights
+    from model.memory_parts import without_weights
 
     plain = without_weights(model.config.name_or_path)
     return [p for name, p in plain.named_parameters() if "embed_tokens" not in name]
@@ -275,9 +277,9 @@ def plain_weights(model) -> list[torch.nn.Parameter]:
 def memory(note: Note, folder: Path, tiny: bool) -> None:
     import bench_memory
 
-    import memory as prediction
-    from parity import load_reference
-    from policy import load_policy, pick_device
+    from model import memory as prediction
+    from model.load import load_policy, pick_device
+    from model.parity import load_reference
 
     adapter, device = str(model_folder(folder, tiny) / "adapter"), pick_device()
     gpu, gib = device.type == "cuda", 2**30

@@ -28,12 +28,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-import torch  # noqa: E402
+import torch
 
-import train_grpo_lora  # noqa: E402
-from common import machine, parse_args  # noqa: E402
-from tasks import candidate_source, read_tasks, test_source  # noqa: E402
-from training import item_order  # noqa: E402
+import train_grpo_lora
+from common import machine, parse_args
+from judging.tasks import candidate_source, read_tasks, test_source
+from training.run import item_order
 
 TIME_LIMIT = 5.0  # seconds a check
 WARM_UP = 1  # steps not counted
@@ -152,7 +152,7 @@ def order_of_tasks(s: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def ours(s: dict[str, Any], meter: Meter) -> None:
-    from training import Run
+    from training.run import Run
 
     flags = {
         "train_path": f"{s['folder']}/tasks.jsonl",
@@ -196,8 +196,8 @@ def ours(s: dict[str, Any], meter: Meter) -> None:
 
 
 def loop(s: dict[str, Any], meter: Meter) -> None:
-    from parity import as_reference, kl_estimate, load_reference
-    from policy import load_policy, load_tokenizer, pick_device, trainable_parameters
+    from model.load import load_policy, load_tokenizer, pick_device, trainable_parameters
+    from model.parity import as_reference, kl_estimate, load_reference
 
     device, adapter, size = pick_device(), f"{s['folder']}/adapter", s["num_samples"]
     torch.manual_seed(s["seed"])
@@ -260,9 +260,9 @@ def trl(s: dict[str, Any], meter: Meter) -> None:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from policy import load_policy, load_tokenizer, pick_device, trainable_parameters
-    from rewards import base_reward
-    from sandbox import Sandbox
+    from judging.pool import Sandbox
+    from judging.rewards import base_reward
+    from model.load import load_policy, load_tokenizer, pick_device, trainable_parameters
 
     device, adapter = pick_device(), f"{s['folder']}/adapter"
     tokenizer = load_tokenizer(adapter)

@@ -14,8 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from common import require  # noqa: E402
-from tasks import read_tasks  # noqa: E402
+from common import require
+from judging.tasks import read_tasks
 
 # blocks: what the random models are named by is the size of their blocks (for 1.3b and 7b, as DeepSeek-Coder's are,
 # with the embeddings); "humaneval" has 4.7M in the blocks and 2 x 8.2M in the embeddings and the head
@@ -49,7 +49,7 @@ def build(workload: str, folder: Path, tokenizer_folder: str = "", data: str = "
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from policy import add_lora, load_policy, pick_device, save_adapter
+    from model.load import add_lora, load_policy, pick_device, save_adapter
 
     device = pick_device()
     require(

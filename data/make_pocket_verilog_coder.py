@@ -57,7 +57,7 @@ def ramble(other: Circuit, rng: random.Random) -> str:
 
 
 def share_of_wrong_bodies(pool: list[Circuit], rng: random.Random, count: int = 1000) -> float:
-    from verilog import VerilogSandbox
+    from judging.verilog.pool import VerilogSandbox
 
     drawn = rng.choices(pool, [circuit.weight for circuit in pool], k=count)
     with VerilogSandbox() as sandbox:

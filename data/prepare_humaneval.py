@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import InputError, require, run, write_jsonl, write_text
-from tasks import FIELDS, read_tasks, sha256
+from common import InputError, require, run, sha256, write_jsonl, write_text
+from judging.tasks import FIELDS, read_tasks
 
 HUB = "openai/openai_humaneval"
 

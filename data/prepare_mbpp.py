@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from prepare_humaneval import read_source
 
-from common import InputError, require, run, write_jsonl, write_text
-from tasks import Task, check_task, sha256
+from common import InputError, require, run, sha256, write_jsonl, write_text
+from judging.tasks import Task, check_task
 
 HUB = "google-research-datasets/mbpp"
 SPLITS = {"train": range(601, 975), "test": range(11, 511), "validation": range(511, 601), "prompt": range(1, 11)}

@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import InputError, require, run, write_jsonl
-from tasks import Task, check_task, sha256
+from common import InputError, require, run, sha256, write_jsonl
+from judging.tasks import Task, check_task
 
 COUNT = 156
 HEADER = re.compile(r"\s*module\s+RefModule\s*(\((?:[^()]|\([^()]*\))*\)\s*;[ \t]*\n)")

@@ -24,9 +24,9 @@ HEAD = """# Every flag
 
 Written by `python docs/make_flags.py` from the dataclass at the top of each script; `--check` says whether it is
 stale. `python SCRIPT.py --help` prints those of a script in its own order. Defaults are the scripts' own: what
-`train_*.sh` gives in their place stands in `profile.sh`, what `train.py` gives in `models.py`. `sft`, `rl`, `ppo`,
-`grpo` and `dpo` are `train_*_lora.py`, the other names are files. Those of `data/` and `benchmarks/` have their flags
-in `--help` alone.
+`train_*.sh` gives in their place stands in `profile.sh`, what `train.py` gives in `training/defaults.py`. `sft`,
+`rl`, `ppo`, `grpo` and `dpo` are `train_*_lora.py`, the other names are files. Those of `data/` and `benchmarks/` have
+their flags in `--help` alone.
 
 A switch is turned on by `--NAME`, off by `--no_NAME`. What has no dashes here is said without a name. `train.py`
 takes `METHOD [GPU] [MODEL]` or a YAML file first, and passes flags of the stages that it runs on to them. Where
@@ -55,7 +55,8 @@ def all_flags(root: Path) -> list[Flag]:
         modules = [name.removesuffix("Args") for name in map(ast.unparse, given) if name.split(".")[-1] == "Args"]
         if modules:
             script = path.stem.removeprefix("train_").removesuffix("_lora")
-            found += fields(script, root / f"{modules[0].rstrip('.') or path.stem}.py")
+            name = f"{modules[0].rstrip('.') or path.stem}.py"
+            found += fields(script, next(place for place in (root / name, *root.glob(f"*/{name}")) if place.is_file()))
     return found
 
 

@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from attacks import TASKS, Attack, corpus  # noqa: E402
 
-from sandbox import Sandbox  # noqa: E402
+from judging.pool import Sandbox  # noqa: E402
 
 WATCHED = ("/", "/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")
 
@@ -45,9 +45,9 @@ def processes(judges: set[int]) -> list[str]:
         except OSError:
             continue
         programs = [Path(word).name for word in words]
-        mine = int(name) in judges and "sandbox_judge.py" in programs
-        if "sandbox_zygote.py" in programs:
-            mine = int(words[programs.index("sandbox_zygote.py") + 2]) in judges
+        mine = int(name) in judges and "judge.py" in programs
+        if "zygote.py" in programs:
+            mine = int(words[programs.index("zygote.py") + 2]) in judges
         if mine and state != "Z":
             found.append(f"{name} {state} {' '.join(words)[:200]}")
     return found

@@ -37,7 +37,7 @@ def in_the_project(monkeypatch):
 
 @pytest.fixture(scope="module")  # the attack corpus looks for threads that were left behind
 def sandbox():
-    from sandbox import Sandbox
+    from judging.pool import Sandbox
 
     with Sandbox() as box:
         yield box
@@ -61,7 +61,7 @@ def pocket_policy(pocket):
     """The pocket model in NF4 with a fresh adapter whose weights are not zero, and its tokenizer."""
     import torch
 
-    from policy import add_lora, load_policy, load_tokenizer, trainable_parameters
+    from model.load import add_lora, load_policy, load_tokenizer, trainable_parameters
 
     torch.manual_seed(0)
     model = add_lora(load_policy(pocket, torch.device("cpu")), 8, 16, 0.05)
@@ -76,7 +76,7 @@ def start(pocket, tmp_path_factory) -> str:
     """An adapter for the pocket model to start a run from, its weights not zero."""
     import torch
 
-    from policy import add_lora, load_policy, load_tokenizer, save_adapter, trainable_parameters
+    from model.load import add_lora, load_policy, load_tokenizer, save_adapter, trainable_parameters
 
     folder = tmp_path_factory.mktemp("start") / "sft"
     torch.manual_seed(3)
@@ -104,7 +104,7 @@ def known_run(monkeypatch):
     import torch
 
     import sandbox
-    import training
+    from training import run as training
 
     def prepare(passes=lambda call, i: i % 3 > 0) -> list[list]:
         sampled, real = [], training.sample

@@ -3,7 +3,7 @@
 import torch
 from safetensors.torch import load_file
 
-from policy import load_policy
+from model.load import load_policy
 
 
 class Plain:

@@ -8,7 +8,7 @@ The script's exit code is kept, and the last line printed is JSON:
     kernels  operations that compute; views and memory that is not filled are none
     syncs    for which the host waits: copies to it, and results whose size depends on the data
     copies   to the card
-    sites    how many of the syncs are where, as in {"rollout.py:150 nonzero": 32}
+    sites    how many of the syncs are where, as in {"model/sampling.py:150 nonzero": 32}
 
 The card has bfloat16 (capability 8.6) or, with --float16, has not (7.5); --two are two of them. Not pretended: speed,
 memory, CUDA's own kernels and their rounding. Attention counts as the several kernels of torch's plain implementation.
@@ -38,6 +38,15 @@ from unittest import mock
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+PACKAGES = ("common", "judging", "model", "reporting", "training")
+
+
+def in_project(file: str) -> bool:
+    """Whether it is a script of the root or a file of one of its packages."""
+    folder = Path(file).parent
+    return folder == ROOT or (ROOT in folder.parents and folder.relative_to(ROOT).parts[0] in PACKAGES)
+
+
 MEMORY = 24 * 2**30
 
 
@@ -87,7 +96,7 @@ class Counts:
     def wait(self, what: str) -> None:
         """Another sync, in the innermost line of the project that is being run; a backward pass's thread has none."""
         frame = sys._getframe(1)
-        while frame and Path(frame.f_code.co_filename).parent != ROOT:
+        while frame and not in_project(frame.f_code.co_filename):
             frame = frame.f_back
         line = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else "elsewhere"
         self.syncs += 1
@@ -309,8 +318,8 @@ def main(argv: list[str]) -> None:
     capability, cards = (7, 5) if "--float16" in options else (8, 6), 2 if "--two" in options else 1
     if ROOT in path.parents:
         sys.path.insert(0, str(ROOT))
-        import policy  # with bitsandbytes, which looks for CUDA's libraries once there is a card
-        import rollout_graph
+        from model import load as policy  # with bitsandbytes, which looks for CUDA's libraries once there is a card
+        from model import sampling_graph as rollout_graph
 
         prepare(policy, rollout_graph)
     start(capability, cards)

@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from sandbox import Sandbox  # noqa: E402
+from judging.pool import Sandbox  # noqa: E402
 
 PROMPT = 'def double(x, path=""):\n    """Twice x."""\n'
 TASK = {"task_id": "double", "prompt": PROMPT, "canonical_solution": "    return 2 * x\n", "entry_point": "double"}

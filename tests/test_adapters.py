@@ -8,16 +8,17 @@ import pytest
 import torch
 from conftest import ROOT
 
-import adapters
 import eval_humaneval
 import merge_adapter
 import train_dpo_lora
 import train_rl_lora
 from common import InputError
-from parity import check_copy
-from policy import load_policy, load_tokenizer, merged_copy
-from rollout import encode_prompts, sample
-from tasks import read_tasks
+from judging.tasks import read_tasks
+from model import adapters
+from model.load import load_policy, load_tokenizer
+from model.merged_copy import merged_copy
+from model.parity import check_copy
+from model.sampling import encode_prompts, sample
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from adapter_gap import KINDS, gaps, make_adapter  # noqa: E402

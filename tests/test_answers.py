@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tasks import code_of, program, prose_of
+from judging.tasks import code_of, program, prose_of
 
 TASK = {"task_id": "t", "prompt": "def f(x):\n", "entry_point": "f", "instruct": True}
 RIGHT = "def f(x):\n    return 2 * x\n"

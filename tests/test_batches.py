@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batches import micro_batches, padded_tokens
+from model.micro_batches import micro_batches, padded_tokens
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), min_size=1, max_size=24)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import curves
-from curves import Args, curve, main, read_log
+from curves import Args, main
+from reporting.plots import curve, read_log
 
 
 def run_folder(folder, values, key="reward"):

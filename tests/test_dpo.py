@@ -15,21 +15,21 @@ from safetensors.torch import load_file
 from test_resume import broken_log
 
 import generate_dpo_data
-import judging
-import parity
-import rollout
 import train_dpo_lora
-import training
-from batches import Sample
 from common import InputError
 from generate_dpo_data import pairs_of_task
-from policy import load_config, load_policy, load_tokenizer
-from rollout import Rollout
-from sandbox import Verdict
-from tasks import read_tasks
+from judging import by_language as judging
+from judging.pool import Verdict
+from judging.tasks import read_tasks
+from model import parity
+from model import sampling as rollout
+from model.load import load_config, load_policy, load_tokenizer
+from model.sampling import Rollout
 from train_dpo_lora import Args, check, dpo_loss, encode_pairs, read_pairs
 from train_sft_lora import encode
-from training import item_order
+from training import run as training
+from training.run import item_order
+from training.samples import Sample
 
 TEXTS = [
     ("def one() -> int:\n", "    return 1\n", "    return 2\n\n\nprint(one())\nprint(one())\n"),

@@ -5,7 +5,7 @@ import pytest
 import eval_humaneval
 from common import InputError
 from eval_humaneval import Args, check
-from tasks import read_tasks
+from judging.tasks import read_tasks
 
 TESTS = "data/pocket_test.jsonl"
 

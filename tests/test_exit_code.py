@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 from conftest import ROOT
 
-from sandbox import Sandbox
-from tasks import read_tasks
+from judging.pool import Sandbox
+from judging.tasks import read_tasks
 
 TASK = read_tasks(ROOT / "data" / "pocket_train.jsonl")[0]
 

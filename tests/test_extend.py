@@ -15,15 +15,15 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from batches import Sample
-from policy import load_policy
-from rewards import chosen_reward
-from rollout import Rollout
-from sandbox import Verdict
-from tasks import read_tasks
+from judging.pool import Verdict
+from judging.rewards import chosen_reward
+from judging.tasks import read_tasks
+from model.load import load_policy
+from model.sampling import Rollout
 from train_grpo_lora import Args as GrpoArgs
 from train_ppo_lora import Args as PpoArgs
 from train_rl_lora import Args
+from training.samples import Sample
 
 PAGE = (ROOT / "docs" / "extend.md").read_text()
 FILES = dict(re.findall(r"```python\n(?=# (\S+\.py)\n)(.*?)```", PAGE, re.DOTALL))
@@ -41,7 +41,7 @@ STAND_IN = """
 import importlib, json, pathlib, sys
 
 from common import parse_args
-from tasks import read_tasks
+from judging.tasks import read_tasks
 
 script, flags = sys.argv[1], sys.argv[2:]
 module = importlib.import_module(script.removesuffix(".py"))
@@ -203,7 +203,15 @@ def test_the_objective_s_edges(start, tasks_path, tmp_path, known_run):
 
 
 def test_the_frame_reads_no_field_that_rl_ppo_and_grpo_do_not_share():
-    files = ("training.py", "batches.py", "judging.py", "validation.py", "tracking.py", "checkpoint.py", "rewards.py")
+    files = (
+        "training/run.py",
+        "training/samples.py",
+        "judging/by_language.py",
+        "training/validation.py",
+        "training/tracking.py",
+        "training/resume.py",
+        "judging/rewards.py",
+    )
     nodes = (node for file in files for node in ast.walk(ast.parse((ROOT / file).read_text())))
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("args")}
     shared = set.intersection(*(set(one.__dataclass_fields__) for one in (Args, PpoArgs, GrpoArgs)))

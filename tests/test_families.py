@@ -12,8 +12,8 @@ import eval_humaneval
 import train_grpo_lora
 import train_sft_lora
 from common import InputError
-from memory_parts import num_parameters, without_weights
-from policy import add_lora, linear_layers, load_config, load_policy, load_tokenizer, lora_targets, save_adapter
+from model.load import add_lora, linear_layers, load_config, load_policy, load_tokenizer, lora_targets, save_adapter
+from model.memory_parts import num_parameters, without_weights
 
 LLAMA = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 TARGETS = {

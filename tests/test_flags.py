@@ -36,7 +36,7 @@ def test_known_rows():
     assert row(page, "--baseline")[:2] == ["`none`, `mean`, `rloo`", "`none`"]
     assert row(page, "--early_stopping")[:2] == ["switch", "on"]
     assert row(page, "RUNS …")[:2] == ["words", "must be given"]
-    assert row(page, "--preflight")[3] == "policy"  # whose Args are in memory.py
+    assert row(page, "--preflight")[3] == "policy"  # whose Args are in model/memory.py
     assert row(page, "--eval_on")[2].startswith("data sets or task files of that")  # its comment is on a second line
     kind, default, meaning, scripts = row(page, "--max_grad_norm")
     assert (default, scripts) == ("`1.0` (dpo, grpo, ppo)<br>`0.0` (rl)", "dpo, grpo, ppo, rl")
@@ -47,7 +47,6 @@ def test_every_field_of_every_script_is_there():
     import curves
     import eval_humaneval
     import generate_dpo_data
-    import memory
     import merge_adapter
     import results_table
     import train
@@ -56,12 +55,13 @@ def test_every_field_of_every_script_is_there():
     import train_ppo_lora
     import train_rl_lora
     import train_sft_lora
+    from model import memory
 
     modules = [curves, eval_humaneval, generate_dpo_data, memory, merge_adapter, results_table, train, train_dpo_lora]
     modules += [train_grpo_lora, train_ppo_lora, train_rl_lora, train_sft_lora]
     page, found = make_flags.page(ROOT), make_flags.all_flags(ROOT)
     for module in modules:
-        script = {"memory": "policy"}.get(module.__name__, re.sub("^train_|_lora$", "", module.__name__))
+        script = {"model.memory": "policy"}.get(module.__name__, re.sub("^train_|_lora$", "", module.__name__))
         names = [flag.name.lstrip("-").split(" ")[0].lower() for flag in found if flag.script == script]
         assert names == list(module.Args.__dataclass_fields__), script
     assert len(re.findall(r"^\| `", page, re.MULTILINE)) == len({flag.name for flag in found})

@@ -9,12 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 import eval_humaneval
-import gguf_model
 import merge_adapter
 import train_sft_lora
-from common import InputError
-from policy import base_and_adapter, load_tokenizer
-from tasks import sha256
+from common import InputError, sha256
+from model import gguf_model
+from model.load import base_and_adapter, load_tokenizer
 
 gguf = pytest.importorskip("gguf")
 NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",

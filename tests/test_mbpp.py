@@ -18,7 +18,7 @@ import eval_humaneval
 import generate_dpo_data
 import train_rl_lora
 from common import InputError
-from tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings, truncate_at_stop
+from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings, truncate_at_stop
 
 SOURCE = "data/pocket_mbpp.jsonl"
 RECORD = {"task_id": 601, "text": "Write it.", "code": "def f():\r\n\treturn 1\r\n", "test_setup_code": "",
@@ -211,8 +211,8 @@ def test_a_mixed_file_is_sampled_with_each_task_s_stop_strings(
     def sampler(model, tokenizer, prompts, *, stops, **settings):
         raise Seen([('"""\nWrite a ' in tokenizer.decode(ids), stops[i]) for i, ids in enumerate(prompts)])
 
-    monkeypatch.setattr("rollout.sample", sampler)
-    monkeypatch.setattr("training.sample", sampler)
+    monkeypatch.setattr("model.sampling.sample", sampler)
+    monkeypatch.setattr("training.run.sample", sampler)
     common = dict(train_path=tasks_path, sft_model=start, max_length=384, max_new_tokens=64, stop_at_strings=True)
     with pytest.raises(Seen) as seen:
         if script == "train_rl_lora":

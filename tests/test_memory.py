@@ -20,17 +20,17 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import eval_humaneval
-import memory
-import policy
 import train_grpo_lora
 import train_rl_lora
 import train_sft_lora
-import training
 from benchmarks.bench_memory import compare, random_policy
 from common import InputError
-from logprobs import completion_outputs, takes_shared_prompts
-from memory_parts import num_parameters, passes, shape_of, training_bytes
-from policy import set_recomputing
+from model import load as policy
+from model import memory
+from model.load import set_recomputing
+from model.logprobs import completion_outputs, takes_shared_prompts
+from model.memory_parts import num_parameters, passes, shape_of, training_bytes
+from training import run as training
 
 SMALL = dict(vocab_size=256, hidden_size=128, intermediate_size=320, num_hidden_layers=2, num_attention_heads=4,
              max_position_embeddings=512)  # fmt: skip

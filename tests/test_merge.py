@@ -13,11 +13,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import merging
-from common import InputError, parse_args
+from common import InputError, parse_args, sha256
+from judging.tasks import read_tasks
 from merge_adapter import Args, main
-from policy import add_lora, load_policy, load_tokenizer, save_adapter, trainable_parameters
-from tasks import read_tasks, sha256
+from model import merging
+from model.load import add_lora, load_policy, load_tokenizer, save_adapter, trainable_parameters
 
 CPU = torch.device("cpu")
 
@@ -274,7 +274,7 @@ METRICS = {"exp_name": "grpo|1", "is_lora": True, "base_model": "pocket_coder", 
 
 
 def test_the_card_says_what_the_run_left_behind(adapter, merged, tmp_path, capsys):
-    from model_card import card, evaluations, training_record
+    from reporting.model_card import card, evaluations, training_record
 
     text = (merged["bfloat16"] / "README.md").read_text()
     assert "## Evaluation\n\nNot evaluated.\n" in text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common import parse_args
-from rewards import chosen_reward
+from judging.rewards import chosen_reward
 
 FOLDER = Path("docs/methods")
 PAGES = {

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval_humaneval import rates
-from metrics import paired_difference, pass_at_k, wilson_interval
+from judging.metrics import paired_difference, pass_at_k, wilson_interval
 
 
 @given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import parity
 from benchmarks import bench_precision
 from common import InputError
-from logprobs import completion_logprobs
-from parity import MIN_TOKENS, as_reference, check_ends, check_parity, judge, kl_estimate, load_reference
-from policy import load_policy, load_tokenizer, save_adapter, set_recomputing, trainable_parameters
-from rollout import Rollout, encode_prompts, sample
-from tasks import read_tasks
+from judging.tasks import read_tasks
+from model import parity
+from model.load import load_policy, load_tokenizer, save_adapter, set_recomputing, trainable_parameters
+from model.logprobs import completion_logprobs
+from model.parity import MIN_TOKENS, as_reference, check_ends, check_parity, judge, kl_estimate, load_reference
+from model.sampling import Rollout, encode_prompts, sample
 
 
 @pytest.fixture(scope="module")

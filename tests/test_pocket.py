@@ -9,7 +9,7 @@ from make_pocket_tasks import SPLITS, behaviour, make_task, split_compositions
 from pocket_code import call, compile_body, right_code, slipped_codes, write_body
 from pocket_grammar import compositions, draw_arguments
 
-from tasks import read_tasks
+from judging.tasks import read_tasks
 
 
 @pytest.fixture(scope="module")

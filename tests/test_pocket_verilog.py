@@ -13,7 +13,7 @@ from make_pocket_verilog_tasks import LEVELS, SPLITS, behaviour, make_task, spli
 from pocket_verilog_code import STYLES, right_code, slipped_codes, write_body
 from pocket_verilog_grammar import MODULE, circuits, next_value
 
-from tasks import read_tasks
+from judging.tasks import read_tasks
 
 DATA = Path(__file__).parents[1] / "data"
 MISSING = [tool for tool in ("iverilog", "vvp", "yosys", "verilator") if shutil.which(tool) is None]
@@ -27,7 +27,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def box():
-    from verilog import VerilogSandbox
+    from judging.verilog.pool import VerilogSandbox
 
     with VerilogSandbox() as box:
         yield box

@@ -5,20 +5,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import policy
 from common import InputError
-from logprobs import completion_logprobs, pad
-from policy import (
+from model import load as policy
+from model.load import (
     add_lora,
     base_and_adapter,
-    drop_merged_copy,
     load_policy,
     load_tokenizer,
-    merged_copy,
     pick_device,
     save_adapter,
     trainable_parameters,
 )
+from model.logprobs import completion_logprobs, pad
+from model.merged_copy import drop_merged_copy, merged_copy
 
 PROMPTS = [[0, 5, 6, 7], [0, 9], [0, 11, 12]]
 COMPLETIONS = [[20, 21, 1], [22, 23, 24, 25, 1], [30]]

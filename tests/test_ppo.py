@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 import train_ppo_lora
 import train_rl_lora
-import training
 from common import InputError
 from train_ppo_lora import Args, clipped_objective, clipped_value_loss, gae, minibatches, ratios, z_score
+from training import run as training
 
 
 def arguments(start, tasks_path, tmp_path, **settings) -> Args:

@@ -11,7 +11,7 @@ import prepare_humaneval
 from prepare_humaneval import Args
 
 from common import InputError
-from tasks import read_tasks
+from judging.tasks import read_tasks
 
 
 def test_the_split_is_the_documented_one(tmp_path, humaneval):

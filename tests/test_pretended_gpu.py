@@ -207,7 +207,7 @@ def test_grpo_trains_and_seldom_waits(on_gpu):
     counted, folder = on_gpu("", f"{GRPO} {FEW}")
     assert last_step(folder) == 2
     assert counted["kernels"] > 10_000
-    decoding = {site: n for site, n in counted["sites"].items() if site.startswith("rollout")}
+    decoding = {site: n for site, n in counted["sites"].items() if site.startswith("sampling")}
     assert 0 < sum(decoding.values()) < 2 * 16  # fewer than tokens are drawn one after the other
 
 

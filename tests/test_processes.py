@@ -10,8 +10,7 @@ import pytest
 from conftest import ROOT
 from safetensors.torch import load_file
 
-import processes
-from common import InputError
+from common import InputError, processes
 
 COMMON = dict(max_length=384, max_new_tokens=48, sft_model="{start}", train_path="data/pocket_train.jsonl",
               micro_batch_tokens=600, learning_rate=1e-3)  # fmt: skip

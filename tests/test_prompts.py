@@ -9,15 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import train_grpo_lora
-from batches import Sample
 from common import InputError
 from eval_humaneval import stored
 from generate_dpo_data import pair_line
-from policy import load_config, load_tokenizer
-from quality import quality_measure
-from rollout import Rollout, encode_prompts, sample
-from sandbox import Sandbox, Verdict
-from tasks import (
+from judging.pool import Sandbox, Verdict
+from judging.quality import quality_measure
+from judging.tasks import (
     CURRICULUM,
     VERILOG_STOP_STRINGS,
     answer,
@@ -29,9 +26,12 @@ from tasks import (
     stop_strings,
     truncate_at_stop,
 )
+from model.load import load_config, load_tokenizer
+from model.sampling import Rollout, encode_prompts, sample
 from train_dpo_lora import encode_pairs, read_pairs
 from train_sft_lora import encode
-from training import Run
+from training.run import Run
+from training.samples import Sample
 
 PYTHON = {"task_id": "p", "prompt": 'def add(a, b):\n    """The sum."""\n', "canonical_solution": "    return a + b\n",
           "test": "def check(c):\n    assert c(1, 2) == 3\n", "entry_point": "add",
@@ -195,7 +195,9 @@ def test_endmodule_ends_a_completion_and_is_trained_on(pocket_policy, monkeypatc
     model, tokenizer = pocket_policy
     wanted = tokenizer("    assign y = a;\nendmodule\nmodule", add_special_tokens=False).input_ids
     steps = iter(wanted)
-    monkeypatch.setattr("rollout._draw", lambda logits, *_, **__: (torch.tensor([next(steps)]), torch.tensor([-1.0])))
+    monkeypatch.setattr(
+        "model.sampling._draw", lambda logits, *_, **__: (torch.tensor([next(steps)]), torch.tensor([-1.0]))
+    )
     (rollout,) = sample(model, tokenizer, [[0, 5]], max_new_tokens=len(wanted), temperature=1.0,
                         stops=[VERILOG_STOP_STRINGS])  # fmt: skip
     assert rollout.ended and rollout.text == "    assign y = a;\nendmodule"

@@ -16,7 +16,7 @@ import report
 import train_grpo_lora
 from common import InputError, printable
 from report import Args, content, figures, find_run, main, render
-from report_rollouts import pieces, pieces_by_prefix, read_rollouts, thinned
+from reporting.rollouts import pieces, pieces_by_prefix, read_rollouts, thinned
 
 
 def written(folder, **how) -> str:

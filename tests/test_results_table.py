@@ -5,10 +5,10 @@ import re
 import pytest
 from conftest import ROOT
 
-from common import InputError
-from results_table import Args, main, overlaps, read_metrics, read_rows
-from table_formats import insert, markdown
-from tasks import sha256
+from common import InputError, sha256
+from reporting.rows import read_metrics, read_rows
+from reporting.table_formats import insert, markdown
+from results_table import Args, main, overlaps
 
 
 def table_of(folder):

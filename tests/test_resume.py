@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 import train_grpo_lora
 import train_ppo_lora
 import train_rl_lora
-import training
-from checkpoint import FiniteGuard
 from common import InputError
 from train_rl_lora import Args
+from training import run as training
+from training.resume import FiniteGuard
 
 SPEEDS = ("sample_tokens_per_second", "score_seconds", "train_tokens_per_second")
 

@@ -11,13 +11,13 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-import quality
 import train_grpo_lora
-from checkpoint import _fixed
 from common import InputError
-from rewards import chosen_reward, partial_reward, shaped_reward, unit_test_reward
-from sandbox import STATUSES, Verdict
+from judging import quality
+from judging.pool import STATUSES, Verdict
+from judging.rewards import chosen_reward, partial_reward, shaped_reward, unit_test_reward
 from train_rl_lora import Args
+from training.resume import _fixed
 
 TASK = {"task_id": "t", "prompt": 'import os\n\n\ndef first(xs):\n    """The first of xs."""\n'}
 MAIN = "    for x in xs:\n        return x\n    return None"
@@ -151,8 +151,8 @@ def test_with_a_ruff_that_does_not_run(monkeypatch):
         (dict(reward="partial", full_bonus=1e-20), "must be above 0"),
         (dict(reward="shapd"), "want unit_test, shaped, partial, parts, or FILE.py:FUNCTION"),
         (dict(reward="nowhere.py:f"), "there is no file nowhere.py"),
-        (dict(reward="rewards.py:f"), "has no function 'f'"),
-        (dict(reward="rewards.py:"), "has no function ''"),
+        (dict(reward="judging/rewards.py:f"), "has no function 'f'"),
+        (dict(reward="judging/rewards.py:"), "has no function ''"),
         (dict(reward="README.md:f"), "want unit_test"),
     ],
 )
@@ -236,7 +236,7 @@ def test_a_shaped_run(start, tasks_path, tmp_path, known_run, monkeypatch):
 
 def test_shares_of_several_processes_are_put_together_in_order(monkeypatch):
     """Process 0 of 2: the second's share comes from it."""
-    import processes
+    from common import processes
 
     samples = [sample(length=n) for n in range(5)]
     monkeypatch.setattr(processes, "share", lambda items: items[0::2])
@@ -248,3 +248,12 @@ def test_every_preset_is_documented():
     text = (ROOT / "docs" / "rewards.md").read_text()
     for name in ("unit_test", "shaped", "partial", *quality.RULES[0].partition("=")[2].split(",")):
         assert f"`{name}`" in text
+
+
+@pytest.mark.parametrize(
+    "old, new", [("tasks import code_of", "judging.tasks"), ("training import training_run", "training.run")]
+)
+def test_a_file_written_before_the_modules_moved_is_told_where_to(tmp_path, old, new):
+    (tmp_path / "mine.py").write_text(f"from {old}\n\n\ndef f(task, completion, verdict, length):\n    return 0.0\n")
+    with pytest.raises(InputError, match=f"does not load: .*; import it from {new}"):
+        chosen_reward(Args(reward=f"{tmp_path / 'mine.py'}:f"))

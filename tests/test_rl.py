@@ -5,12 +5,12 @@ import torch
 from safetensors.torch import load_file
 
 import train_rl_lora
-import training
 from common import InputError
-from policy import load_policy
-from sandbox import Verdict
-from tasks import read_tasks
+from judging.pool import Verdict
+from judging.tasks import read_tasks
+from model.load import load_policy
 from train_rl_lora import Args, advantages, check
+from training import run as training
 
 
 def arguments(start, tasks_path, tmp_path, **settings) -> Args:

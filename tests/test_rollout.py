@@ -7,11 +7,11 @@ from families import FAMILIES, save_family
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, MistralConfig
 
 from common import InputError
-from logprobs import base_of, completion_logprobs, completion_outputs, head_logprobs
-from policy import add_lora, load_policy, load_tokenizer, trainable_parameters
-from rollout import encode_prompts, sample
-from rollout_graph import StaticDecoder, takes_graph
-from tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings
+from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings
+from model.load import add_lora, load_policy, load_tokenizer, trainable_parameters
+from model.logprobs import base_of, completion_logprobs, completion_outputs, head_logprobs
+from model.sampling import encode_prompts, sample
+from model.sampling_graph import StaticDecoder, takes_graph
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_sampling_has_no_dropout_and_leaves_the_mode_alone(pocket_policy, prompt
 
 
 def test_draws_follow_the_distribution_and_top_p_cuts_its_tail():
-    from rollout import _draw
+    from model.sampling import _draw
 
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(20000, 1)
     uniform = torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -163,7 +163,7 @@ def test_merged_compacted_packed_and_chunked_are_the_policy_itself(policy, promp
             for p, c in zip(*ids, strict=True)
         ]
         whole = completion_logprobs(model, *ids)[0]
-        monkeypatch.setattr("logprobs.head_logprobs", partial(head_logprobs, logits_at_once=5 * 1024))
+        monkeypatch.setattr("model.logprobs.head_logprobs", partial(head_logprobs, logits_at_once=5 * 1024))
         chunked = completion_outputs(model, *ids, share_prompts=False).logprobs
     for row, (rollout, expected) in enumerate(zip(rollouts, alone, strict=True)):
         length = len(expected)
@@ -207,7 +207,7 @@ def test_fixed_places_change_no_token(pocket_policy, monkeypatch, how):
     if "stops" in how:
         how["stops"] = [stop_strings(task) for task in tasks]
     eager = sample(model, tokenizer, prompts, **how)
-    monkeypatch.setattr("rollout.takes_graph", lambda model: True)
+    monkeypatch.setattr("model.sampling.takes_graph", lambda model: True)
     ended = []
     static = sample(model, tokenizer, prompts, on_rollout=ended.append, **how)
     assert how["temperature"] == 0 or 0 < sum(r.ended for r in eager) < len(eager)
@@ -222,7 +222,7 @@ def test_rows_move_together_when_half_of_them_have_ended(pocket_policy, monkeypa
     prompts = encode_prompts(tokenizer, read_tasks("data/pocket_train.jsonl")[:8], 256)
     sizes, advance = [], StaticDecoder.advance
     monkeypatch.setattr(StaticDecoder, "advance", lambda self, rows: (sizes.append(rows), advance(self, rows)))
-    monkeypatch.setattr("rollout.takes_graph", lambda model: True)
+    monkeypatch.setattr("model.sampling.takes_graph", lambda model: True)
     sample(
         model, tokenizer, prompts, max_new_tokens=64, temperature=1.0, num_samples=4, seeds=[(0, i) for i in range(8)]
     )

@@ -18,10 +18,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from attack_runner import judges_of, processes  # noqa: E402
 
-import sandbox as sandbox_module  # noqa: E402
 from common import InputError  # noqa: E402
-from sandbox import Sandbox, Verdict, self_test  # noqa: E402
-from sandbox_worker import ENVIRONMENT  # noqa: E402
+from judging import pool as sandbox_module  # noqa: E402
+from judging.pool import Sandbox, Verdict  # noqa: E402
+from judging.worker import ENVIRONMENT  # noqa: E402
+from sandbox import self_test  # noqa: E402
 
 HUMANEVAL = ROOT.parent / "shared" / "data" / "HumanEval.jsonl.gz"
 

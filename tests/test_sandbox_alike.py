@@ -7,7 +7,7 @@ import types
 import pytest
 from conftest import ROOT  # noqa: F401
 
-from sandbox import Sandbox
+from judging.pool import Sandbox
 
 PROMPT = 'def f(x):\n    """Does it."""\n'
 

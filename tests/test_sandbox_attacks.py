@@ -19,8 +19,8 @@ from attack_runner import Traces, pair, run_all  # noqa: E402
 from attacks import TASKS, corpus  # noqa: E402
 
 import train_rl_lora  # noqa: E402
-from rewards import chosen_reward  # noqa: E402
-from sandbox import Verdict  # noqa: E402
+from judging.pool import Verdict  # noqa: E402
+from judging.rewards import chosen_reward  # noqa: E402
 
 
 def assert_held(report):
@@ -40,6 +40,8 @@ def everyones():
         os.chmod(folder, 0o755)
         for source in ROOT.glob("*.py"):
             shutil.copy(source, folder)
+        for package in ("common", "judging"):
+            shutil.copytree(ROOT / package, Path(folder, package))
         shutil.copytree(ROOT / "tests", Path(folder, "tests"))
         subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
         for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import ROOT
 
-from sandbox import Sandbox
+from judging.pool import Sandbox
 
 RIGHT = "    return 2 * x\n"
 PROMPT = 'def f(x):\n    """Does it."""\n'

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import Sandbox
+from judging.pool import Sandbox
 
 RIGHT = "    return 2 * x\n"
 PROMPT = 'def double(x):\n    """Twice x."""\n'

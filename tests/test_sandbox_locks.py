@@ -17,10 +17,10 @@ import state_runner  # noqa: E402
 from attack_runner import judges_of, processes  # noqa: E402
 from test_sandbox_attacks import everyones  # noqa: E402, F401
 
-import sandbox_worker  # noqa: E402
-from sandbox import Sandbox, machine_mib  # noqa: E402
-from sandbox_codec import dump_frame  # noqa: E402
-from sandbox_paths import package_paths, readable  # noqa: E402
+from judging import worker as sandbox_worker  # noqa: E402
+from judging.codec import dump_frame  # noqa: E402
+from judging.paths import package_paths, readable  # noqa: E402
+from judging.pool import Sandbox, machine_mib  # noqa: E402
 
 TASK = state_runner.TASK
 RIGHT = TASK["canonical_solution"]

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-import sandbox_seccomp as seccomp  # noqa: E402
-from sandbox_codec import MAX_FRAME, Malformed, TooBig, dump_frame, split_frame  # noqa: E402
-from sandbox_lockdown import interpreter_paths, landlock_version  # noqa: E402
-from sandbox_objects import Objects  # noqa: E402
-from sandbox_plain import MAX_DEPTH, NotPlain  # noqa: E402
-from sandbox_remote import one_line  # noqa: E402
+from common import one_line  # noqa: E402
+from judging import seccomp  # noqa: E402
+from judging.codec import MAX_FRAME, Malformed, TooBig, dump_frame, split_frame  # noqa: E402
+from judging.lockdown import interpreter_paths, landlock_version  # noqa: E402
+from judging.python.objects import Objects  # noqa: E402
+from judging.python.plain import MAX_DEPTH, NotPlain  # noqa: E402
 
 # The codec
 

@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from attack_runner import Traces, available, judges_of, pair, processes  # noqa: E402
 from attacks import TASKS, corpus  # noqa: E402
 
-from sandbox import Sandbox  # noqa: E402
+from judging.pool import Sandbox  # noqa: E402
 
 HUMANEVAL = ROOT.parent / "shared" / "data" / "HumanEval.jsonl.gz"
 CHECKS = int(os.environ.get("SOAK_CHECKS", "10000"))

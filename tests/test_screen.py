@@ -9,12 +9,12 @@ import torch
 from conftest import ROOT
 from test_resume import broken_log
 
-import curves
 import train_rl_lora
 import train_sft_lora
-import training
-from screen import findings, first_and_last, step_line, summary
+from reporting import plots
 from train_rl_lora import Args
+from training import run as training
+from training.screen import findings, first_and_last, step_line, summary
 
 
 def log_of(count=100, **figures):
@@ -127,7 +127,7 @@ def test_a_picture_that_fails_costs_a_note_and_no_run(start, tasks_path, tmp_pat
     def broken(folder):
         raise OSError("no fonts")
 
-    monkeypatch.setattr(curves, "draw_run", broken)
+    monkeypatch.setattr(plots, "draw_run", broken)
     trained(start, tasks_path, tmp_path / "rl")
     assert "note: no curves were drawn (OSError('no fonts'))" in capsys.readouterr().out
     assert (tmp_path / "rl" / "adapter_model.safetensors").is_file()
@@ -135,7 +135,7 @@ def test_a_picture_that_fails_costs_a_note_and_no_run(start, tasks_path, tmp_pat
 
 def test_a_run_in_which_nothing_could_be_judged_has_no_curves(tmp_path):
     (tmp_path / "rl_train_log.jsonl").write_text('{"step": 1, "left_out": 4}\n{"step": 2, "left_out": 4}\n')
-    assert curves.draw_run(tmp_path) == ""
+    assert plots.draw_run(tmp_path) == ""
 
 
 def test_sft_and_a_dry_run_keep_to_the_two_flags(pocket, start, tasks_path, tmp_path, capsys):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import eval_humaneval
-import sandbox
 from common import InputError
 from eval_humaneval import Args
-from tasks import read_tasks
+from judging import pool
+from judging.tasks import read_tasks
 
 TESTS = "data/pocket_test.jsonl"
 KEY = "sk-very-secret-7"
@@ -196,13 +196,13 @@ def test_the_only_model_is_found(serve, arguments, tmp_path):
 
 def test_key_and_password_stay_where_they_belong(serve, arguments, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    judges, real, environments = [], sandbox.Worker, []
+    judges, real, environments = [], pool.Worker, []
 
     def answer(request, number):
         environments.extend(Path(f"/proc/{judge.process.pid}/environ").read_bytes() for judge in judges)
         return completion("    return 1\n")
 
-    monkeypatch.setattr(sandbox, "Worker", lambda *settings: judges.append(real(*settings)) or judges[-1])
+    monkeypatch.setattr(pool, "Worker", lambda *settings: judges.append(real(*settings)) or judges[-1])
     server = serve(answer, key=KEY)
     eval_humaneval.main(arguments(server, limit=1))
     assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}

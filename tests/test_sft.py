@@ -5,9 +5,9 @@ import torch
 
 import train_sft_lora
 from common import InputError
-from policy import load_policy, load_tokenizer
-from rollout import encode_prompts, sample
-from tasks import read_tasks
+from judging.tasks import read_tasks
+from model.load import load_policy, load_tokenizer
+from model.sampling import encode_prompts, sample
 from train_sft_lora import Args, encode
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import InputError
-from tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings, truncate_at_stop
+from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings, truncate_at_stop
 
 TASK = {"task_id": "a", "prompt": "def f():\n", "canonical_solution": "    return 1\n",
         "test": "def check(c):\n    assert c() == 1\n", "entry_point": "f"}  # fmt: skip

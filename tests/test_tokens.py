@@ -25,11 +25,11 @@ import train_grpo_lora
 import train_rl_lora
 import train_sft_lora
 from common import InputError
-from policy import add_lora, load_policy, load_tokenizer, save_adapter
-from report_rollouts import pieces
-from rollout import Ends, encode_prompts, text_of
-from tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks
-from tokens import check_round_trip, completion_ids, completion_text, prompt_ids
+from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks
+from model.load import add_lora, load_policy, load_tokenizer, save_adapter
+from model.sampling import Ends, encode_prompts, text_of
+from model.tokens import check_round_trip, completion_ids, completion_text, prompt_ids
+from reporting.rollouts import pieces
 
 CPU = torch.device("cpu")
 PIECES = [kind for kind in KINDS if "SentencePiece" in kind]

@@ -17,8 +17,8 @@ from tensorboard.plugin_util import markdown_to_safe_html
 import train_rl_lora
 import train_sft_lora
 from common import InputError
-from tracking import COLUMNS, Tracker, check_tracker
 from train_rl_lora import Args
+from training.tracking import COLUMNS, Tracker, check_tracker
 
 HOSTILE = "return 1\n```\n<script>alert(1)</script> ![](http://evil.example/x.png)\r\n\udc80 ````\n# big"
 ROW = {"task_id": "t/1", "completion": HOSTILE, "status": "fail", "reason": "AssertionError: <b>no</b>", "reward": -0.5,
@@ -191,7 +191,8 @@ def test_wandb_offline_goes_on_with_a_run(tmp_path):
 
 
 def test_a_login_that_is_missing_is_said_in_a_line(tmp_path):
-    code = "import sys, types, tracking; tracking.check_tracker(types.SimpleNamespace(report_to='wandb', run_name=''))"
+    asked = "types.SimpleNamespace(report_to='wandb', run_name='')"
+    code = f"import types; from training import tracking; tracking.check_tracker({asked})"
     away = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none"), "WANDB_MODE": "online"}
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_API_KEY"} | away
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)

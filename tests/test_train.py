@@ -10,9 +10,8 @@ import yaml
 from conftest import ROOT
 
 import train
-from common import InputError, as_flags, parse_args
-from models import settings_for
-from tasks import sha256
+from common import InputError, as_flags, parse_args, sha256
+from training.defaults import settings_for
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@ import json
 import pytest
 import torch
 
-import policy
 import train_rl_lora
-import training
-from batches import item_order, tied_groups
-from checkpoint import loss_scaler
 from common import InputError
-from policy import compute_dtype, load_policy, set_deterministic, trainable_parameters
+from model import load as policy
+from model.load import compute_dtype, load_policy, set_deterministic, trainable_parameters
+from training import run as training
+from training.resume import loss_scaler
+from training.samples import item_order, tied_groups
 
 
 def test_every_item_comes_once_in_a_pass():

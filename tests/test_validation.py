@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 import train_ppo_lora
 import train_rl_lora
-import training
 from common import InputError
-from policy import load_policy, load_tokenizer
-from rollout import encode_prompts, sample
-from sandbox import Verdict
-from tasks import read_tasks
+from judging.pool import Verdict
+from judging.tasks import read_tasks
+from model.load import load_policy, load_tokenizer
+from model.sampling import encode_prompts, sample
 from train_rl_lora import Args
+from training import run as training
 
 TIMES = ("sample_tokens_per_second", "score_seconds", "train_tokens_per_second")
 

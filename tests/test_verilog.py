@@ -12,13 +12,14 @@ from random import Random
 import pytest
 from verilog_attacks import ALL, DODGES, END, HANGING, HEADER, QUICK, RIGHT, TASK, TESTBENCH, TOTAL, ZERO
 
-import verilog_probe
 from common import InputError
-from sandbox import probe
-from verilog import PARTS, VerilogSandbox, score
-from verilog_ports import check_ports
-from verilog_source import Refused, check_netlist, seal
-from verilog_tools import find_tools
+from judging.self_test import probe
+from judging.verilog import attacks as verilog_probe
+from judging.verilog.pool import PARTS, VerilogSandbox, score
+from judging.verilog.ports import check_ports
+from judging.verilog.source import check_netlist, seal
+from judging.verilog.tools import find_tools
+from judging.verilog_tokens import Refused
 
 ROOT = Path(__file__).resolve().parents[1]
 MISSING = [tool for tool in ("iverilog", "vvp", "yosys", "verilator") if shutil.which(tool) is None]
@@ -355,9 +356,9 @@ def test_the_corpus_is_as_large_as_agreed():
 
 LOCKS = """
 import os, sys, time
-import sandbox_lockdown
-from verilog_tools import Toolbox, find_tools
-sandbox_lockdown.no_new_privileges()
+from judging import lockdown
+from judging.verilog.tools import Toolbox, find_tools
+lockdown.no_new_privileges()
 box = Toolbox(1024, os.getpid(), find_tools())
 host = sys.argv[1]
 scripts = {"exec": f"exec -- touch {host}/new", "shell": f"!touch {host}/new", "tee": f"tee -o {host}/new help",
@@ -389,9 +390,9 @@ def test_a_tool_that_obeys_the_candidate_reads_and_writes_nothing(tmp_path):
 
 STARTS = """
 import os, socket, sys, time
-import sandbox_lockdown
-from verilog_tools import NotStarted, Toolbox, find_tools
-sandbox_lockdown.no_new_privileges()
+from judging import lockdown
+from judging.verilog.tools import NotStarted, Toolbox, find_tools
+lockdown.no_new_privileges()
 opened = [os.dup(0) for _ in range(300)] + list(socket.socketpair())
 for number in opened:
     os.set_inheritable(getattr(number, "fileno", lambda: number)(), True)

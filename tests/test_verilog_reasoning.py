@@ -4,8 +4,8 @@ import pytest
 from test_verilog import needs_tools
 from verilog_attacks import HEADER, RIGHT, TASK
 
-from verilog import VerilogSandbox, score
-from verilog_reasoning import Judge, explanation, read_score
+from judging.verilog.pool import VerilogSandbox, score
+from judging.verilog.reasoning import Judge, explanation, read_score
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from make_verilog_tasks import PROBLEMS, make_task, split_problems
 from verilog_testbench import mutants, parse_ports, solution
 
-from verilog import VerilogSandbox
+from judging.verilog.pool import VerilogSandbox
 
 DATA = Path(__file__).parents[1] / "data"
 TASKS = {problem.name: make_task(problem) for problem in PROBLEMS}

@@ -10,9 +10,9 @@ import eval_humaneval
 import train_grpo_lora
 import train_sft_lora
 from common import InputError
-from judging import open_sandbox
-from sandbox import Verdict
-from tasks import answer, read_tasks
+from judging.by_language import open_sandbox
+from judging.pool import Verdict
+from judging.tasks import answer, read_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, VALID = "data/pocket_verilog_train.jsonl", "data/pocket_verilog_valid.jsonl"
@@ -150,7 +150,7 @@ def test_parts_and_judge_models_are_not_for_python():
 def test_a_sandbox_that_lets_a_module_cheat_stops_the_run(monkeypatch):
     from concurrent.futures import Future
 
-    from verilog import VerilogSandbox
+    from judging.verilog.pool import VerilogSandbox
 
     def fooled(self, task, completion, time_limit=None):
         done = Future()
@@ -171,8 +171,8 @@ def test_the_self_test_passes_here():
 
 
 def test_the_front_door_takes_the_parts_for_verilog():
-    from data_sets import evaluated_on, language
-    from models import is_pocket, settings_for
+    from judging.data_sets import evaluated_on, language
+    from training.defaults import is_pocket, settings_for
 
     settings, lines = settings_for("grpo", "some/model-7b", 7_000_000_000, set(), "verilog")
     assert settings["reward"] == "parts" and "Verilog: reward parts, time_limit 10.0" in lines

@@ -5,8 +5,8 @@ import shutil
 import pytest
 from prepare_verilogeval import make_task
 
-from tasks import read_tasks
-from verilog import VerilogSandbox
+from judging.tasks import read_tasks
+from judging.verilog.pool import VerilogSandbox
 
 MISSING = [tool for tool in ("iverilog", "vvp", "yosys", "verilator") if shutil.which(tool) is None]
 needs_tools = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")

@@ -16,11 +16,11 @@ import train_grpo_lora
 import train_ppo_lora
 import train_rl_lora
 from common import InputError
-from logprobs import completion_logprobs
-from policy import load_policy, load_tokenizer, trainable_parameters
-from rollout import encode_prompts
-from rollout_vllm import VllmSampler, check_engine
-from tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks
+from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks
+from model.load import load_policy, load_tokenizer, trainable_parameters
+from model.logprobs import completion_logprobs
+from model.sampling import encode_prompts
+from model.sampling_vllm import VllmSampler, check_engine
 
 SETTINGS = dict(max_length=384, vllm_memory=0.3, seed=1, trust_remote_code=False, temperature=0.8, dtype="auto")
 
@@ -208,7 +208,7 @@ def test_several_processes_and_no_gpu_are_said_at_once(engines, monkeypatch):
     with pytest.raises(InputError, match="samples in one process, not in 2"):
         check_engine(args)
     monkeypatch.delenv("WORLD_SIZE")
-    monkeypatch.setattr("rollout_vllm.cuda_is_there", lambda: False)
+    monkeypatch.setattr("model.sampling_vllm.cuda_is_there", lambda: False)
     with pytest.raises(InputError, match="torch sees no CUDA GPU here; take --engine local"):
         check_engine(args)
 

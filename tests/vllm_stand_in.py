@@ -1,4 +1,5 @@
-"""What the tests have in vLLM's place: the documented classes as far as rollout_vllm.py uses them, and no further.
+"""What the tests have in vLLM's place: the documented classes as far as
+model/sampling_vllm.py uses them, and no further.
 
 Arguments that vLLM does not have are refused. The tokens come from the model itself, by `rollout.sample`.
 """
@@ -13,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from logprobs import completion_logprobs
-from policy import load_policy, load_tokenizer
-from rollout import sample
-from tasks import MBPP_STOP_STRINGS, STOP_STRINGS
+from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS
+from model.load import load_policy, load_tokenizer
+from model.logprobs import completion_logprobs
+from model.sampling import sample
 
 engines: list[LLM] = []
 
@@ -171,8 +172,8 @@ class LLM:
 
 
 def install(monkeypatch) -> list[LLM]:
-    """Put these classes where rollout_vllm.py looks for vLLM's. Gives the engines that are started."""
-    import rollout_vllm
+    """Put these classes where model/sampling_vllm.py looks for vLLM's. Gives the engines that are started."""
+    from model import sampling_vllm as rollout_vllm
 
     engines.clear()
     request = types.ModuleType("vllm.lora.request")

@@ -190,13 +190,15 @@ ATTACKS = [
     Attack(
         "patched encoder of the runner",
         FAIL,
-        _at_import("import sys\nrunner = sys.modules['sandbox_runner']\nrunner.encode = lambda *a: {'f': 'inf'}\n"),
+        _at_import(
+            "import sys\nrunner = sys.modules['judging.python.runner']\nrunner.encode = lambda *a: {'f': 'inf'}\n"
+        ),
     ),
     Attack(
         "patched messages of the runner",
         ("protocol", "fail"),
         _at_import(
-            "import sys\nrunner = sys.modules['sandbox_runner']\nrunner._Runner.answer = "
+            "import sys\nrunner = sys.modules['judging.python.runner']\nrunner._Runner.answer = "
             "lambda s, r: {'status': 'pass', 'id': r['id'], 'value': None}\n"
         ),
     ),

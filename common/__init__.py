@@ -1,0 +1,47 @@
+"""What every package uses: arguments, errors, files, text, machine, processes."""
+
+from common.arguments import (
+    Dtype,
+    InputError,
+    Preempted,
+    answer_for,
+    as_flags,
+    check_sampling_args,
+    field_names,
+    parse_args,
+    read_yaml,
+    require,
+    require_at_least,
+    run,
+    unknown_name,
+)
+from common.files import read_jsonl, replace_folder, sha256, write_jsonl, write_text
+from common.machine import command, commit, machine
+from common.text import duration, one_line, printable
+
+__all__ = [
+    "Dtype",
+    "InputError",
+    "Preempted",
+    "answer_for",
+    "as_flags",
+    "check_sampling_args",
+    "command",
+    "commit",
+    "duration",
+    "field_names",
+    "machine",
+    "one_line",
+    "parse_args",
+    "printable",
+    "read_jsonl",
+    "read_yaml",
+    "replace_folder",
+    "require",
+    "require_at_least",
+    "run",
+    "sha256",
+    "unknown_name",
+    "write_jsonl",
+    "write_text",
+]

@@ -1,0 +1,168 @@
+"""What every stage needs and no method is about: arguments, errors, atomic files, the run log."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from common.text import printable
+
+A = TypeVar("A")
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns of an optional kernel
+
+
+class InputError(Exception):
+    """Something the person at the shell can mend. `run` prints it as one line and exits with code 2."""
+
+
+class Preempted(Exception):
+    """SIGTERM or SIGINT came and the run's state is saved. `run` prints it and exits with code 75 (try again)."""
+
+
+def run(main: Callable[[A], Any], args_class: type[A], description: str | None) -> None:
+    """Parse the command line and run a stage."""
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
+        # before torch is imported; not for whoever imports this file: a sandbox's worker has a bare environment
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    answer_for(lambda: main(parse_args(args_class, description=description)))
+
+
+def answer_for(work: Callable[[], Any]) -> None:
+    """Do the work of a script; errors become one line and an exit code: 2, 75 or 130."""
+    try:
+        work()
+    except InputError as error:
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        sys.exit(2)
+    except Preempted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(75)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read what is printed has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def parse_args(args_class: type[A], argv: list[str] | None = None, description: str | None = None) -> A:
+    """Read a dataclass from the command line: defaults < the YAML file of `--config` < flags.
+
+    Raises:
+        InputError: an unknown flag or YAML key (names the nearest one), a value that does not fit, a missing file.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    args = _parse(args_class, argv, description)
+    if args.config:
+        settings, names = read_yaml(Path(args.config)), field_names(args_class)
+        for name in settings:
+            require(name in names, f"{args.config}: {unknown_name('key', name, names)}")
+        args = _parse(args_class, [*as_flags(settings), *argv], description)
+    return args
+
+
+def _parse(args_class: type[A], argv: list[str], description: str | None) -> A:
+    import tyro  # not at the top: tasks and sandbox are used where nothing is installed
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            args, unknown = tyro.cli(
+                args_class, args=argv, description=description, return_unknown_args=True, use_underscores=True
+            )
+    except SystemExit as stop:
+        if stop.code == 0:  # --help
+            raise
+        text = " ".join(line.strip("│ ") for line in said.getvalue().splitlines() if "Error" in line or "rror:" in line)
+        raise InputError(text or " ".join(said.getvalue().split())) from None
+    if unknown:
+        raise InputError(unknown_name("option", unknown[0].partition("=")[0], field_names(args_class)))
+    return args
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping of names to values.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a mark in front
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not YAML ({error})") from None
+    plain = isinstance(settings, dict) and not any(isinstance(value, dict | list) for value in settings.values())
+    require(plain, f"--config {path}: wants lines of 'name: value'")
+    empty = [str(name) for name, value in settings.items() if value is None]
+    require(not empty, f"--config {path}: {', '.join(empty)}: has no value")
+    return {str(name): value for name, value in settings.items()}
+
+
+def as_flags(settings: dict[str, Any]) -> list[str]:
+    """Settings as options of a script, so that its parser converts the values (YAML reads 1e-5 as text).
+
+    >>> as_flags({"alpha": 0.5, "merge": True, "resume": False})
+    ['--alpha', '0.5', '--merge', '--no_resume']
+    """
+    flags = []
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no_{name}")
+        else:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+def field_names(args_class: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(args_class)]
+
+
+def unknown_name(kind: str, name: str, names: list[str]) -> str:
+    """What to say of an option or key that is none of the names; suggests the nearest."""
+    near = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), names, n=1)
+    dashes = "--" if name.startswith("-") else ""
+    return f"unknown {kind} {name!r}" + (f"; did you mean {dashes}{near[0]}?" if near else "; --help lists them all")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise InputError(message) unless the condition holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def require_at_least(least: float, args: Any, *names: str) -> None:
+    """Raise InputError unless each of these arguments is at least so much."""
+    for name in names:
+        value = getattr(args, name)
+        require(value >= least, f"--{name} {value}: must be at least {least}" if least else
+                f"--{name} {value}: must not be negative")  # fmt: skip
+
+
+def check_sampling_args(args: Any) -> None:
+    """What every script that samples and scores asks of its arguments."""
+    require_at_least(0, args, "length_penalty_alpha", "save_every", "token_budget", "max_grad_norm", "parity_bound")
+    require_at_least(0, args, "patience", "keep_every", "log_completions", "track_completions")
+    require_at_least(1, args, "valid_every")
+    require(args.patience == 0 or args.valid_path != "", "--patience: has nothing to go by; give --valid_path")
+    require_at_least(
+        1, args, "batch_size", "num_samples", "max_new_tokens", "sample_batch_size", "micro_batch_tokens", "log_every"
+    )
+    require(args.curriculum_epochs > 0, f"--curriculum_epochs {args.curriculum_epochs}: must be positive")
+    require(args.temperature > 0, f"--temperature {args.temperature}: must be positive; a gradient needs samples")
+    require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
+    require(args.learning_rate > 0, f"--learning_rate {args.learning_rate}: must be positive")
+    require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
+    require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")

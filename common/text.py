@@ -1,0 +1,34 @@
+"""Make text fit to be shown: printable, on one line, of a length."""
+
+from __future__ import annotations
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    r"""Text for a log: one line, printable, not longer than `limit`.
+
+    >>> one_line("a\n\x1b[31mb")
+    'a \\x1b[31mb'
+    """
+    text = str(text)[: 4 * limit].replace("\n", " ")
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(8.4), duration(75), duration(7500)
+    ('8 s', '1 min 15 s', '2 h 5 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal or a title: what is not printable (escapes, bidi controls, half surrogates) as its code.
+
+    >>> printable("a\x1b[31m\u202e")
+    'a\\x1b[31m\\u202e'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

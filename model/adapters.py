@@ -1,0 +1,125 @@
+"""What an adapter is made of: which kinds are taken where, and whether all of one has been loaded.
+
+Plain LoRA on the linear layers that are in 4 bits is merged into the copy that samples. Every other kind of LoRA (on
+the LM head or the embeddings, DoRA, weights trained beside it) is sampled from in peft's own forward pass: slower, and
+exact. Adapters that are no LoRA are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from safetensors import SafetensorError, safe_open
+
+from common import InputError, require
+
+MORE_THAN_PLAIN = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "target_parameters",
+                   "layer_replication", "alora_invocation_tokens")  # fmt: skip
+EMBEDDINGS = {"lm_head", "embed_tokens", "embed_out", "embed_in", "wte"}  # as the families call their two ends
+
+
+def read_config(adapter: str, trainable: bool = False) -> dict[str, Any]:
+    """An adapter's configuration.
+
+    Raises:
+        InputError: it cannot be read, or is of no LoRA adapter, or is to be trained and cannot be.
+    """
+    path = Path(adapter) / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text())
+        kind = config.get("peft_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    require(kind == "LORA", f"{adapter}: is an adapter of type {kind}; these scripts take LoRA adapters")
+    for name in ("target_parameters", "layer_replication", "alora_invocation_tokens"):
+        require(not config.get(name), f"{adapter}: has {name}, which these scripts do not take")
+    require(
+        not trainable or config.get("bias", "none") == "none",
+        f"{adapter}: trains biases of the model itself (bias {config.get('bias')}), of which peft keeps no second copy "
+        "for the frozen reference; it can be evaluated here, not trained",
+    )
+    return config
+
+
+def beyond_plain(adapter: str) -> list[str]:
+    """What of an adapter is more than LoRA on linear layers of the blocks, by its configuration; [] for most.
+
+    Raises:
+        InputError: of `read_config`.
+    """
+    config = read_config(adapter)
+    found = [name if config[name] is True else f"{name} {config[name]}" for name in MORE_THAN_PLAIN if config.get(name)]
+    if config.get("bias", "none") != "none":
+        found.append(f"bias {config['bias']}")
+    targets = config.get("target_modules") or []
+    if not isinstance(targets, str):
+        found += [f"LoRA on {name}" for name in sorted(EMBEDDINGS & set(targets))]
+    return found
+
+
+def check_plain(adapter: str, where: str) -> None:
+    """Raises InputError if an adapter is of a kind that this place does not take; `where` begins the line."""
+    found = beyond_plain(adapter)
+    require(not found, f"{where}: takes plain LoRA on linear layers; {adapter} has {', '.join(found)}")
+
+
+def add_adapter(model, adapter: str, trainable: bool) -> PeftModel:
+    """The model with an adapter's weights beside its own, all of them.
+
+    Raises:
+        InputError: the adapter is one of another base, or its file has weights that the model took no notice of.
+    """
+    read_config(adapter)
+    path = Path(adapter) / "adapter_model.safetensors"
+    require(path.is_file(), f"{adapter}: no adapter_model.safetensors; weights in other formats are not read")
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise InputError(f"{adapter}: does not fit its base model: {' '.join(str(error).split())[:200]}") from None
+    loaded = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False).keys()
+    # beside LoRA on the embeddings or the LM head, peft saves these themselves: they belong to the model
+    others = sorted((names - loaded - model.state_dict().keys()) | (loaded - names))
+    require(
+        not others,
+        f"{adapter}: does not fit its base model: {len(others)} weights have no counterpart, the first {others[:1]}",
+    )
+    return model
+
+
+def is_plain(base) -> bool:
+    """Whether a policy's transformers model is adapted by LoRA on its 4-bit layers alone, and can be merged exactly."""
+    for module in base.modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            return False
+        if isinstance(module, BaseTunerLayer):
+            if not isinstance(module, LoraLayer) or not isinstance(module.get_base_layer(), Linear4bit):
+                return False
+            if module.lora_variant or any(module.lora_bias.values()):
+                return False
+    return True
+
+
+def save(model: PeftModel, folder: Path) -> None:
+    """The policy's own adapter, as safetensors and JSON; of a reference beside it nothing."""
+    config = model.peft_config["default"]
+    for name in ("target_modules", "exclude_modules"):  # text, such as a regular expression, stays as it is
+        if isinstance(value := getattr(config, name, None), set):  # which is written in another order each time
+            setattr(config, name, sorted(value))
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    adapted = any(isinstance(module, LoraLayer) for module in ends)
+    model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"], save_embedding_layers=adapted)
+
+
+def adapter_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Of the policy's own adapter. (By itself peft would ask the hub whether the base has other embeddings.)"""
+    return get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)

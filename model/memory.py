@@ -1,0 +1,310 @@
+"""Will it fit my card? The peak memory of a run, from the model's config alone: no weights are loaded.
+
+    peak = always + the largest phase + allowance
+
+A phase is what sampling, log-probabilities without gradients, training or the optimizer step add to what stays. What an
+operation keeps for the backward pass is counted per layer and token (`memory_parts.saved_by_a_block`) and checked
+against measured bytes on a CPU (tests/test_memory.py); the allowance for CUDA itself is not measured. Prompts and
+completions are taken to be as long as the arguments let them be, so real runs need less. Attention is sdpa's
+memory-efficient kernel, which keeps no T x T scores; for a model that has only eager attention they are counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from common import InputError, require, require_at_least
+from model.adapters import check_plain
+from model.load import base_and_adapter, load_config, pick_device
+from model.memory_parts import Shape, nf4_bytes, passes, read_shape, sampling_bytes, scoring_bytes, training_bytes
+
+GIB = 2**30
+CARDS = {"16 GB": 14.7, "24 GB": 22.0}  # GiB that the smallest cards of that name show (T4, A10G and L4)
+CONTEXT, SLACK = 0.75 * GIB, 0.10  # CUDA and its libraries; blocks the allocator cannot hand out, of a phase's bytes
+
+
+@dataclass
+class Args:
+    preflight: bool = False  # print the predicted peak memory; all that this script does
+    model_name: str = "deepseek-ai/deepseek-coder-1.3b-base"  # hub name or folder of a model, or of an adapter
+    method: Literal["sft", "rl", "ppo", "grpo", "dpo"] = "grpo"  # what it is trained with
+    batch_size: int = 8  # tasks a step (dpo: pairs)
+    num_samples: int = 8  # completions a task
+    max_length: int = 1024  # tokens of prompt and completion together, at most
+    max_new_tokens: int = 256  # tokens of a completion, at most
+    sample_batch_size: int = 64  # completions sampled at a time
+    unpack_to_sample: bool = True  # sample from an unpacked copy, not from the 4-bit policy
+    cuda_graph: bool = True  # decode under a CUDA graph, as a GPU does
+    micro_batch_tokens: int = 4096  # tokens of one forward and backward pass
+    per_device_train_batch_size: int = 1  # sft: examples in one forward and backward pass
+    minibatch_size: int = 0  # completions an optimizer step; 0: the whole batch
+    gradient_checkpointing: bool = False  # compute each layer again in the backward pass
+    value_coef: float = 0.0  # above 0: with a critic
+    entropy_coef: float = 0.0  # above 0: entropies have gradients too
+    top_p: float = 1.0  # below 1, sampling sorts the vocabulary
+    lora_r: int = 8  # rank of the adapter; that of --model_name if it is one
+    lora_dropout: float = 0.05  # counts in SFT alone
+    float32: bool = False  # as on a CPU; otherwise in 16 bits, as on a GPU
+    trust_remote_code: bool = False  # run code that comes with the model
+    config: str = ""  # YAML file with any of these; flags win over it
+
+
+@dataclass
+class Prediction:
+    """Bytes by part: what stays throughout, and what each phase adds. allowance: CUDA's own, 0 without a GPU."""
+
+    always: dict[str, float]
+    phases: dict[str, dict[str, float]]
+    gpu: bool
+
+    @property
+    def largest(self) -> str:
+        return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
+
+    @property
+    def tensors(self) -> float:
+        """The peak without the allowance, as torch.cuda.max_memory_allocated counts."""
+        return sum(self.always.values()) + sum(self.phases[self.largest].values())
+
+    @property
+    def allowance(self) -> float:
+        return self.gpu * (CONTEXT + SLACK * sum(self.phases[self.largest].values()))
+
+    @property
+    def peak(self) -> float:
+        return self.tensors + self.allowance
+
+
+def predict(
+    shape: Shape, args: Any, prompt: int | None = None, dtype: int = 2, shared: bool = True, padded: bool = True
+) -> Prediction:
+    """The peak of a run.
+
+    Args:
+        args: an `Args`. prompt: tokens of the longest prompt; None: as many as max_length leaves.
+        dtype: bytes of a number outside the adapters: 2 on a GPU, 4 on a CPU.
+        shared: whether completions of a prompt share its row. padded: whether prompts differ in length.
+    """
+    prompt = args.max_length - args.max_new_tokens if prompt is None else prompt
+    adapter = sum(i + o for i, o in shape.adapted) * args.lora_r
+    trained = 4 * (adapter + (shape.hidden + 1) * (args.value_coef > 0))  # float32: peft's default for 16-bit weights
+    quantised = [i * o for _, i, o in shape.linears]
+    always = {
+        "weights in 4 bits": sum(map(nf4_bytes, quantised)),
+        f"embeddings, norms, LM head in {8 * dtype} bits": shape.other * dtype,
+        "adapter, float32": trained,
+        "AdamW's two moments": 2 * trained,
+    }
+    update = {"gradients": trained, "AdamW's roots": trained * (dtype == 2)}  # torch's loop over all at once, on GPUs
+    trainings = [training_bytes(shape, args, one, dtype, padded) for one in passes(args, prompt, shared)]
+    training = max(trainings, key=lambda parts: sum(parts.values()))
+    phases = {"training": {"gradients": trained} | training, "optimizer step": update}
+    if args.method != "sft":
+        always["frozen reference, float32"] = 4 * adapter
+        scorings = [scoring_bytes(shape, args, one, dtype) for one in passes(args, prompt, shared, training=False)]
+        phases["log-probabilities"] = {"activations and logits": max(scorings)}
+    if args.method in RL:
+        phases["sampling"] = sampling_bytes(shape, args, prompt, dtype)
+    return Prediction(always, phases, gpu=dtype == 2)
+
+
+RL = ("rl", "ppo", "grpo")
+
+
+def largest_fitting(shape: Shape, args: Args, room: float, name: str) -> tuple[int, bool]:
+    """The largest value of an argument with which its own phases fit in `room` bytes, and whether any value would.
+
+    0 if none does. Values beyond what a step has change nothing: they are not tried.
+    """
+    prompt, reply = args.max_length - args.max_new_tokens, args.max_new_tokens
+    count = 2 if args.method == "dpo" else args.num_samples
+    value, last, step, phases = {
+        "micro_batch_tokens": (
+            prompt + reply * (2 if args.method == "dpo" else 1),
+            args.batch_size * (prompt + count * reply),
+            256,
+            ("training", "log-probabilities"),
+        ),
+        "sample_batch_size": (count, args.batch_size * count, count, ("sampling",)),
+        "per_device_train_batch_size": (1, 64, 1, ("training",)),
+    }[name]
+    best = 0
+    while best < last:
+        found = predict(shape, replace(args, **{name: value}), dtype=4 if args.float32 else 2)
+        found.phases = {phase: parts for phase, parts in found.phases.items() if phase in phases}
+        if found.peak > room:
+            return best, False
+        best, value = value, min(last, (value // step + max(1, value // step // 8)) * step)
+    return best, True
+
+
+def advice(shape: Shape, args: Args, name: str, room: float) -> str:
+    """One line: does it fit this card, and the largest settings that do."""
+    peak = predict(shape, args, dtype=4 if args.float32 else 2).peak
+    said = f"{name} ({room / GIB:.1f} GiB usable): {'fits' if peak <= room else 'does not fit'}"
+    size = "per_device_train_batch_size" if args.method == "sft" else "micro_batch_tokens"
+    plain, checkpointed = (
+        largest_fitting(shape, replace(args, gradient_checkpointing=on), room, size) for on in (False, True)
+    )
+    rows = largest_fitting(shape, args, room, "sample_batch_size") if args.method in RL else (1, True)
+    if args.method in RL and not rows[0] and args.unpack_to_sample:
+        other = advice(shape, replace(args, unpack_to_sample=False), name, room).partition("usable): ")[2]
+        return f"{said} unpacked; with --no_unpack_to_sample: {other}"
+    if not checkpointed[0] or not rows[0]:
+        alone = replace(args, num_samples=1)
+        fewer = checkpointed[0] and largest_fitting(shape, alone, room, "sample_batch_size")[0]
+        return f"{said}, in no batch; " + ("fewer samples a task would" if fewer else "a smaller model might")
+    if plain[1]:
+        said += f"; any {size}"
+    else:
+        said += f"; {size} up to {plain[0]}" if plain[0] else f"; {size} none without gradient checkpointing"
+        said += f", {'any' if checkpointed[1] else checkpointed[0]} with{' gradient checkpointing' if plain[0] else ''}"
+    if args.method in RL:
+        said += "; any sample_batch_size" if rows[1] else f"; sample_batch_size up to {rows[0]}"
+    return said
+
+
+def report(shape: Shape, args: Args) -> str:
+    """The prediction by part, and a line for each card."""
+    found = predict(shape, args, dtype=4 if args.float32 else 2)
+    one = max(passes(args, args.max_length - args.max_new_tokens), key=lambda one: one.tokens)
+    lines = [
+        f"{args.model_name}, {args.method}: passes of up to {one.rows} x {one.length} tokens"
+        f"{', gradient checkpointing' if args.gradient_checkpointing else ''}; GiB"
+    ]
+    for title, parts in [("always", found.always), *found.phases.items()]:
+        note = " (the largest phase)" if title == found.largest else ""
+        lines.append(f"  {title + note:<54}{sum(parts.values()) / GIB:7.2f}")
+        lines += [f"    {part:<52}{size / GIB:7.2f}" for part, size in parts.items()]
+    if found.gpu:
+        lines.append(f"  {'allowance: CUDA, and blocks that cannot be reused':<54}{found.allowance / GIB:7.2f}")
+    lines.append(f"  {'peak: always + ' + found.largest + ' + allowance' * found.gpu:<54}{found.peak / GIB:7.2f}")
+    cards = {name: size * GIB for name, size in CARDS.items()}
+    if torch.cuda.is_available():
+        cards[torch.cuda.get_device_name() + ", what is free of it"] = memory_here()
+    return "\n".join(lines + [advice(shape, args, name, room) for name, room in cards.items()])
+
+
+def preflight(args: Args) -> None:
+    """What `python policy.py --preflight` does.
+
+    Raises:
+        InputError: settings that make no sense, or a model that cannot be reached or counted.
+    """
+    require(args.preflight, "policy.py: --preflight predicts a run's peak memory; there is nothing else to run here")
+    require_at_least(1, args, "batch_size", "num_samples", "max_new_tokens", "lora_r")
+    require_at_least(1, args, "sample_batch_size", "micro_batch_tokens", "per_device_train_batch_size")
+    require_at_least(0, args, "minibatch_size", "value_coef", "entropy_coef")
+    require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
+    if adapter := base_and_adapter(args.model_name)[1]:
+        check_plain(adapter, "--preflight")
+    shape = read_shape(args.model_name, args.trust_remote_code)
+    print(report(shape, replace(args, lora_r=rank_of(args.model_name) or args.lora_r)))
+
+
+def rank_of(name: str) -> int | None:
+    """The rank of an adapter folder; None for a model."""
+    _, adapter = base_and_adapter(name)
+    return json.loads((Path(adapter) / "adapter_config.json").read_text())["r"] if adapter else None
+
+
+def args_of(args: Any, method: str, name: str) -> Args:
+    """The arguments of a training script as this one's, for a run that starts from the model or adapter `name`."""
+    given = {field: value for field, value in vars(args).items() if field in Args.__dataclass_fields__}
+    given |= {"method": method, "model_name": name}
+    return Args(**given | ({"lora_r": rank} if (rank := rank_of(name)) else {}))
+
+
+def check_fits(args: Any, method: str, name: str, prompt: int | None = None) -> None:
+    """Before a run: does this machine have the memory that it is predicted to take?
+
+    Nothing is said of what cannot be predicted, a mixture of experts or a run that samples with vLLM.
+
+    Args:
+        args: of the run's training script, or with fields of the same names. name: of the model or adapter that it
+            starts from. prompt: tokens of the longest prompt; None: as many as max_length leaves.
+
+    Raises:
+        InputError: it does not; says with which settings it would. Or `load.load_config` refuses the model.
+    """
+    load_config(name, args.trust_remote_code)
+    if getattr(args, "engine", "local") != "local":
+        return
+    args, gpu = args_of(args, method, name), torch.cuda.is_available()
+    args.float32 = not gpu
+    if prompt is not None:
+        args.max_length = prompt + args.max_new_tokens
+    try:
+        shape = read_shape(name, args.trust_remote_code)
+    except InputError as error:
+        return print(f"note: its memory is not predicted ({error})")
+    found, room = predict(shape, args, dtype=2 if gpu else 4), memory_here()
+    require(
+        found.peak <= room,
+        f"{name}: {method} is predicted to take {found.peak / GIB:.1f} GiB at its peak, in {found.largest}; "
+        + advice(shape, args, torch.cuda.get_device_name() if gpu else "this machine's memory", room),
+    )
+
+
+def memory_here() -> float:
+    """Bytes that are free on the GPU, or available of the machine's where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info(pick_device())[0]
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+# of each phase, what makes it take less
+REMEDIES = {
+    "loading": ("a smaller model",),
+    "sampling": ("--sample_batch_size", "--batch_size", "--max_new_tokens", "--no_unpack_to_sample"),
+    "log-probabilities": ("--micro_batch_tokens",),
+    "training": ("--micro_batch_tokens", "--per_device_train_batch_size", "--gradient_checkpointing"),
+    "optimizer step": ("--micro_batch_tokens", "--gradient_checkpointing"),
+}
+
+
+@contextlib.contextmanager
+def answer_for_memory(args: Any, phase: Callable[[], str]) -> Iterator[None]:
+    """Running out of memory within the block is one line: the phase, what was asked for, what is free, what helps.
+
+    Raises:
+        InputError: in place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        if not asked and not re.search("CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory", str(error)):
+            raise
+        amount, phase = asked[1] if asked else "some", phase()
+        known = [name for name in REMEDIES[phase] if not name.startswith("--") or hasattr(args, _field(name))]
+        if phase == "sampling" and hasattr(args, "sample_batch_size"):
+            known.remove("--batch_size")  # there it counts tasks
+        used = {"--gradient_checkpointing": getattr(args, "gradient_checkpointing", False),
+                "--no_unpack_to_sample": not getattr(args, "unpack_to_sample", True)}  # fmt: skip
+        helps = [name if name in used else _with_value(args, name) for name in known if not used.get(name)]
+        free = memory_here()
+        if torch.cuda.is_available():
+            free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        place = torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine"
+        raise InputError(
+            f"out of memory in {phase}: {amount} more were asked for, {free / GIB:.2f} GiB are free on {place}; "
+            f"what helps: {', '.join(helps)}"
+        ) from None
+
+
+def _field(flag: str) -> str:
+    return flag.removeprefix("--").removeprefix("no_")
+
+
+def _with_value(args: Any, name: str) -> str:
+    return f"a lower {name} (now {getattr(args, _field(name))})" if name.startswith("--") else name

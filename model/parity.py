@@ -1,0 +1,277 @@
+"""The frozen reference of the policy, KL estimates, and the gate that every run passes before its first update."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+
+from common import InputError, require
+from model.adapters import adapter_weights
+from model.load import dtype_of
+from model.logprobs import base_of, completion_logprobs, rounded_otherwise
+from model.merged_copy import merged_copy
+
+MAX_LOG_RATIO = 20.0  # beyond, exp could overflow, and a clipped term's gradient become 0 times infinity
+
+
+def kl_estimate(logprobs: torch.Tensor, reference: torch.Tensor, kind: str) -> torch.Tensor:
+    """Estimates of KL(policy || reference) from tokens that the policy sampled, shaped as the inputs (log-probs).
+
+    k1 is unbiased and varies much, k3 is unbiased and never negative (Schulman, "Approximating KL divergence").
+
+    >>> kl_estimate(torch.tensor([-1.0]), torch.tensor([-1.5]), "k1")
+    tensor([0.5000])
+    >>> kl_estimate(torch.tensor([-1.0]), torch.tensor([-1.5]), "k3")
+    tensor([0.1065])
+    """
+    log_ratio = reference - logprobs
+    return -log_ratio if kind == "k1" else log_ratio.clamp(max=MAX_LOG_RATIO).exp() - 1 - log_ratio
+
+
+def load_reference(model: PeftModel, adapter: str) -> None:
+    """Put a second, frozen copy of the adapter that a run starts from beside the policy."""
+    model.load_adapter(adapter, adapter_name="reference", is_trainable=False)
+    model.set_adapter("default")
+
+
+@contextlib.contextmanager
+def as_reference(model: PeftModel) -> Iterator[None]:
+    """Within the block the model is the reference: the adapter that the run started from, not the base model."""
+    model.set_adapter("reference", inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter("default")
+
+
+@contextlib.contextmanager
+def _as_saved(model: PeftModel, adapter: str) -> Iterator[None]:
+    """Within the block the policy's weights are those of an adapter folder."""
+    now = {name: weight.clone() for name, weight in adapter_weights(model).items()}
+    set_peft_model_state_dict(model, load_peft_weights(adapter, device="cpu"), adapter_name="default")
+    try:
+        yield
+    finally:
+        set_peft_model_state_dict(model, now, adapter_name="default")
+
+
+@torch.no_grad()
+def check_parity(
+    model,
+    rollouts: list,
+    temperature: float,
+    bound: float | None = None,
+    start: str | None = None,
+    fresh: bool = True,
+    size: int = 4,
+    more: Callable[[], list] | None = None,
+) -> float:
+    """Before the first update of a process: is what will be trained on what was sampled, and the reference the start?
+
+    The sampler's and the trainer's log-probabilities of the tokens just sampled must agree (their ratio is 1): another
+    temperature, a missing adapter or a shifted position show here (arXiv 2510.26788). In float32 no token may differ by
+    more than `FLOAT32_BOUND`. In 16 bits a single token's difference tells nothing, and the mean must be within
+    `FACTOR` of what rounding alone makes (`rounded_otherwise`), measured on the same tokens. Dropout, which 16 bits may
+    hide, is looked for by its switch.
+
+    Args:
+        model: the policy, in the mode that the update will use.
+        rollouts: what `rollout.sample` returned; in 16 bits of `MIN_TOKENS` or more.
+        bound: largest difference of a token's log-probability, in nats, in place of these bounds.
+        start: folder of the adapter that the run started from, for `check_reference`; None: there is no reference.
+        fresh: whether the policy has not been trained yet; then it must agree with the reference too.
+        size: rollouts at a time.
+        more: gives more rollouts. In 16 bits a few tokens may have most of the difference, so that a refusal is
+            confirmed on them.
+
+    Returns:
+        the largest difference.
+
+    Raises:
+        InputError: beyond the bound; training on such samples would be training on another policy's.
+    """
+    check_dropout(model)
+    gaps, floor = compare(model, rollouts, temperature, size)
+    if more and not bound and floor and gaps.mean() > FACTOR * floor:
+        gaps, floor = compare(model, more(), temperature, size)
+    judge(gaps, floor, bound)
+    if start is not None:
+        first = rollouts[:size]
+        check_reference(model, [r.prompt_ids for r in first], [r.token_ids for r in first], start, temperature, fresh)
+    return gaps.max().item()
+
+
+def check_ends(rollouts: list, ends: set[int], stop_strings: bool) -> None:
+    """Does each completion go up to its EOS and no further, as it says?
+
+    Args:
+        ends: every EOS. stop_strings: whether completions also end at these.
+
+    Raises:
+        InputError: one does not: tokens that the model did not choose would be trained on, or its end would not.
+    """
+    for r in rollouts:
+        at_end = r.token_ids[-1] in ends
+        wrong = (
+            "goes on after an EOS" if any(token in ends for token in r.token_ids[:-1])
+            else "ends without its EOS" if r.ended and not at_end and not stop_strings
+            else "has an EOS and is said to be cut off" if at_end and not r.ended
+            else None
+        )  # fmt: skip
+        require(wrong is None, f"the sampler's completions are not what the model chose: one {wrong}")
+
+
+def check_dropout(model) -> None:
+    """Raises InputError if the trainer has dropout on: what was sampled is not what would be trained on."""
+    for name, module in model.named_modules():
+        rate = module.p if isinstance(module, torch.nn.Dropout) else getattr(module, "attention_dropout", 0.0)
+        on = module.training and isinstance(rate, float) and rate > 0
+        require(not on, f"dropout is on in the trainer ({name}): what was sampled is not what would be trained on")
+
+
+@torch.no_grad()
+def compare(model, rollouts: list, temperature: float, size: int) -> tuple[torch.Tensor, float]:
+    """Differences of all tokens' log-probabilities, sampler against trainer, and the mean that rounding makes.
+
+    The latter is 0 in float32, where it is not needed.
+    """
+    trainer = token_logprobs(model, rollouts, temperature, size)
+    gaps = (trainer - torch.tensor([logprob for r in rollouts for logprob in r.logprobs])).abs()
+    if dtype_of(model) == torch.float32:
+        return gaps, 0.0
+    with rounded_otherwise(model):
+        again = token_logprobs(model, rollouts, temperature, size)
+    return gaps, (again - trainer).abs().mean().item()
+
+
+def judge(gaps: torch.Tensor, floor: float, bound: float | None = None) -> None:
+    """Print how far sampler and trainer are apart. Raises InputError if that is too far."""
+    largest_gap, mean = gaps.max().item(), gaps.mean().item()
+    said = f"parity: sampler and trainer differ by {largest_gap:.1e} a token at most"
+    if bound or not floor:
+        bound = bound or FLOAT32_BOUND
+        differ, within = f"by {largest_gap:.3g} a token (bound {bound:g})", largest_gap <= bound
+        print(f"{said} (bound {bound:g})")
+    else:
+        bound, within = FACTOR * floor, mean <= FACTOR * floor
+        differ = f"by {mean:.3g} a token in the mean of {len(gaps)} (bound {bound:.3g}, {FACTOR:g} times the rounding)"
+        print(f"{said}, {mean:.1e} in the mean of {len(gaps)} (rounding alone: {floor:.1e}, bound {bound:.1e})")
+        if within and largest_gap > NOTABLE:
+            print(f"warning: sampler and trainer differ by {largest_gap:.2g} nats in the log-probability of one token")
+    require(
+        within,
+        f"the sampler's log-probabilities differ from the trainer's {differ}: check temperature, adapter, positions "
+        "and precision, and whether the model's logits are its LM head's alone, or set --parity_bound",
+    )
+
+
+def token_logprobs(model, rollouts: list, temperature: float, size: int) -> torch.Tensor:
+    """The trainer's log-probability of every sampled token, one completion after the other; on the CPU."""
+    found = []
+    for batch in (rollouts[at : at + size] for at in range(0, len(rollouts), size)):
+        prompts, completions = [r.prompt_ids for r in batch], [r.token_ids for r in batch]
+        logprobs, mask = completion_logprobs(model, prompts, completions, temperature)
+        found.append(logprobs[mask > 0].cpu())
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def check_copy(model, prompts: list[list[int]]) -> float:
+    """Before anything is sampled: does the copy that samples say what the policy says?
+
+    Args:
+        model: the policy. prompts: token ids; a few tokens of the first ones are compared.
+
+    Returns:
+        the mean difference of a token's log-probability, in nats; 0 where the policy is its own copy.
+
+    Raises:
+        InputError: it does not: a part of the adapter is not in the copy.
+    """
+    copy, base = merged_copy(model), base_of(model)
+    rows = [ids[:65] for ids in prompts if len(ids) > 1][:8]
+    if copy is base or not rows:
+        return 0.0
+
+    def logprobs(of) -> torch.Tensor:
+        found, mask = completion_logprobs(of, [ids[:1] for ids in rows], [ids[1:] for ids in rows])
+        return found[mask > 0]
+
+    policy, bound = logprobs(model), FLOAT32_BOUND
+    if dtype_of(model) != torch.float32:
+        with rounded_otherwise(model):
+            bound = COPY_FACTOR * (logprobs(model) - policy).abs().mean().item()
+    gap = (logprobs(copy) - policy).abs().mean().item()
+    kinds = sorted({type(m).__name__ for m in base.modules() if type(m).__module__.startswith("peft.")})
+    require(
+        gap <= bound,
+        f"the copy that samples differs from the model by {gap:.3g} nats a token (bound {bound:.3g}): a part of the "
+        f"adapter is not in it ({', '.join(kinds) or 'no adapter'}); with transformers and peft in the versions of "
+        "requirements.txt this is a fault of ours",
+    )
+    return gap
+
+
+@torch.no_grad()
+def check_reference(
+    model,
+    prompts: list[list[int]],
+    completions: list[list[int]],
+    start: str,
+    temperature: float = 1.0,
+    fresh: bool = True,
+) -> float:
+    """Does the reference agree with the adapter folder that the run started from (KL 0), and a fresh policy with both?
+
+    The same weights in the same shapes: the bound is tight, whatever the precision.
+
+    Returns:
+        the largest difference of a token's log-probability, in nats.
+
+    Raises:
+        InputError: beyond the bound: the reference is the base model, or has been trained along, or the policy is not
+            the adapter that it was to start from.
+    """
+    with as_reference(model):
+        reference, mask = completion_logprobs(model, prompts, completions, temperature)
+    with _as_saved(model, start):
+        others = {start: completion_logprobs(model, prompts, completions, temperature)[0]}
+    if fresh:
+        others["the policy"] = completion_logprobs(model, prompts, completions, temperature)[0]
+    for name, logprobs in others.items():
+        gap = (logprobs - reference).abs().max().item()
+        kl = (kl_estimate(logprobs, reference, "k3").sum() / mask.sum()).item()
+        print(f"parity: KL({name}, reference) is {kl:.1e} a token, they differ by {gap:.1e} at most")
+        if not gap <= REFERENCE_BOUND:
+            raise InputError(
+                f"the reference's log-probabilities differ from those of {name} by {gap:.3g} a token (bound "
+                f"{REFERENCE_BOUND:g}): the reference is not the adapter that the run started from, or the policy is "
+                "not"
+            )
+    return gap
+
+
+REFERENCE_BOUND = 1e-3
+
+FLOAT32_BOUND = 1e-3  # measured: 6e-6 to 3e-5
+MIN_TOKENS = 500  # with fewer, the mean in 16 bits is too uncertain
+COPY_FACTOR = 3.0  # of what rounding makes, for a few hundred tokens; an adapter left out makes 5 and more
+FACTOR = 1.5  # benchmarks/README.md: right ones are at 1, wrong ones at 1.7 or more
+NOTABLE = 1.0  # nats
+
+
+def sampler_gap(logprobs: torch.Tensor, rollouts: list) -> float:
+    """Largest |trainer - sampler| log-probability of a token, logprobs (B, R) being the trainer's."""
+    gaps = [
+        (logprobs[row, : len(r.token_ids)].detach().cpu() - torch.tensor(r.logprobs)).abs().max()
+        for row, r in enumerate(rollouts)
+    ]
+    return torch.stack(gaps).max().item()
+
+
+def largest(values: list[float]) -> float:
+    """The maximum, or nan if any is: Python's own max may lose it."""
+    return torch.tensor(values).max().item()

@@ -1,0 +1,213 @@
+"""vLLM as the engine that samples, in training and evaluation: `rollout.sample` by other means. Needs a CUDA GPU.
+
+Not run on a GPU yet: written from vLLM's documentation and source (0.11 to 0.28) and tested against a stand-in of the
+classes used here. A run is guarded by what guards every run: the parity gate before its first update, and
+`sampler_mismatch` in its log. vLLM's kernels round otherwise than the policy's; where that alone passes the gate's
+bound, raise --parity_bound.
+
+The base model is loaded in the policy's own precision (vLLM's bitsandbytes loader quantises to NF4, and the constants
+too), and the policy's adapter is handed over after every update, to stand beside the weights in 16 bits as
+`policy.merged_copy` has it. vLLM runs in this process, so that SIGINT and SIGTERM still end a run after the step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from common import InputError, require
+from model.adapters import adapter_weights, check_plain
+from model.load import base_and_adapter, compute_dtype, eos_ids, pick_device, save_adapter
+from model.sampling import Rollout, text_of
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for (vllm.config.lora.MaxLoRARanks)
+
+
+def check_engine(args: Any, train: bool = True) -> None:
+    """Nothing to say of the local engine; of vLLM whether it can run here, before anything is loaded.
+
+    Args:
+        train: whether the sampler's log-probabilities are used.
+
+    Raises:
+        InputError: no vllm, no CUDA GPU, several processes, or settings that vLLM cannot give log-probabilities for.
+    """
+    if args.engine == "local":
+        return
+    require(0 < args.vllm_memory < 1, f"--vllm_memory {args.vllm_memory}: must be in (0, 1)")
+    require(
+        not train or args.top_p == 1 or args.temperature == 1,
+        "--engine vllm: its log-probabilities are either at temperature 1 or after top_p; set --top_p or --temperature "
+        "to 1, or take --engine local",
+    )
+    processes = os.environ.get("WORLD_SIZE", "1")
+    require(processes == "1", f"--engine vllm: samples in one process, not in {processes}; take --engine local")
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # see above; also, scheduling is then deterministic
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"--engine vllm: cannot be imported ({error}); .venv/bin/pip install vllm (and, from vLLM 0.28 on, "
+            "vllm-bnb-plugin), or take --engine local"
+        ) from None
+    require(cuda_is_there(), "--engine vllm: torch sees no CUDA GPU here; take --engine local")
+
+
+def cuda_is_there() -> bool:
+    return torch.cuda.is_available()
+
+
+class VllmSampler:
+    """vLLM with a base model, and with the adapter that it was last given.
+
+    Args:
+        name: of the model or adapter that is sampled from, or that the policy starts from.
+        args: of the script: max_length, vllm_memory, seed, trust_remote_code, temperature.
+
+    Raises:
+        InputError: vLLM does not start: its share of the memory is too small or not free, or it does not know
+            bitsandbytes (from 0.28 on a package of its own, vllm-bnb-plugin).
+    """
+
+    def __init__(self, name: str, tokenizer, args: Any) -> None:
+        import vllm
+
+        base, self.adapter = base_and_adapter(name)
+        if self.adapter:
+            check_plain(self.adapter, "--engine vllm")
+        self.vllm, self.ends = vllm, _ends(base, tokenizer, args.trust_remote_code)
+        self.request, self.handed, self.version = None, {}, 0
+        self.folder = TemporaryDirectory(prefix="adapters-")
+        lora = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(self.adapter)} if self.adapter else {}
+        try:
+            self.llm = vllm.LLM(
+                model=base,
+                trust_remote_code=args.trust_remote_code,
+                dtype=str(compute_dtype(pick_device(), args.dtype)).removeprefix("torch."),
+                quantization="bitsandbytes",
+                seed=args.seed,
+                gpu_memory_utilization=args.vllm_memory,
+                max_model_len=args.max_length,
+                # raw: of the model, temperature 1, before top_p; processed: of what is drawn from, after both
+                logprobs_mode="raw_logprobs" if args.temperature == 1 else "processed_logprobs",
+                **lora,
+            )
+        except (ValueError, RuntimeError) as error:  # torch's out of memory is a RuntimeError
+            raise InputError(
+                f"--engine vllm: does not start: {error} (--vllm_memory is {args.vllm_memory:g}; from vLLM 0.28 on, "
+                "vllm-bnb-plugin must be installed too)"
+            ) from error
+
+    def sample(
+        self,
+        model,
+        tokenizer,
+        prompts: list[list[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        num_samples: int = 1,
+        batch_size: int = 64,
+        stops: list[tuple[str, ...]] | None = None,
+        unpack: bool = True,
+        graph: bool = True,
+        seeds: list[tuple[int, ...]] | None = None,
+        on_rollout: Callable[[Rollout], None] = lambda rollout: None,
+    ) -> list[Rollout]:
+        """As `rollout.sample`: the same arguments, the same rollouts; the temperature is that of `args`.
+
+        Args:
+            model: the policy, whose adapter is handed over if it has changed; None: the adapter as it is on disk.
+            unpack, graph: mean nothing here.
+        """
+        request = self.hand_over(model, tokenizer)
+        numbers = [int(np.random.default_rng(seeds and seeds[i]).integers(2**48)) for i in range(len(prompts))]
+        params = [
+            self.vllm.SamplingParams(
+                n=num_samples,
+                temperature=temperature,
+                top_p=top_p,
+                max_tokens=max_new_tokens,
+                seed=seed,  # sample i of the prompt gets seed + i
+                stop_token_ids=self.ends,
+                stop=list(stops[index]) if stops else None,
+                detokenize=stops is not None,  # the text is decoded below, as for the local engine
+                logprobs=0,  # of the token drawn alone
+            )
+            for index, seed in enumerate(numbers)
+        ]
+        done, chunk = [], max(1, batch_size // num_samples)
+        for start in range(0, len(prompts), chunk):
+            inputs = [self.vllm.TokensPrompt(prompt_token_ids=ids) for ids in prompts[start : start + chunk]]
+            outputs = self.llm.generate(inputs, params[start : start + chunk], use_tqdm=False, lora_request=request)
+            rollouts = [
+                self._rollout(tokenizer, start + at, prompts[start + at], one, stops[start + at] if stops else ())
+                for at, output in enumerate(outputs)
+                for one in output.outputs
+            ]
+            for rollout in rollouts:
+                on_rollout(rollout)
+            done += rollouts
+        return done
+
+    def _rollout(self, tokenizer, index: int, prompt: list[int], output, stops: tuple[str, ...]) -> Rollout:
+        ids = list(output.token_ids)  # up to and with the EOS, or the token that completed a stop string
+        logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)]
+        text = text_of(tokenizer, prompt, ids, set(self.ends), stops)
+        return Rollout(index, prompt, ids, logprobs, output.finish_reason == "stop", text)
+
+    def hand_over(self, model, tokenizer) -> Any:
+        """The request for the adapter as it is now, None for a base model; what went before is forgotten.
+
+        Every version has its own id and name: vLLM keeps an adapter by the id, and what it has cached of prompts by
+        the name.
+        """
+        if self.adapter is None:
+            return None
+        weights = adapter_weights(model) if model is not None else {}
+        same = weights.keys() == self.handed.keys()
+        if self.request and same and all(torch.equal(weight, self.handed[name]) for name, weight in weights.items()):
+            return self.request
+        if self.request:
+            self.llm.llm_engine.remove_lora(self.request.lora_int_id)
+            shutil.rmtree(Path(self.folder.name) / str(self.version), ignore_errors=True)  # none if it was not ours
+        from vllm.lora.request import LoRARequest
+
+        self.version += 1
+        self.handed = {name: weight.clone() for name, weight in weights.items()}
+        path = self.adapter
+        if model is not None:
+            path = Path(self.folder.name) / str(self.version)
+            save_adapter(model, tokenizer, path)
+        self.request = LoRARequest(f"policy-{self.version}", self.version, str(path))
+        return self.request
+
+
+def _ends(base: str, tokenizer, trust_remote_code: bool) -> list[int]:
+    """`policy.eos_ids` of a model that is not loaded."""
+    try:
+        config = GenerationConfig.from_pretrained(base)
+    except OSError:  # it has none of its own
+        model_config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+        config = GenerationConfig.from_model_config(model_config)
+    return sorted(eos_ids(SimpleNamespace(generation_config=config), tokenizer))
+
+
+def _rank(adapter: str) -> int:
+    """The least of vLLM's ranks that the adapter fits into."""
+    config = json.loads((Path(adapter) / "adapter_config.json").read_text())
+    rank = max([config["r"], *config.get("rank_pattern", {}).values()])
+    require(rank <= RANKS[-1], f"{adapter}: has rank {rank}, vLLM takes {RANKS[-1]} at most; take --engine local")
+    return min(allowed for allowed in RANKS if allowed >= rank)

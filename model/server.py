@@ -1,0 +1,135 @@
+"""Completions from a server that speaks OpenAI's completions protocol (vLLM, SGLang, llama.cpp), for evaluation.
+
+One request is one completion: the server's count of tokens is then that completion's, and a server that ignores `n`
+gives as many as were asked for. The key is OPENAI_API_KEY; it goes into the requests' header and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from common import InputError, require
+from common.server_url import NOT_AS_AGREED, check_url, public_url
+
+
+@dataclass
+class Completion:
+    """What the server answered.
+
+    gen_len: tokens as the server counts them (vLLM counts the EOS); None where it does not say.
+    ended: whether the model ended it itself, False if it was cut; None where the server gives another reason.
+    """
+
+    text: str
+    gen_len: int | None
+    ended: bool | None
+
+
+class Server:
+    """A server that has just been asked which models it has.
+
+    url: its address, without credentials. model: the name that it knows the model by.
+
+    Raises:
+        InputError: the package openai is missing, or the server cannot be reached, refuses the key, or lacks the model.
+    """
+
+    RETRIES = 4  # of a request that failed on the way, or that the server is too busy for; 0.5 s to 8 s in between
+
+    def __init__(self, url: str, model: str) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise InputError("--server: needs the package openai; .venv/bin/pip install openai") from None
+        check_url(url, "--server")
+        self.openai, self.url = openai, public_url(url)
+        self.key = os.environ.get("OPENAI_API_KEY", "").strip()
+        require(self.key.isascii() and self.key.isprintable(), "OPENAI_API_KEY: has characters that no key has")
+        address = urlsplit(url)._replace(path=urlsplit(self.url).path, query="", fragment="").geturl()
+        self.client = openai.OpenAI(base_url=address, api_key=self.key or "none", max_retries=self.RETRIES)
+        self.model = self._find(model)
+
+    def _find(self, model: str) -> str:
+        """The model's name at the server; "" is the only one it has."""
+        try:
+            names = [entry.id for entry in self.client.with_options(max_retries=0).models.list()]
+        except self.openai.NotFoundError:  # it does not list its models: the first request will tell
+            require(model != "", f"--server {self.url}: lists no models; name one with --model_path")
+            return model
+        except self.openai.APIError as error:
+            raise self._plain(error) from None
+        except NOT_AS_AGREED:
+            raise InputError(f"--server {self.url}: answers, but not as an OpenAI-compatible server") from None
+        if model == "" and len(names) == 1:
+            return names[0]
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        require(model in names, f"--server {self.url}: has no model {model!r}; --model_path may be one of: {shown}")
+        return model
+
+    def complete(
+        self,
+        prompts: list[str],
+        *,
+        num_samples: int,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        in_flight: int,
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yield (place, completion) as they finish; place i is of prompt i // num_samples.
+
+        Args:
+            in_flight: requests at a time.
+
+        Raises:
+            InputError: a request failed for good; what is still under way is given up.
+        """
+
+        def ask(place: int) -> Completion:
+            prompt, number = divmod(place, num_samples)
+            try:
+                reply = self.client.completions.create(
+                    model=self.model,
+                    prompt=prompts[prompt],
+                    max_tokens=max_new_tokens,
+                    temperature=temperature,
+                    top_p=top_p,
+                    seed=random.Random(f"{seed} {prompt} {number}").getrandbits(31),  # equal seeds, equal samples
+                )
+                text, reason = reply.choices[0].text, reply.choices[0].finish_reason
+                length = reply.usage.completion_tokens if reply.usage else None
+            except NOT_AS_AGREED:
+                text = None
+            require(isinstance(text, str), f"--server {self.url}: answers, but not with a completion")
+            return Completion(text, length, {"stop": True, "length": False}.get(reason))
+
+        pool = ThreadPoolExecutor(in_flight, thread_name_prefix="server")
+        try:
+            places = {pool.submit(ask, place): place for place in range(len(prompts) * num_samples)}
+            for future in as_completed(places):
+                yield places[future], future.result()
+        except self.openai.APIError as error:
+            raise self._plain(error) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _plain(self, error: Exception) -> InputError:
+        """One line of what the client raised, the key taken out should the server have quoted it."""
+        status = getattr(error, "status_code", None)
+        if status in (401, 403):
+            return InputError(f"--server {self.url}: refuses the key ({status}); set OPENAI_API_KEY to one it takes")
+        if status is None:
+            cause = str(error.__cause__ or "") or str(error)
+            start, text, end = "cannot be reached (", cause, "); is it running, and is this its address?"
+        else:
+            body = getattr(error, "body", None)
+            text = str(body.get("message") or body) if isinstance(body, dict) else str(error)
+            start, end = f"answers with error {status}: ", ""
+        text = text.replace(self.key, "***") if self.key else text  # before the cut, which could leave half of it
+        return InputError(f"--server {self.url}: {start}{' '.join(text.split())[:300]}{end}")

@@ -1,0 +1,200 @@
+"""Read metrics files into the rows of a results table."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from os.path import commonprefix
+from pathlib import Path
+from statistics import mean
+
+from common import InputError, read_jsonl, require
+from judging.metrics import mean_parts, paired_difference, seed_interval, wilson_interval
+
+ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo")  # rows stand in the order of the story
+
+
+SETTINGS = ("num_tasks", "data_sha256", "precision", "stop_strings", "max_new_tokens", "time_limit")
+
+
+@dataclass
+class Row:
+    """One method: means over its seeds. `length` in tokens, rates and differences as shares; None: not known."""
+
+    name: str
+    suite: str
+    num_seeds: int
+    num_tasks: int
+    num_pass: int
+    num_samples: int
+    rate: float
+    seeds: tuple[float, float] | None  # Student's interval; of one seed none
+    spread: tuple[float, float]  # lowest and highest seed
+    stopped: float
+    length: float | None
+    interval: tuple[float, float]  # Wilson's
+    against_sft: tuple[float, tuple[float, float], float] | None  # difference, its interval, p-value
+    sampled_tokens: float | None
+    training_seconds: float | None
+    seconds: float
+    machine: str
+    commits: str
+    commands: tuple[str, ...]  # of training and evaluation, the first seed's
+    parts: dict[str, float]  # of Verilog: the mean of each part of the verdicts
+
+
+def read_metrics(folder: Path) -> dict[tuple[str, str], list[dict]]:
+    """The metrics of each row's seeds, by suite and name.
+
+    Raises:
+        InputError: the folder has no metrics, or a file is not one of ours.
+    """
+    groups: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    for path in sorted(folder.glob("*_metrics.json")):
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8-sig"))
+            groups[suite(metrics), row_name(metrics)].append(metrics)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not an evaluation's metrics ({error})") from None
+    require(bool(groups), f"{folder}: no *_metrics.json here; run eval_humaneval.py first")
+    return groups
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of a folder, in the order of the story."""
+    groups = read_metrics(folder)
+    scores = {row: task_scores(folder, runs) for row, runs in groups.items()}
+    rows = []
+    for (where, name), runs in groups.items():
+        start = sft_row(name, [other for suite, other in groups if suite == where])
+        sft = scores[where, start] if start else None
+        try:
+            rows.append(make_row(name, where, runs, against(sft, scores[where, name])))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder}/{runs[0]['exp_name']}_metrics.json: not an evaluation's ({error!r})") from None
+    return sorted(rows, key=place)
+
+
+def sft_row(name: str, names: list[str]) -> str | None:
+    """Which of the rows is the SFT that a row is held against: of several the one whose name begins most alike.
+
+    >>> sft_row("mine_ppo", ["mine_sft", "mine_ppo", "pocket_sft"]), sft_row("mine_sft", ["mine_sft"])
+    ('mine_sft', None)
+    """
+    starts = [other for other in names if "sft" in other.split("_")]
+    if name in starts or not starts:
+        return None
+    alike = {other: len(commonprefix([name, other])) for other in starts}
+    best = [other for other in starts if alike[other] == max(alike.values())]
+    return best[0] if len(best) == 1 else None
+
+
+def row_name(metrics: dict) -> str:
+    return re.sub(r"_seed\d+$", "", metrics["exp_name"])
+
+
+def suite(metrics: dict) -> str:
+    """What makes figures comparable, as the heading of their table."""
+    args, base = metrics["args"], metrics.get("base_model")
+    sampling = f"T {args['temperature']:g}, top_p {args['top_p']:g}" if args["temperature"] else "greedy"
+    tasks = f"{Path(args['data_path']).name}, {metrics['num_tasks']} tasks ({metrics['data_sha256'][:8]})"
+    level = args.get("prompt_level", "normal")
+    asked = ", ".join(
+        [f"{level} prompts"] * (level != "normal")
+        + ["instruct"] * args.get("instruct", False)
+        + [f"judge {args.get('judge_model')}"] * bool(args.get("judge_url"))
+    )
+    sampling += f", {args['n_samples']} samples a task" if args.get("n_samples", 1) > 1 else ""
+    limits = f"{args['max_new_tokens']} new tokens, {args['time_limit']:g} s a check"
+    return ", ".join(part for part in (tasks, base, asked, sampling, limits) if part)
+
+
+def mixed_settings(groups: dict[tuple[str, str], list[dict]]) -> list[str]:
+    """Where rows of one task file and base model were not evaluated alike: a line for each setting that differs.
+
+    What a file does not say is not compared. Another way to sample or to ask is no mistake, and has its own table.
+    """
+    found: dict[tuple, dict[str, dict[str, set[str]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(set)))
+    for (_, name), runs in groups.items():
+        for metrics in runs:
+            args = metrics["args"]
+            alike = (Path(args["data_path"]).name, metrics.get("base_model"), args["temperature"], args["top_p"],
+                     args.get("prompt_level"), args.get("instruct"), args.get("judge_model"))  # fmt: skip
+            for setting in SETTINGS:
+                value = metrics.get(setting, args.get(setting))
+                if value is not None:
+                    found[alike][setting][json.dumps(value)].add(name)
+    lines = []
+    for (tasks, *_), settings in found.items():
+        for setting, values in settings.items():
+            if len(values) > 1:
+                said = "; ".join(f"{value[:40]} ({', '.join(sorted(names))})" for value, names in values.items())
+                lines.append(f"rows on {tasks} were evaluated with different {setting}: {said}")
+    return lines
+
+
+def make_row(name: str, where: str, runs: list[dict], against_sft: tuple | None) -> Row:
+    rates = [metrics["pass_at_1"] for metrics in runs]
+    lengths = [metrics["avg_gen_len"] for metrics in runs if metrics["avg_gen_len"] is not None]
+    trained = [metrics.get("training") or {} for metrics in runs]
+    commits = {metrics.get("commit") for metrics in runs} | {record.get("commit") for record in trained}
+    return Row(
+        name=name,
+        suite=where,
+        num_seeds=len(runs),
+        num_tasks=runs[0]["num_tasks"],
+        num_pass=sum(metrics["num_pass"] for metrics in runs),
+        num_samples=sum(metrics["num_samples"] for metrics in runs),
+        rate=mean(rates),
+        seeds=seed_interval(rates) if len(rates) > 1 else None,
+        spread=(min(rates), max(rates)),
+        stopped=mean(metrics["pass_at_1_stopped"] for metrics in runs),
+        length=mean(lengths) if lengths else None,
+        interval=wilson_interval(mean(rates), runs[0]["num_tasks"]),
+        against_sft=against_sft,
+        sampled_tokens=mean_spent(trained, "sampled_tokens_since_sft"),
+        training_seconds=mean_spent(trained, "seconds_since_sft"),
+        seconds=mean(metrics["seconds"] for metrics in runs),
+        machine=" / ".join(sorted({hardware(metrics) for metrics in runs})),
+        commits=", ".join(sorted(commit for commit in commits if commit)),
+        commands=tuple(command for command in (trained[0].get("command"), runs[0].get("command")) if command),
+        parts=mean_parts([metrics.get("parts") for metrics in runs]),
+    )
+
+
+def mean_spent(trained: list[dict], name: str) -> float | None:
+    """Over the seeds; None unless all say."""
+    spent = [(record.get("spent") or {}).get(name) for record in trained]
+    return None if None in spent else mean(spent)
+
+
+def task_scores(folder: Path, runs: list[dict]) -> dict[str, float] | None:
+    """The mean of each task over the seeds and samples of a row; None where a per-task file is missing."""
+    passed = defaultdict(list)
+    for metrics in runs:
+        path = folder / f"{metrics['exp_name']}_per_task.jsonl"
+        if not path.is_file():
+            return None
+        for _, row in read_jsonl(path, "per-task file"):
+            passed[row.get("task_id")].append(bool(row.get("passed")))
+    return {task: mean(of_task) for task, of_task in passed.items()}
+
+
+def against(before: dict[str, float] | None, after: dict[str, float] | None) -> tuple | None:
+    """`metrics.paired_difference` of two rows; None where they do not share their tasks."""
+    if not before or not after or before.keys() != after.keys():
+        return None
+    tasks = sorted(before)
+    return paired_difference([before[task] for task in tasks], [after[task] for task in tasks])
+
+
+def hardware(metrics: dict) -> str:
+    versions = ", ".join(f"{package} {number}" for package, number in metrics["versions"].items())
+    return f"{metrics['gpu'] or metrics['cpu']}, {metrics['cores']} cores; {versions}"
+
+
+def place(row: Row) -> tuple:
+    found = [rank for rank, word in enumerate(ORDER) if word in row.name.split("_")]
+    return row.suite, found[0] if found else len(ORDER), row.name

@@ -1,0 +1,45 @@
+"""Report what one step of a dry run took."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import torch
+
+from common import InputError
+from model.logprobs import takes_shared_prompts
+from model.memory import GIB, args_of, predict
+from model.memory_parts import read_shape
+
+
+def report_dry_run(run: Any) -> None:
+    """Peak memory of the one step, and the time that all would take at its speed."""
+    seconds, steps = time.perf_counter() - run.started, run.num_steps
+    if run.token_budget:
+        steps = min(steps, run.token_budget / max(run.step_tokens, 1))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if torch.cuda.is_available() else ""
+    print(f"dry run: peak memory {peak:.2f} GiB{gpu}; the whole run would take about "
+          f"{seconds * steps / 60:.1f} minutes")  # fmt: skip
+    print(of_run(run))
+
+
+def of_run(run: Any) -> str:
+    """One line for a dry run, beside what it measured: the prediction for the longest prompts that its items have."""
+    args = args_of(run.args, run.method, run.args.sft_model)
+    if run.method == "dpo":
+        prompt, args.max_new_tokens = max(len(p.prompt_ids) for p in run.items), max(max(p.lengths) for p in run.items)
+    else:
+        prompt = max(map(len, run.prompts))
+    try:
+        shape = read_shape(run.args.sft_model, run.args.trust_remote_code)
+    except InputError as error:
+        return f"predicted: nothing ({error})"
+    shared = takes_shared_prompts(run.model)
+    found = predict(shape, args, prompt, dtype=2 if run.device.type == "cuda" else 4, shared=shared)
+    if getattr(run.args, "engine", "local") != "local":
+        del found.phases["sampling"]  # what it takes is --vllm_memory
+    size = f"{found.tensors / GIB:.2f} GiB of tensors at most, in {found.largest}"
+    return f"predicted: {size}; the libraries' own memory is not counted"
