@@ -1,7 +1,7 @@
 """Messages across the sandbox's border: tagged JSON in frames with a length before them.
 
 The judge decodes what a hostile process wrote, so there is no pickle and no marshal here, and everything has a cap.
-What a message says about values is sandbox_objects's business.
+What a message says about values is judging/python/objects.py's business.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def landlock_enforce(ruleset: int) -> None:
 
 
 def interpreter_paths(paths: Paths | None = None) -> list[str]:
-    """What Landlock lets be read, for files that `sandbox_paths` found or, without them, the interpreter's own."""
+    """What Landlock lets be read, for files that `paths` found or, without them, the interpreter's own."""
     return sorted({*(paths or readable(())).pieces(), *DEVICES} - {"/dev/null"})
 
 

@@ -1,4 +1,4 @@
-"""The sending half of sandbox_objects: which objects both ends know, what became of them, and values as nodes."""
+"""The sending half of objects.py: which objects both ends know, what became of them, and values as nodes."""
 
 from __future__ import annotations
 

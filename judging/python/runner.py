@@ -3,7 +3,7 @@
 Everything here runs in the interpreter that the candidate owns. It may patch, read or break all of it, and wins
 nothing: it holds no test and no expected value, and whatever it writes is decoded and compared by the judge.
 
-Messages (values as in sandbox_objects): first {"source", "names", "tests"?}, answered with {"names": {name: value}};
+Messages (values as in objects.py): first {"source", "names", "tests"?}, answered with {"names": {name: value}};
 then {"id", "op", "args", "kwargs", "changes", "forget"}, answered with {"id", "value", "changes"}. Anything that goes
 wrong is answered with {"error": {"types", "message", "line", "stage", ...}, "changes"} or {"exit": text}.
 """

@@ -1,7 +1,7 @@
 """The judge's end of one check: calls into the untrusted process, and what stands for its functions and objects.
 
 A `Remote` looks to the tests like the candidate's function or object. Calling it ships the arguments and brings plain
-data back; objects that crossed before keep their identity (sandbox_objects). Whatever ends a check (deadline, death, a
+data back; objects that crossed before keep their identity (objects.py). Whatever ends a check (deadline, death, a
 broken frame) is sticky: it is raised as `CheckOver` at once and again at every later call, so no bare `except` in a
 test can turn it into a pass.
 """

@@ -1,11 +1,11 @@
-"""One worker that judges Verilog: takes jobs from verilog.py over a socket, as sandbox_judge takes Python's.
+"""One worker that judges Verilog: takes jobs from verilog.py over a socket, as judging/python/judge.py takes Python's.
 
-A check runs six small programs, one after the other, each under the locks of verilog_tools:
+A check runs six small programs, one after the other, each under the locks of tools:
 
-    ivlpp         expands the candidate's macros; what comes out is looked through by verilog_source.check_source
+    ivlpp         expands the candidate's macros; what comes out is looked through by source.check_source
     ivl           compiles it (iverilog -g2012 -Wall): `compilation`
     yosys         writes a netlist, then maps it to gates: `synthesis`
-    ivlpp, ivl    compile testbench and netlist, which verilog_source.check_netlist has written anew
+    ivlpp, ivl    compile testbench and netlist, which source.check_netlist has written anew
     vvp           simulates them: `functional`
     verilator     reads the candidate's source: `quality`
 """
