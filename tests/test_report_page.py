@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,900")
 
@@ -215,6 +215,8 @@ def test_curves_show_the_value_at_a_step_and_lead_to_it(big):
     ActionChains(big.driver).move_to_element(svg).click().perform()
     assert big.text("#count") == "16 of 480" and set(big.rows(1)) == {str(step)}
     big.click("#more summary")
+    # the browser tells that <details> opened a moment later
+    WebDriverWait(big.driver, 10).until(lambda _: big.texts("#more-panels .title"))
     assert big.texts("#more-panels .title") == ["tied groups"]
 
 
