@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 
 from common import InputError, require
 
-MORE_THAN_PLAIN = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "target_parameters",
-                   "layer_replication", "alora_invocation_tokens")  # fmt: skip
+NOT_TAKEN = ("target_parameters", "layer_replication", "alora_invocation_tokens")
+MORE_THAN_PLAIN = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias")
 EMBEDDINGS = {"lm_head", "embed_tokens", "embed_out", "embed_in", "wte"}  # as the families call their two ends
 
 
@@ -39,7 +39,7 @@ def read_config(adapter: str, trainable: bool = False) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     require(kind == "LORA", f"{adapter}: is an adapter of type {kind}; these scripts take LoRA adapters")
-    for name in ("target_parameters", "layer_replication", "alora_invocation_tokens"):
+    for name in NOT_TAKEN:
         require(not config.get(name), f"{adapter}: has {name}, which these scripts do not take")
     require(
         not trainable or config.get("bias", "none") == "none",

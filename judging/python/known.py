@@ -30,9 +30,11 @@ class Known:
         self.room = 0
 
     def _encode(self, value: Any, depth: int) -> Any:
+        """The node of a value; `Encoder` has it."""
         raise NotImplementedError
 
     def _inside(self, value: Any, depth: int) -> Any:
+        """The node of what a mutable object holds; `Encoder` has it."""
         raise NotImplementedError
 
     # one message

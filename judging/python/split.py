@@ -132,15 +132,15 @@ def split(task: dict[str, Any]) -> Split:
         imports=imports,
         total=total,
         lasting=lasting,
-        modules=sorted(modules_of(imported)),
+        modules=sorted(_modules_of(imported)),
         surroundings=bool(SURROUNDINGS & (used | attributes | bound)),
         settings=bool(SETTINGS & (used | attributes)),
-        seeds=bool({"seed", "setstate"} & (used | attributes)) and "random" in modules_of(imported),
+        seeds=bool({"seed", "setstate"} & (used | attributes)) and "random" in _modules_of(imported),
         classes=sorted(_whole_classes(helpers) & finished - {entry_point}),
     )
 
 
-def modules_of(imported: Iterable[dict[str, str]]) -> set[str]:
+def _modules_of(imported: Iterable[dict[str, str]]) -> set[str]:
     return {name.partition(":")[0] for names in imported for name in names.values()}
 
 
