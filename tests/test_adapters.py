@@ -138,8 +138,8 @@ def written(made, tmp_path, kind="a list of names", **changes) -> str:
 def test_what_is_no_lora_is_refused_before_weights_are_loaded(made, tmp_path, monkeypatch, changes, said):
     from transformers import AutoModelForCausalLM
 
+    folder = written(made, tmp_path, **changes)  # first: to make an adapter loads weights
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("weights were loaded"))
-    folder = written(made, tmp_path, **changes)
     for read in (load_tokenizer, lambda name: load_policy(name, CPU)):
         with pytest.raises(InputError, match=said):
             read(folder)
