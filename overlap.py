@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from common import printable, require, run
+from common import printable, require, run_script
 from judging.tasks import Task, read_tasks
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -93,4 +93,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

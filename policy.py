@@ -6,8 +6,8 @@ import logging
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # nothing is computed: what it lacks on a CPU is no news
 
-from common import run
+from common import run_script
 from model import memory
 
 if __name__ == "__main__":
-    run(memory.preflight, memory.Args, memory.__doc__)
+    run_script(memory.preflight, memory.Args, memory.__doc__)

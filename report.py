@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from common import printable, read_jsonl, require, require_at_least, run, write_text
+from common import printable, read_jsonl, require, require_at_least, run_script, write_text
 from reporting.model_card import METHODS, read
 from reporting.plots import chosen_figures, smoothed
 from reporting.rollouts import figure, pack_rollouts, read_rollouts, thinned, tokenizer_of
@@ -242,4 +242,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

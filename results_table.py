@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import InputError, printable, require, run, sha256, write_text
+from common import InputError, printable, require, run_script, sha256, write_text
 from judging.tasks import read_tasks
 from overlap import overlap
 from reporting.rows import Row, against, mixed_settings, read_metrics, read_rows, task_scores
@@ -180,4 +180,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

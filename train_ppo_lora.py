@@ -3,99 +3,66 @@
     L = -E[min(rho A, clip(rho, 1 - c, 1 + c) A)],    rho = pi(completion | prompt) / pi_old(completion | prompt)
 
 A is R = r - alpha * length / 100, z-scored over the batch; rho is the ratio of the whole completion, and there is no
-critic, as the original has it. By flag: another R (`--reward`), rho for each token, a critic with GAE (arXiv
-1506.02438), an entropy bonus, the KL to the SFT adapter in the reward (k1) or in the loss (k3), and epochs that end
-early. Left out: a learning rate that decays by default; a critic of its own weights, learning rate and clip range (ours
-is a linear head on the policy).
+critic, as in the original. Flags give another R (`--reward`), rho for each token, a critic with GAE (arXiv
+1506.02438), an entropy bonus, the KL to the SFT adapter in the reward (k1) or in the loss (k3), and early stopping of
+a batch's epochs. Left out: a learning rate that decays by default, and a critic with weights, learning rate and clip
+range of its own (ours is a linear head on the policy).
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import mean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from common import Dtype, check_sampling_args, require, require_at_least, run
+from common import check_sampling_args, require, require_at_least, run_script
+from common.run_args import RolloutArgs
 from judging.rewards import chosen_reward
 from judging.tasks import language_of, read_tasks
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch takes seconds: not before the arguments are known to be right
     from torch import Tensor
+
+    from model.logprobs import TokenOutputs
+    from training.samples import Batch
 
 
 @dataclass
-class Args:
+class Args(RolloutArgs):
+    # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
-    prompt_level: Literal["normal", "detailed", "terse", "curriculum"] = "normal"  # the last: detailed to terse
-    curriculum_epochs: float = 1.0  # curriculum: passes over the tasks at a level before the next
     instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
     sft_model: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # adapter to start from, and the KL's reference
     output_dir: str = "checkpoints/deepseek_1_3b_lora_ppo_alpha0.01"  # where the new adapter goes
+    # sampling
+    batch_size: int = 4  # tasks a batch
+    num_samples: int = 1  # completions a task
     max_length: int = 1024  # tokens of prompt and completion together, at most
     max_new_tokens: int = 256  # tokens of a completion, at most
     temperature: float = 1.0  # of sampling and of the log-probabilities
-    top_p: float = 1.0  # below 1, what is sampled is not what is scored
-    learning_rate: float = 5e-6  # of AdamW
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # the latter two are 0 after --num_updates
-    num_updates: int = 100  # batches sampled
-    token_budget: int = 0  # end after the batch in which so many tokens have been sampled; 0: do not
-    batch_size: int = 4  # tasks a batch
-    num_samples: int = 1  # completions a task
-    ppo_epochs: int = 4  # passes over a batch
-    minibatch_size: int = 0  # completions an optimizer step; 0: the whole batch
+    top_p: float = 1.0  # below 1, the sampled distribution is not the one that is scored
+    seed: int = 42  # task order, sampling and minibatches
+    # objective
     clip_range: float = 0.2  # how far the ratio may move before its gradient stops
-    ratio_level: Literal["sequence", "token"] = "sequence"  # what the ratio is of
+    ratio_level: Literal["sequence", "token"] = "sequence"  # whether a completion or each of its tokens has a ratio
     normalize_advantages: bool = True  # z-score them over the batch
-    value_coef: float = 0.0  # weight of the critic's loss, 0.5 is usual; 0: no critic
-    gamma: float = 1.0  # discount a token, with a critic
+    value_coef: float = 0.0  # weight of the critic's loss, usually 0.5; 0 trains no critic
+    gamma: float = 1.0  # discount per token, with a critic
     gae_lambda: float = 0.95  # GAE: 0 trusts the critic, 1 the reward
-    entropy_coef: float = 0.0  # weight of the entropy bonus, a mean over tokens; 0.01 is usual
+    entropy_coef: float = 0.0  # weight of the entropy bonus, a mean over tokens; usually 0.01
     kl_coef: float = 0.0  # weight of the KL to the SFT adapter
-    kl_in: Literal["reward", "loss"] = "reward"  # k1, summed over a completion; or k3, a mean over tokens
-    target_kl: float = 0.0  # end a batch's epochs once a token's KL to the policy that sampled is above; 0: do not
+    kl_in: Literal["reward", "loss"] = "reward"  # reward: k1, summed over a completion; loss: k3, a mean over tokens
+    # optimisation
+    num_updates: int = 100  # batches sampled
+    token_budget: int = 0  # end after the batch in which this many tokens have been sampled; 0 sets no budget
+    ppo_epochs: int = 4  # passes over a batch
+    minibatch_size: int = 0  # completions an optimizer step; 0 takes the whole batch
+    target_kl: float = 0.0  # end a batch's epochs once the KL a token to the old policy exceeds this; 0 never does
+    learning_rate: float = 5e-6  # of AdamW
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # linear and cosine: 0 at --num_updates
+    max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0 turns clipping off
+    # reward
+    reward: str = "unit_test"  # unit_test, shaped, partial, parts (docs/rewards.md), or FILE.py:FUNCTION
     length_penalty_alpha: float = 0.01  # unit_test, parts: reward lost per 100 tokens
-    reward: str = "unit_test"  # unit_test, shaped, partial, parts (see docs/rewards.md), or FILE.py:FUNCTION
-    syntax_penalty: float = 0.2  # shaped: lost by code that does not compile
-    quality_bonus: float = 0.1  # shaped: most that clean code earns on top, if it passes
-    full_bonus: float = 0.5  # partial: earned by passing all tests; the rest is the share of them that pass
-    part_weights: str = "0.4,0.5,0.3,0.5,0.6"  # parts: compilation, functional, synthesis, quality, reasoning
-    judge_url: str = ""  # OpenAI-compatible server whose model scores Verilog's reasoning; "": that part is not in use
-    judge_model: str = ""  # its name there
-    max_grad_norm: float = 1.0  # clip the gradient's norm to this; 0: do not
-    sample_batch_size: int = 64  # completions sampled at a time; changes memory and speed alone
-    unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
-    cuda_graph: bool = True  # decode under a CUDA graph on a GPU: faster
-    micro_batch_tokens: int = 4096  # tokens of one forward and backward pass, likewise
-    gradient_checkpointing: bool = False  # compute each layer again in the backward pass: less memory, slower
-    dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU
-    stop_at_strings: bool = False  # end completions at their task's stop strings too
-    engine: Literal["local", "vllm"] = "local"  # what samples; vllm is a package of its own and needs a CUDA GPU
-    vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
-    time_limit: float = 5.0  # seconds a check may take
-    allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; a pass can then be forged
-    packages: str = "numpy"  # that solutions may import beside the standard library, with commas between
-    allow_missing_layers: bool = False  # go on where the sandbox cannot lock programs down
-    parity_bound: float = 0.0  # most that sampler and trainer may differ a token, in nats; 0: as the precision asks
-    valid_path: str = ""  # tasks whose pass rate (greedy) decides which adapter is kept; "": the last one is
-    valid_every: int = 10  # batches between validations
-    patience: int = 0  # end after so many validations without a better pass rate; 0: do not
-    keep_every: int = 0  # batches between adapters that are kept in OUTPUT_DIR/step_N; 0: none
-    save_every: int = 10  # batches between states that a killed run goes on from; 0: only when it is asked to stop
-    resume: bool = True  # go on from the state that an interrupted run of this command left
-    dry_run: bool = False  # one batch, nothing kept: peak memory, and the time that the run would take
-    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
-    run_name: str = ""  # the run's name for the tracker; "": the output folder's
-    log_completions: int = 1  # batches between those whose completions are written down, for report.py; 0: none
-    track_completions: int = 0  # batches between tables of completions in the tracker; 0: none
-    log_every: int = 1  # batches between lines on the screen
-    quiet: bool = False  # nothing on the screen but errors
-    json_lines: bool = False  # on the screen the log's records, and notes on stderr
-    trust_remote_code: bool = False  # run code that comes with the model
-    seed: int = 42  # task order and sampling
-    deterministic: bool = False  # on a GPU: the same run twice gives the same bits; slower, more memory
-    config: str = ""  # YAML file with any of these; flags win over it
 
 
 def check(args: Args) -> None:
@@ -116,10 +83,10 @@ def check(args: Args) -> None:
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimates and returns of token steps; all (B, R).
+    """Return generalised advantage estimates and returns of token steps; all (B, R).
 
-    values[t] is of the state before token t. After the last token of the mask comes nothing: its value is 0, for a
-    completion that was cut off too.
+    values[t] belongs to the state before token t. The state after a completion's last token has value 0, also where
+    the completion was cut off.
     """
     advantage, following, after = rewards.new_zeros(rewards.shape), 0.0, 0.0
     for t in reversed(range(rewards.shape[1])):
@@ -131,7 +98,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def z_score(advantage: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 over the mask; all 0 where there is nothing to choose between."""
+    """Scale to mean 0 and standard deviation 1 over the mask; return zeros where all values are equal."""
     chosen = advantage[mask].double()
     std = chosen.std(correction=0)
     if std < 1e-7:
@@ -140,154 +107,143 @@ def z_score(advantage: Tensor, mask: Tensor) -> Tensor:
 
 
 def ratios(logprobs: Tensor, old: Tensor, level: str) -> Tensor:
-    """pi / pi_old: (B, R) for each token, or (B, 1) for each sequence. Padding is 0 in both inputs, and 1 here."""
-    from model.parity import MAX_LOG_RATIO
+    """Return pi / pi_old: (B, R), one a token, or (B, 1), one a sequence. Padding is 0 in both inputs, and 1 here."""
+    from model.reference import MAX_LOG_RATIO
 
     log_ratio = logprobs - old if level == "token" else (logprobs - old).sum(1, keepdim=True)
     return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def clipped_objective(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
-    """min(rho A, clip(rho) A), shaped as the ratio."""
+    """Return min(rho A, clip(rho) A), shaped as the ratio."""
     return (ratio * advantage).minimum(ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float) -> Tensor:
-    """0.5 max((V - G)^2, (V_old + clip(V - V_old) - G)^2), (B, R)."""
+    """Return 0.5 max((V - G)^2, (V_old + clip(V - V_old) - G)^2), (B, R)."""
     clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
     return 0.5 * ((values - returns) ** 2).maximum((clipped - returns) ** 2)
 
 
-def minibatches(count: int, size: int, epochs: int) -> Iterator[list[int]]:
-    """Indices, `size` at a time (0: all at once), in a new order each epoch."""
-    for _ in range(epochs):
-        order = random.sample(range(count), count)
-        for start in range(0, count, size or count):
-            yield order[start : start + (size or count)]
-
-
-def backward(args: Args, run: Any, samples: list, rows: list[int], fixed: Any, advantage: Tensor, returns: Tensor | None
-             ) -> dict[str, float]:  # fmt: skip
-    """Add a minibatch's gradient up, one graph alive at a time. Returns its loss and what to know of it.
+def ppo_loss(args: Args, out: TokenOutputs, values: Tensor | None, batch: Batch, num_ratios: int, num_tokens: int
+             ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
+    """Return a micro-batch's share of the loss, its ratios (B, R) or (B, 1), and the terms of the loss.
 
     Args:
-        rows: which of the samples the minibatch is.
-        fixed: `Run.before_update` of all samples; advantage: (B, R) with a critic, else (B, 1).
-        returns: (B, R), None without a critic.
+        values: (B, R), the critic's; None without one.
+        num_ratios, num_tokens: of the whole minibatch.
     """
-    from model.parity import kl_estimate, sampler_gap
+    from model.reference import kl_estimate
 
-    per_token, critic = args.ratio_level == "token", returns is not None
-    num_tokens = sum(samples[i].length for i in rows)
-    num_ratios = num_tokens if per_token else len(rows)
-    names = ["loss", "policy_loss", "approx_kl", "kl_reference", "clip_fraction"]
-    names += ["value_loss"] * critic + ["policy_entropy"] * (args.entropy_coef > 0)
-    sums, of_each, ratio_max, gaps = dict.fromkeys(names, 0.0), {}, [], []
-    for part in run.micro_batches(samples, rows):
-        out = run.outputs([samples[i] for i in part], entropy=args.entropy_coef > 0, hidden=critic)
-        here = part, slice(out.mask.shape[1])  # the rows, as long as the longest of them
-        old, reference, seen = fixed.logprobs[here], fixed.reference[here], fixed.mask[here] > 0  # (B, R)
-        ratio = ratios(out.logprobs, old, args.ratio_level)  # (B, R) or (B, 1)
-        counted = seen if per_token else seen[:, :1]
-        objective = clipped_objective(ratio, advantage[here], args.clip_range)
-        policy_loss = loss = -objective[counted].sum() / num_ratios
-        if critic:
-            value_loss = clipped_value_loss(run.values(out), fixed.values[here], returns[here], args.clip_range)
-            value_loss = value_loss[seen].sum() / num_tokens
-            loss = loss + args.value_coef * value_loss
-            sums["value_loss"] += value_loss.item()
-        if args.entropy_coef:
-            entropy = out.entropy.sum() / num_tokens
-            loss = loss - args.entropy_coef * entropy
-            sums["policy_entropy"] += entropy.item()
-        if args.kl_coef and args.kl_in == "loss":
-            k3 = kl_estimate(out.logprobs, reference, "k3")
-            loss = loss + args.kl_coef * k3.sum() / num_tokens
-        run.scaler.scale(loss).backward()
+    mask = batch.mask > 0  # (B, R)
+    ratio = ratios(out.logprobs, batch.old_logprobs, args.ratio_level)  # (B, R) or (B, 1)
+    surrogate = clipped_objective(ratio, batch.advantage, args.clip_range)
+    terms = {"policy_loss": -surrogate[mask[:, : ratio.shape[1]]].sum() / num_ratios}
+    loss = terms["policy_loss"]
+    if values is not None:
+        value_loss = clipped_value_loss(values, batch.old_values, batch.returns, args.clip_range)
+        terms["value_loss"] = value_loss[mask].sum() / num_tokens
+        loss = loss + args.value_coef * terms["value_loss"]
+    if args.entropy_coef:
+        terms["policy_entropy"] = out.entropy.sum() / num_tokens
+        loss = loss - args.entropy_coef * terms["policy_entropy"]
+    if args.kl_coef and args.kl_in == "loss":
+        k3 = kl_estimate(out.logprobs, batch.reference, "k3")
+        loss = loss + args.kl_coef * k3.sum() / num_tokens
+    return loss, ratio, terms
 
-        sums["loss"] += loss.item()
-        sums["policy_loss"] += policy_loss.item()
-        sums["approx_kl"] += kl_estimate(old, out.logprobs.detach(), "k3").sum().item() / num_tokens
-        sums["clip_fraction"] += ((ratio[counted] - 1).abs() > args.clip_range).sum().item() / num_ratios
-        sums["kl_reference"] += kl_estimate(old, reference, "k3").sum().item() / num_tokens
-        of_each |= zip(part, ((ratio * counted).sum(1) / counted.sum(1)).tolist(), strict=True)
-        ratio_max.append(ratio[counted].max().item())
-        gaps.append(sampler_gap(old, [samples[i].rollout for i in part]))
-        del out  # its states are not for the next pass to find in memory
-    run.note_ratios(samples, of_each)
-    return run.total(sums, ratio_max=ratio_max, sampler_mismatch=gaps)
+
+def estimate_advantages(args: Args, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Give the batch its advantages, and returns if there is a critic. Return the raw ones and where they count.
+
+    Both are (B, R) with a critic, else (B, 1).
+    """
+    import torch
+
+    from model.reference import kl_estimate
+
+    token_rewards = torch.zeros_like(batch.mask)  # (B, R): the reward is earned with the last token
+    for row, s in enumerate(batch.samples):
+        token_rewards[row, s.length - 1] = s.reward
+    if args.kl_in == "reward":
+        token_rewards -= args.kl_coef * kl_estimate(batch.old_logprobs, batch.reference, "k1")
+    if args.value_coef > 0:
+        raw, batch.returns = gae(token_rewards, batch.old_values, batch.mask, args.gamma, args.gae_lambda)  # (B, R)
+        counted = batch.mask > 0
+    else:
+        raw = token_rewards.sum(1, keepdim=True)  # (B, 1)
+        counted = torch.ones_like(raw) > 0
+    batch.advantage = z_score(raw, counted) if args.normalize_advantages else raw
+    return raw, counted
+
+
+def explained_variance(batch: Batch) -> dict[str, float]:
+    """Return the share of the returns' variance that the critic explains; nothing where there is none to explain."""
+    counted = batch.mask > 0
+    if batch.returns is None or not batch.returns[counted].var() > 0:
+        return {}
+    unexplained = (batch.returns - batch.old_values)[counted].var() / batch.returns[counted].var()
+    return {"explained_variance": 1 - unexplained.item()}
 
 
 def main(args: Args) -> None:
     check(args)
     tasks = read_tasks(args.train_path, args.prompt_level, args.instruct)
-    earned = chosen_reward(args, language_of(tasks))
+    reward_fn = chosen_reward(args, language_of(tasks))
 
-    import torch
-
-    from model.parity import kl_estimate, largest
+    from training.metrics import Metrics, over_steps
     from training.run import training_run
 
     critic = args.value_coef > 0
     with training_run(args, "ppo", tasks, args.num_updates, args.token_budget, critic) as run:
         for _ in run.steps():
-            # sample
-            drawn = run.sample(args.batch_size)
-            run.check_parity(drawn)
-
-            # score
-            samples = run.score(drawn)  # B of them
+            # sample and reward
+            samples = run.score(run.sample(args.batch_size), reward_fn)  # B of them
             if not samples:
-                run.log({})
+                run.skip_update({})
                 continue
-            for s, reward in zip(samples, earned(samples), strict=True):
-                s.reward = reward
 
             # advantage
-            fixed = run.before_update(samples)  # log-probs of the policy that sampled, (B, R)
-            token_rewards = torch.zeros_like(fixed.logprobs)
-            for row, s in enumerate(samples):
-                token_rewards[row, s.length - 1] = s.reward
-            if args.kl_in == "reward":
-                token_rewards -= args.kl_coef * kl_estimate(fixed.logprobs, fixed.reference, "k1")
-            if critic:
-                raw, returns = gae(token_rewards, fixed.values, fixed.mask, args.gamma, args.gae_lambda)  # (B, R)
-                counted = fixed.mask > 0
-            else:
-                raw, returns = token_rewards.sum(1, keepdim=True), None  # (B, 1)
-                counted = torch.ones_like(raw) > 0
-            advantage = z_score(raw, counted) if args.normalize_advantages else raw
+            batch = run.batch(samples)  # with the log-probs of the policy that sampled, (B, R)
+            raw, counted = estimate_advantages(args, batch)
 
-            # loss and step, over and over
-            steps, far = [], False
-            for rows in minibatches(len(samples), args.minibatch_size, args.ppo_epochs):
-                figures = backward(args, run, samples, rows, fixed, advantage, returns)
-                far = bool(steps) and 0 < args.target_kl < figures["approx_kl"]
-                if far:
+            # epochs of minibatches, an optimizer step each
+            steps, early_stop = [], False
+            for minibatch in batch.minibatches(args.minibatch_size, args.ppo_epochs):
+                # loss and backward, one graph alive at a time
+                metrics, num_tokens = Metrics(), minibatch.num_tokens
+                num_ratios = num_tokens if args.ratio_level == "token" else len(minibatch)
+                for micro_batch in run.micro_batches(minibatch):
+                    out = run.outputs(micro_batch.samples, entropy=args.entropy_coef > 0, hidden=critic)
+                    values = run.values(out) if critic else None
+                    loss, ratio, terms = ppo_loss(args, out, values, micro_batch, num_ratios, num_tokens)
+                    run.backward(loss)
+                    old, clipped = micro_batch.old_logprobs, (ratio - 1).abs() > args.clip_range
+                    metrics.add(loss=loss, **terms)
+                    metrics.add_policy(micro_batch, old, num_tokens)
+                    metrics.add_ratios(micro_batch, out.logprobs, old, ratio, clipped, num_ratios, num_tokens)
+                    del out, values  # their states are not for the next pass to find in memory
+                last = metrics.total()
+                run.note_ratios(samples, metrics.ratio_by_row)
+                early_stop = bool(steps) and 0 < args.target_kl < last["approx_kl"]
+                if early_stop:
                     run.optimizer.zero_grad()
                     break
-                steps.append(figures | {"grad_norm": run.update(figures["loss"], [samples[i] for i in rows])})
 
-            record = run.figures(samples, raw[counted].tolist())
-            over_steps = {name: mean(step[name] for step in steps) for name in steps[0]}
-            if critic and returns[counted].var() > 0:
-                unexplained = (returns - fixed.values)[counted].var() / returns[counted].var()
-                record["explained_variance"] = 1 - unexplained.item()
-            run.log(
-                record
-                | over_steps
-                | {
-                    "approx_kl": figures["approx_kl"],
-                    "ratio_max": largest([step["ratio_max"] for step in steps]),
-                    "optimizer_steps": len(steps),
-                    "stopped_early": int(far),
-                    "sampler_mismatch": largest([step["sampler_mismatch"] for step in steps]),
-                },
-                samples,
-                (raw.sum(1) / counted.sum(1)).tolist(),  # with a critic a mean over tokens
-                raw if critic else None,
-            )
+                # clip and step
+                last["grad_norm"] = run.clip_gradients()
+                if run.is_finite(last["loss"], last["grad_norm"], minibatch.samples):
+                    run.optimizer.step()
+                run.optimizer.zero_grad()
+                steps.append(last)
+            run.scheduler.step()
+
+            # validation if it is due, and the log
+            step_metrics = run.metrics(samples, raw[counted].tolist()) | over_steps(steps, last)
+            step_metrics |= explained_variance(batch) | {"stopped_early": int(early_stop)} | run.validate()
+            mean_advantage = (raw.sum(1) / counted.sum(1)).tolist()  # with a critic a mean over tokens
+            run.log(step_metrics, samples, mean_advantage, raw if critic else None)
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

@@ -2,9 +2,9 @@
 
     L = -mean over solution tokens and the EOS of log p(token | prompt, tokens before)
 
-Prompt tokens carry no loss. Prompt and solution are tokenised apart and their ids joined, as sampling does later.
-Left out of QLoRA (arXiv 2305.14314): the paged optimizer. The loop is transformers' Trainer, which clips the
-gradient's norm to 1.
+Prompt tokens carry no loss. Prompt and solution are tokenised apart and their ids joined, because sampling later
+continues from the prompt's ids. Left out of QLoRA (arXiv 2305.14314): the paged optimizer. The loop is transformers'
+Trainer, which clips the gradient's norm to 1.
 """
 
 from __future__ import annotations
@@ -13,47 +13,41 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from common import Dtype, InputError, require, require_at_least, run
+from common import InputError, require, require_at_least, run_script
+from common.run_args import TrainArgs
 from judging.tasks import CURRICULUM, Task, answer, read_tasks
 from training.record import RunLog
 from training.tracking import Tracker, check_tracker, run_name
 
 
 @dataclass
-class Args:
+class Args(TrainArgs):
+    # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
     prompt_level: Literal["normal", "detailed", "terse", "all"] = "normal"  # which prompt of a task; all: each of them
     instruct: bool = False  # learn an explanation (a task's "explanation", if any), then the program in a fenced block
     model_name: str = "deepseek-ai/deepseek-coder-1.3b-base"  # hub name or folder of the base model
     output_dir: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # where the adapter goes
     max_length: int = 1024  # tokens of prompt and solution together, at most
-    per_device_train_batch_size: int = 1  # examples at a time
-    gradient_accumulation_steps: int = 8  # batches an update
-    num_train_epochs: float = 1.0  # passes over the tasks
-    max_steps: int = -1  # updates; overrides the epochs if given; 0: the fresh adapter, which changes nothing
-    learning_rate: float = 5e-5  # peak of the schedule
-    lr_scheduler_type: str = "linear"  # any schedule of transformers: linear, cosine, constant, ...
+    seed: int = 42  # order, dropout, adapter
+    # adapter
     lora_r: int = 8  # rank of the adapter
     lora_alpha: int = 16  # its scale is alpha / r
     lora_dropout: float = 0.05  # on the adapter's input, while training
-    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
-    dtype: Dtype = "auto"  # of products; auto: 16 bits on a GPU, 32 on a CPU
-    keep_every: int = 0  # updates between adapters that are kept in OUTPUT_DIR/step_N; 0: none
-    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker beside the log
-    run_name: str = ""  # the run's name for the tracker; "": the output folder's
-    quiet: bool = False  # nothing on the screen but errors
-    json_lines: bool = False  # on the screen the log's records, and notes on stderr
-    trust_remote_code: bool = False  # run code that comes with the model
-    seed: int = 42  # order, dropout, adapter
-    deterministic: bool = False  # on a GPU: the same run twice gives the same bits; slower, more memory
-    config: str = ""  # YAML file with any of these; flags win over it
+    # optimisation
+    per_device_train_batch_size: int = 1  # examples at a time
+    gradient_accumulation_steps: int = 8  # batches an update
+    num_train_epochs: float = 1.0  # passes over the tasks
+    max_steps: int = -1  # updates; overrides the epochs if given; 0 saves the fresh adapter, which changes nothing
+    learning_rate: float = 5e-5  # peak of the schedule
+    lr_scheduler_type: str = "linear"  # any schedule of transformers: linear, cosine, constant, ...
 
 
 def encode(tokenizer, task: Task, max_length: int) -> dict[str, list[int]]:
-    """Token ids of prompt, solution and EOS; labels -100 on the prompt.
+    """Return the token ids of prompt, solution and EOS, and labels: -100 on the prompt.
 
     Raises:
-        InputError: longer than max_length; a cut solution would lose its end.
+        InputError: an example is longer than max_length; a cut solution would lose its end.
     """
     from model.sampling import prompt_text
     from model.tokens import check_round_trip, completion_ids, prompt_ids
@@ -186,4 +180,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from common import InputError, machine, run
+from common import InputError, machine, run_script
 from judging.tasks import read_tasks
 from model.load import load_policy, load_tokenizer
 from model.logprobs import completion_logprobs
-from model.sampling import encode_prompts, sample
+from model.sampling import encode_prompts, generate, in_order
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # of a Llama or a Qwen
 KINDS: dict[str, dict[str, Any]] = {
@@ -78,13 +78,15 @@ def gaps(adapter: str, base: str, prompts: list[list[int]], max_new_tokens: int)
     """Mean and largest difference in nats: what the adapter does, and sampler against peft."""
     model = load_policy(adapter, torch.device("cpu")).eval()
     tokenizer = load_tokenizer(adapter)
-    rollouts = sample(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        temperature=1.0,
-        seeds=[(0, i) for i in range(len(prompts))],
+    rollouts = in_order(
+        generate(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            temperature=1.0,
+            seeds=[(0, i) for i in range(len(prompts))],
+        )
     )
     exact = PeftModel.from_pretrained(load_policy(base, torch.device("cpu")), adapter).eval()
     plain = load_policy(base, torch.device("cpu")).eval()
@@ -129,4 +131,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

@@ -25,7 +25,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from common import run
+from common import run_script
 from model import load as policy
 from model import memory
 from model.load import set_recomputing
@@ -33,8 +33,8 @@ from model.logprobs import completion_outputs, takes_shared_prompts
 from model.memory_parts import passes, read_shape
 from model.merged_copy import drop_merged_copy, merged_copy
 from model.micro_batches import micro_batches, padded_tokens
-from model.parity import as_reference, kl_estimate, load_reference
-from model.sampling import sample
+from model.reference import as_reference, kl_estimate, load_reference
+from model.sampling import generate, in_order
 from train_grpo_lora import policy_objective
 
 SHAPES = {  # hidden, inner, layers, heads, key/value heads, vocabulary
@@ -132,8 +132,18 @@ def measure(model, args: memory.Args, prompt: int) -> dict[str, int]:
     copy.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
     with peak_bytes(device) as sampling:
-        sample(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=1.0,
-               num_samples=args.num_samples, top_p=args.top_p, batch_size=args.sample_batch_size)  # fmt: skip
+        in_order(
+            generate(
+                model,
+                tokenizer,
+                prompts,
+                max_new_tokens=args.max_new_tokens,
+                temperature=1.0,
+                num_samples=args.num_samples,
+                top_p=args.top_p,
+                batch_size=args.sample_batch_size,
+            )
+        )
         drop_merged_copy(model)
     every = [p for p in prompts for _ in range(args.num_samples)]
     items = [SimpleNamespace(group=i // args.num_samples, prompt_length=len(p), lengths=[args.max_new_tokens])
@@ -198,4 +208,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

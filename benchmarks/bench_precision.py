@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import torch
 
-from common import InputError, machine, run
+from common import InputError, machine, run_script
 from judging.tasks import read_tasks
 from model import (
     logprobs,
@@ -33,7 +33,7 @@ from model import (
 from model.load import add_lora, dtype_of, eos_ids, load_policy, load_tokenizer, pick_device, trainable_parameters
 from model.logprobs import base_of, completion_logprobs
 from model.merged_copy import drop_merged_copy
-from model.sampling import Rollout, encode_prompts, sample
+from model.sampling import Rollout, encode_prompts, generate, in_order
 from training.resume import loss_scaler
 
 
@@ -132,8 +132,17 @@ def count_of_first(rollouts: list[Rollout]) -> int:
 
 def gate_rows(model, tokenizer, prompts: list[list[int]], args: Args) -> Iterator[tuple[str, dict[str, float], str]]:
     """(bug, differences, why it is refused) of the clean run and of each bug."""
-    rollouts = sample(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=1.0,
-                      num_samples=args.num_samples, seeds=[(args.seed, i) for i in range(len(prompts))])  # fmt: skip
+    rollouts = in_order(
+        generate(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=args.max_new_tokens,
+            temperature=1.0,
+            num_samples=args.num_samples,
+            seeds=[(args.seed, i) for i in range(len(prompts))],
+        )
+    )
     drop_merged_copy(model)
     ends = eos_ids(base_of(model), tokenizer)
     first = {r.token_ids[0] for r in rollouts}  # few completions end within so few tokens: a common one stands for EOS
@@ -212,8 +221,17 @@ def main(args: Args) -> None:
     if not args.gradients:
         return
     exact_model = random_policy(args.model_name, torch.float32, args.adapter_std, args.seed)
-    rollouts = sample(exact_model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=1.0,
-                      num_samples=args.num_samples, seeds=[(args.seed, i) for i in range(len(prompts))])  # fmt: skip
+    rollouts = in_order(
+        generate(
+            exact_model,
+            tokenizer,
+            prompts,
+            max_new_tokens=args.max_new_tokens,
+            temperature=1.0,
+            num_samples=args.num_samples,
+            seeds=[(args.seed, i) for i in range(len(prompts))],
+        )
+    )
     drop_merged_copy(exact_model)
     rollouts = rollouts[: 2 * args.num_samples]
     exact = gradient(exact_model, rollouts, 1.0, scaled=False)[0].double()
@@ -228,4 +246,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

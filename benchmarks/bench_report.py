@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from synthetic_run import synthetic_run
 
-from common import InputError, machine, require_at_least, run
+from common import InputError, machine, require_at_least, run_script
 from report import Args as ReportArgs
 from report import main as make_report
 
@@ -78,4 +78,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

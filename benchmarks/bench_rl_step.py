@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT)]
 
-from common import InputError, require, require_at_least, run, write_text
+from common import InputError, require, require_at_least, run_script, write_text
 
 SIDES = {"ours": "this project", "loop": "one at a time", "trl": "TRL"}
 
@@ -204,4 +204,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

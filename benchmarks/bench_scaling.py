@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from rl_workloads import never_ends, random_llama
 
-from common import machine, require, require_at_least, run, write_text
+from common import machine, require, require_at_least, run_script, write_text
 
 FACTORS = {
     "group": "completions a task, G",
@@ -120,7 +120,7 @@ def training_pass(model, point: dict[str, int], shared: bool, rng: np.random.Gen
 
 def sampling(model, tokenizer, point: dict[str, int], shared: bool, rng: np.random.Generator) -> Callable[[], None]:
     """`batch * group` completions at once, of as many tokens as asked."""
-    from model.sampling import sample
+    from model.sampling import generate, in_order
 
     group, prompt, completion, batch = (point[name] for name in FACTORS)
     prompts = rng.integers(0, model.config.vocab_size, (batch, prompt)).tolist()
@@ -128,8 +128,17 @@ def sampling(model, tokenizer, point: dict[str, int], shared: bool, rng: np.rand
         prompts = [row for row in prompts for _ in range(group)]
 
     def work() -> None:
-        rollouts = sample(model, tokenizer, prompts, num_samples=group if shared else 1, max_new_tokens=completion,
-                          temperature=1.0, batch_size=batch * group)  # fmt: skip
+        rollouts = in_order(
+            generate(
+                model,
+                tokenizer,
+                prompts,
+                num_samples=group if shared else 1,
+                max_new_tokens=completion,
+                temperature=1.0,
+                batch_size=batch * group,
+            )
+        )
         ended = sum(r.ended for r in rollouts)
         require(ended == 0, f"{ended} completions ended early: take a model that does not, such as the random one")
 
@@ -283,4 +292,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

@@ -17,7 +17,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from model.load import add_lora, load_policy, trainable_parameters
-from model.sampling import sample
+from model.sampling import generate, in_order
 
 counts = globals()["counts"]  # tests/pretended_gpu.py's
 LAYERS = int(sys.argv[1]) if sys.argv[1:] else 24
@@ -38,8 +38,19 @@ def random_policy():
 def taken(model, tokens: int, stops: bool, **how: bool) -> Counter:
     tokenizer = SimpleNamespace(eos_token_id=None, decode=lambda ids: "", batch_decode=lambda rows: [""] * len(rows))
     before = Counter(vars(counts) | {"sites": 0})
-    sample(model, tokenizer, [list(range(5, 37))], max_new_tokens=tokens, temperature=1.0, num_samples=8,
-           seeds=[(0,)], stops=[("\n\n",)] if stops else None, **how)  # fmt: skip
+    in_order(
+        generate(
+            model,
+            tokenizer,
+            [list(range(5, 37))],
+            max_new_tokens=tokens,
+            temperature=1.0,
+            num_samples=8,
+            seeds=[(0,)],
+            stops=[("\n\n",)] if stops else None,
+            **how,
+        )
+    )
     after = Counter(vars(counts) | {"sites": 0})
     return Counter({name: after[name] - before[name] for name in ("kernels", "syncs", "copies")})
 

@@ -31,7 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from common import require, run
+from common import require, run_script
 
 LIMITS = {"card": 40, "methods": 90, "exact": 60, "precision": 80, "decoding": 60, "memory": 50, "step": 100}  # seconds
 NEEDS = {"precision": 10, "decoding": 9, "memory": 12, "step": 9}  # GiB free; memory.predict has 7.1 to 9.5, and CUDA
@@ -147,4 +147,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

@@ -131,18 +131,18 @@ def repeated(note: Note, folder: Path, more: list[str]) -> None:
         stage("train_grpo_lora", *rl_flags(folder, name), "--num_steps", "4", *more)
         return load_file(folder / name / "adapter_model.safetensors")
 
-    kind, update = "deterministic " if more else "", Run.update
+    kind, clip = "deterministic " if more else "", Run.clip_gradients
     first, second = trained(f"{kind}first"), trained(f"{kind}second")
 
-    def killed(run: Run, *rest: Any) -> float:
+    def killed(run: Run) -> float:
         if run.step == 2:
             signal.raise_signal(signal.SIGTERM)
-        return update(run, *rest)
+        return clip(run)
 
-    Run.update = killed
+    Run.clip_gradients = killed
     with contextlib.suppress(Preempted):
         trained(f"{kind}resumed")
-    Run.update = update
+    Run.clip_gradients = clip
     resumed = trained(f"{kind}resumed")
     for what, other in (("run twice", second), ("killed and resumed", resumed)):
         gap = max((first[name] - other[name]).abs().max().item() for name in first)
@@ -169,7 +169,7 @@ def precision(note: Note, folder: Path, tiny: bool) -> None:
     from model import logprobs
     from model.load import load_tokenizer
     from model.merged_copy import drop_merged_copy
-    from model.sampling import encode_prompts, sample
+    from model.sampling import encode_prompts, generate, in_order
 
     base = str(model_folder(folder, tiny) / "base")
     for title, name in (("pocket", "data/pocket_coder"), ("1.3B", base)):
@@ -177,8 +177,17 @@ def precision(note: Note, folder: Path, tiny: bool) -> None:
         prompts = encode_prompts(tokenizer, read_tasks("data/pocket_train.jsonl")[: 2 if tiny else 8], 384)
 
         def draw(model, tokenizer=tokenizer, prompts=prompts) -> list:
-            return sample(model, tokenizer, prompts, max_new_tokens=16 if tiny else 64, temperature=1.0, num_samples=4,
-                          seeds=[(0, i) for i in range(len(prompts))])  # fmt: skip
+            return in_order(
+                generate(
+                    model,
+                    tokenizer,
+                    prompts,
+                    max_new_tokens=16 if tiny else 64,
+                    temperature=1.0,
+                    num_samples=4,
+                    seeds=[(0, i) for i in range(len(prompts))],
+                )
+            )
 
         model = bench.random_policy(name, torch.float32, 0.02, 0)
         rollouts = draw(model)
@@ -226,7 +235,7 @@ def decoding(note: Note, folder: Path, tiny: bool) -> None:
     """Seconds a step: what 64 tokens take more than 8 do, so that neither prefill nor capture counts."""
     from model.load import base_and_adapter, load_policy, pick_device
     from model.merged_copy import drop_merged_copy
-    from model.sampling import sample
+    from model.sampling import generate, in_order
 
     adapter = str(model_folder(folder, tiny) / "adapter")
     assert base_and_adapter(adapter)[1]
@@ -250,8 +259,19 @@ def decoding(note: Note, folder: Path, tiny: bool) -> None:
                 times = []
                 for _ in range(2):
                     started = time.perf_counter()
-                    sample(model, tokenizer, prompts, max_new_tokens=tokens, temperature=1.0, num_samples=rows,
-                           unpack=unpack, graph=graph, seeds=[(0,)])  # fmt: skip
+                    in_order(
+                        generate(
+                            model,
+                            tokenizer,
+                            prompts,
+                            max_new_tokens=tokens,
+                            temperature=1.0,
+                            num_samples=rows,
+                            unpack=unpack,
+                            graph=graph,
+                            seeds=[(0,)],
+                        )
+                    )
                     times.append(time.perf_counter() - started)
                 return min(times)
 
@@ -279,7 +299,7 @@ def memory(note: Note, folder: Path, tiny: bool) -> None:
 
     from model import memory as prediction
     from model.load import load_policy, pick_device
-    from model.parity import load_reference
+    from model.reference import load_reference
 
     adapter, device = str(model_folder(folder, tiny) / "adapter"), pick_device()
     gpu, gib = device.type == "cuda", 2**30

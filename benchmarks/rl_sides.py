@@ -33,7 +33,7 @@ import torch
 import train_grpo_lora
 from common import machine, parse_args
 from judging.tasks import candidate_source, read_tasks, test_source
-from training.run import item_order
+from training.samples import item_order
 
 TIME_LIMIT = 5.0  # seconds a check
 WARM_UP = 1  # steps not counted
@@ -190,14 +190,14 @@ def ours(s: dict[str, Any], meter: Meter) -> None:
     Run.steps, Run.sample = counted_steps, counted_sample
     meter.watch(Run, "sample", "sample")
     meter.watch(Run, "score", "score")
-    for owner, method in ((Run, "before_update"), (train_grpo_lora, "backward"), (Run, "update")):
-        meter.watch(owner, method, method)
+    for method in ("batch", "outputs", "backward", "clip_gradients"):
+        meter.watch(Run, method, method)
     train_grpo_lora.main(args)
 
 
 def loop(s: dict[str, Any], meter: Meter) -> None:
     from model.load import load_policy, load_tokenizer, pick_device, trainable_parameters
-    from model.parity import as_reference, kl_estimate, load_reference
+    from model.reference import as_reference, kl_estimate, load_reference
 
     device, adapter, size = pick_device(), f"{s['folder']}/adapter", s["num_samples"]
     torch.manual_seed(s["seed"])

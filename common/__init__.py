@@ -1,7 +1,6 @@
 """What every package uses: arguments, errors, files, text, machine, processes."""
 
 from common.arguments import (
-    Dtype,
     InputError,
     Preempted,
     answer_for,
@@ -12,7 +11,7 @@ from common.arguments import (
     read_yaml,
     require,
     require_at_least,
-    run,
+    run_script,
     unknown_name,
 )
 from common.files import read_jsonl, replace_folder, sha256, write_jsonl, write_text
@@ -20,7 +19,6 @@ from common.machine import command, commit, machine
 from common.text import duration, one_line, printable
 
 __all__ = [
-    "Dtype",
     "InputError",
     "Preempted",
     "answer_for",
@@ -39,7 +37,7 @@ __all__ = [
     "replace_folder",
     "require",
     "require_at_least",
-    "run",
+    "run_script",
     "sha256",
     "unknown_name",
     "write_jsonl",

@@ -11,25 +11,24 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from common.text import printable
 
 A = TypeVar("A")
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns of an optional kernel
 
 
 class InputError(Exception):
-    """Something the person at the shell can mend. `run` prints it as one line and exits with code 2."""
+    """Something the person at the shell can mend. `run_script` prints it as one line and exits with code 2."""
 
 
 class Preempted(Exception):
-    """SIGTERM or SIGINT came and the run's state is saved. `run` prints it and exits with code 75 (try again)."""
+    """SIGTERM or SIGINT came, and the run's state is saved. `run_script` prints it and exits with 75 (try again)."""
 
 
-def run(main: Callable[[A], Any], args_class: type[A], description: str | None) -> None:
+def run_script(main: Callable[[A], Any], args_class: type[A], description: str | None) -> None:
     """Parse the command line and run a stage."""
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
         # before torch is imported; not for whoever imports this file: a sandbox's worker has a bare environment
@@ -77,9 +76,10 @@ def _parse(args_class: type[A], argv: list[str], description: str | None) -> A:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            args, unknown = tyro.cli(
-                args_class, args=argv, description=description, return_unknown_args=True, use_underscores=True
-            )
+            groups, unknown = tyro.cli(
+                _in_groups(args_class), args=argv, description=description, return_unknown_args=True,
+                use_underscores=True,
+            )  # fmt: skip
     except SystemExit as stop:
         if stop.code == 0:  # --help
             raise
@@ -87,7 +87,34 @@ def _parse(args_class: type[A], argv: list[str], description: str | None) -> A:
         raise InputError(text or " ".join(said.getvalue().split())) from None
     if unknown:
         raise InputError(unknown_name("option", unknown[0].partition("=")[0], field_names(args_class)))
-    return args
+    values = vars(groups).values() if type(groups) is not args_class else [groups]
+    return args_class(**{name: value for group in values for name, value in vars(group).items()})
+
+
+def _in_groups(args_class: type) -> type:
+    """Return a class whose flags are the same, with a group in `--help` for each class that declares some of them.
+
+    The class itself comes first, then what it inherits.
+    """
+    import tyro
+
+    classes = [cls for cls in args_class.__mro__ if cls.__dict__.get("__annotations__")]
+    if len(classes) == 1:
+        return args_class
+    groups, seen = [], set()
+    for cls in classes:
+        types = {name: kind for name, kind in cls.__annotations__.items() if name not in seen}
+        seen |= types.keys()
+        # tyro finds the source, whose comments are the help, by the names of module and class
+        body = {name: vars(cls)[name] for name in (*types, "__module__", "__doc__") if name in vars(cls)}
+        body |= {"__annotations__": types, "__qualname__": cls.__qualname__}
+        if cls is args_class:
+            body["__doc__"] = "This script's own settings."  # a dataclass without a docstring gets its signature
+        group = dataclasses.dataclass(type(cls.__name__, (), body))
+        name = cls.__name__.removesuffix("Args").lower() or "main"
+        flat = Annotated[group, tyro.conf.OmitArgPrefixes]
+        groups.append((name, flat, dataclasses.field(default_factory=group)))
+    return dataclasses.make_dataclass(args_class.__name__, groups)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

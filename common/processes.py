@@ -72,10 +72,11 @@ def from_first(thing: Any) -> Any:
     return broadcast_object_list([thing])[0] if count() > 1 else thing
 
 
-def add_up(figures: dict[str, float]) -> dict[str, float]:
-    """Each figure's sum over the processes."""
-    everyones = gather([figures])
-    return {name: sum(one[name] for one in everyones) for name in figures}
+def add_up(values: dict[str, float]) -> dict[str, float]:
+    """Return each value's sum over the processes; a process that lacks a name counts 0."""
+    everyones = gather([values])
+    names = dict.fromkeys(name for one in everyones for name in one)
+    return {name: sum(one.get(name, 0.0) for one in everyones) for name in names}
 
 
 def add_up_gradients(weights: list[torch.nn.Parameter]) -> None:

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import InputError, require, run, sha256, write_jsonl, write_text
+from common import InputError, require, run_script, sha256, write_jsonl, write_text
 from judging.tasks import FIELDS, read_tasks
 
 HUB = "openai/openai_humaneval"
@@ -85,4 +85,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from prepare_humaneval import read_source
 
-from common import InputError, require, run, sha256, write_jsonl, write_text
+from common import InputError, require, run_script, sha256, write_jsonl, write_text
 from judging.tasks import Task, check_task
 
 HUB = "google-research-datasets/mbpp"
@@ -92,4 +92,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

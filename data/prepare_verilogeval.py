@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import InputError, require, run, sha256, write_jsonl
+from common import InputError, require, run_script, sha256, write_jsonl
 from judging.tasks import Task, check_task
 
 COUNT = 156
@@ -77,4 +77,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Args, __doc__)
+    run_script(main, Args, __doc__)

@@ -47,11 +47,11 @@ class Flag(NamedTuple):
 
 
 def all_flags(root: Path) -> list[Flag]:
-    """Of every file that gives `run` or `parse_args` an Args: its own, or as policy.py another module's."""
+    """Of every file that gives `run_script` or `parse_args` an Args: its own, or as policy.py another module's."""
     found = []
     for path in sorted(root.glob("*.py")):
         calls = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call))
-        given = [a for call in calls if ast.unparse(call.func) in ("run", "parse_args") for a in call.args]
+        given = [a for call in calls if ast.unparse(call.func) in ("run_script", "parse_args") for a in call.args]
         modules = [name.removesuffix("Args") for name in map(ast.unparse, given) if name.split(".")[-1] == "Args"]
         if modules:
             script = path.stem.removeprefix("train_").removesuffix("_lora")

@@ -6,32 +6,30 @@ from collections import Counter
 from typing import Any
 
 
-def micro_batches(
-    items: list, num_tokens: int, rows: list[int] | None = None, shared: bool = True, parts: int = 1
-) -> list[list[int]]:
-    """Indices of the items in one forward and backward pass, for each pass.
+def micro_batches(items: list, num_tokens: int, shared: bool = True, at_least: int = 1) -> list[list[int]]:
+    """Return the indices of the items in each forward and backward pass.
 
-    Items of one group stand together, for they share their prompt; groups of like lengths too: little is padding.
+    Items of one group are placed side by side, because they share their prompt. So are groups of similar length,
+    which keeps padding small.
 
     Args:
-        items: samples, or whatever else has `group`, `prompt_length` and the `lengths` of its completions.
+        items: samples, or anything else with `group`, `prompt_length` and the `lengths` of its completions.
         num_tokens: the most that a pass computes, padding included; a single item may have more.
-        rows: those of the items that are meant; by default all.
         shared: whether completions of a prompt share its row.
-        parts: how many passes there are at least, if there are items enough.
+        at_least: how many passes to make at least, if there are enough items.
     """
-    chosen = list(range(len(items)) if rows is None else rows)
     total = Counter()
-    for i in chosen:
-        total[items[i].group] += sum(items[i].lengths)
-    chosen.sort(key=lambda i: (items[i].prompt_length + total[items[i].group], items[i].group, items[i].lengths, i))
+    for item in items:
+        total[item.group] += sum(item.lengths)
+    order = sorted(range(len(items)), key=lambda i: (items[i].prompt_length + total[items[i].group], items[i].group,
+                                                     items[i].lengths, i))  # fmt: skip
     batches: list[list[int]] = []
-    for i in chosen:
+    for i in order:
         if batches and padded_tokens([items[j] for j in [*batches[-1], i]], shared) <= num_tokens:
             batches[-1].append(i)
         else:
             batches.append([i])
-    while len(batches) < min(parts, len(chosen)):
+    while len(batches) < min(at_least, len(items)):
         largest = max(batches, key=len)
         half = (len(largest) + 1) // 2
         at = batches.index(largest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ class Rollout:
     token_ids: what was sampled and is trained on, the EOS included if it came.
     logprobs: the sampler's log-probability of each token, at the sampling temperature, before top_p.
     ended: whether an EOS (or a stop string) came before the limit.
+    number: which of its prompt's samples it is.
     """
 
     prompt_index: int
@@ -36,6 +37,7 @@ class Rollout:
     logprobs: list[float]
     ended: bool
     text: str
+    number: int = 0
 
 
 def encode_prompts(tokenizer, tasks: list[Task], max_prompt_tokens: int) -> list[list[int]]:
@@ -72,7 +74,7 @@ def prompt_text(tokenizer, task: Task) -> dict[str, Any]:
     return {"text": text, "add_special_tokens": False}  # the template has them
 
 
-def sample(
+def generate(
     model,
     tokenizer,
     prompts: list[list[int]],
@@ -86,27 +88,25 @@ def sample(
     unpack: bool = True,
     graph: bool = True,
     seeds: list[tuple[int, ...]] | None = None,
-    on_rollout: Callable[[Rollout], None] = lambda rollout: None,
-) -> list[Rollout]:
-    """num_samples completions for each prompt, in the order of the prompts; temperature 0 is greedy.
+) -> Iterator[Rollout]:
+    """Yield num_samples completions of each prompt, each as soon as it ends; `in_order` sorts them.
 
-    A prompt is prefilled once for all its samples, and finished rows leave the batch. The random numbers that draw a
-    prompt's tokens depend on its seed alone. So in float32 its completions do not depend on the batch; in 16 bits
-    another batch may be rounded otherwise, and a token that was nearly drawn be drawn in its place.
+    A prompt is prefilled once for all its samples, and finished rows leave the batch. A prompt's random numbers depend
+    only on its seed, so in float32 the other prompts of a batch do not change its completions. In 16 bits another
+    batch may round differently, and a token that was nearly drawn can replace the one that was.
 
     Args:
         model: the policy, in evaluation mode.
         prompts: token ids of each prompt.
+        temperature: 0 is greedy.
         batch_size: completions at a time (at least one prompt's samples).
-        stops: of each prompt the strings (ASCII) that end its completions too, and that the text then does not
-            contain (but for those of `tasks.KEPT`); None: only an EOS ends them.
-        unpack: decode with a merged copy of the policy (`policy.merged_copy`): faster, and 2 bytes a weight.
-        graph: decode under a CUDA graph (`rollout_graph`) on a GPU, where the model takes it.
-        seeds: of each prompt; None: new ones.
-        on_rollout: called with each completion as it ends, while others are still being sampled.
+        stops: for each prompt the strings (ASCII) that also end its completions. The text is cut before them, except
+            for those of `tasks.KEPT`. None: only an EOS ends a completion.
+        unpack: decode with a merged copy of the policy (`merged_copy`): faster, and 2 bytes a weight.
+        graph: decode under a CUDA graph (`sampling_graph`) on a GPU, where the model allows it.
+        seeds: one for each prompt; None draws new ones.
     """
     model = merged_copy(model) if unpack else base_of(model)
-    done: list[list[Rollout]] = [[None] * num_samples for _ in prompts]
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     chunk = max(1, batch_size // num_samples)
     draw = partial(_draw, temperature=temperature, top_p=top_p)
@@ -126,12 +126,14 @@ def sample(
         for row, token_ids, logprobs, ended in rows:
             index = chosen[row // num_samples]
             text = text_of(tokenizer, prompts[index], token_ids, ids, ends.stops[row])
-            rollout = Rollout(index, prompts[index], token_ids, logprobs, ended, text)
-            done[index][row % num_samples] = rollout
-            on_rollout(rollout)
+            yield Rollout(index, prompts[index], token_ids, logprobs, ended, text, row % num_samples)
     if static:
         static.steps.clear()  # they refer to it: without this its cache would stay until the next collection
-    return [rollout for group in done for rollout in group]
+
+
+def in_order(rollouts: Iterable[Rollout]) -> list[Rollout]:
+    """Return completions in the order of their prompts, and of a prompt's samples."""
+    return sorted(rollouts, key=lambda r: (r.prompt_index, r.number))
 
 
 class Ends:

@@ -1,4 +1,4 @@
-"""vLLM as the engine that samples, in training and evaluation: `rollout.sample` by other means. Needs a CUDA GPU.
+"""vLLM as the engine that samples, in training and evaluation: the same as `sampling.generate`. Needs a CUDA GPU.
 
 Not run on a GPU yet: written from vLLM's documentation and source (0.11 to 0.28) and tested against a stand-in of the
 classes used here. A run is guarded by what guards every run: the parity gate before its first update, and
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -109,7 +109,7 @@ class VllmSampler:
                 "vllm-bnb-plugin must be installed too)"
             ) from error
 
-    def sample(
+    def generate(
         self,
         model,
         tokenizer,
@@ -124,13 +124,12 @@ class VllmSampler:
         unpack: bool = True,
         graph: bool = True,
         seeds: list[tuple[int, ...]] | None = None,
-        on_rollout: Callable[[Rollout], None] = lambda rollout: None,
-    ) -> list[Rollout]:
-        """As `rollout.sample`: the same arguments, the same rollouts; the temperature is that of `args`.
+    ) -> Iterator[Rollout]:
+        """Do as `sampling.generate` does: the same arguments, the same rollouts; the temperature is that of `args`.
 
         Args:
             model: the policy, whose adapter is handed over if it has changed; None: the adapter as it is on disk.
-            unpack, graph: mean nothing here.
+            unpack, graph: without effect here.
         """
         request = self.hand_over(model, tokenizer)
         numbers = [int(np.random.default_rng(seeds and seeds[i]).integers(2**48)) for i in range(len(prompts))]
@@ -144,29 +143,25 @@ class VllmSampler:
                 stop_token_ids=self.ends,
                 stop=list(stops[index]) if stops else None,
                 detokenize=stops is not None,  # the text is decoded below, as for the local engine
-                logprobs=0,  # of the token drawn alone
+                logprobs=0,  # of the token drawn only
             )
             for index, seed in enumerate(numbers)
         ]
-        done, chunk = [], max(1, batch_size // num_samples)
+        chunk = max(1, batch_size // num_samples)
         for start in range(0, len(prompts), chunk):
             inputs = [self.vllm.TokensPrompt(prompt_token_ids=ids) for ids in prompts[start : start + chunk]]
             outputs = self.llm.generate(inputs, params[start : start + chunk], use_tqdm=False, lora_request=request)
-            rollouts = [
-                self._rollout(tokenizer, start + at, prompts[start + at], one, stops[start + at] if stops else ())
-                for at, output in enumerate(outputs)
-                for one in output.outputs
-            ]
-            for rollout in rollouts:
-                on_rollout(rollout)
-            done += rollouts
-        return done
+            for index, output in enumerate(outputs, start):
+                for number, one in enumerate(output.outputs):
+                    yield self._rollout(tokenizer, index, prompts[index], one, stops[index] if stops else (), number)
 
-    def _rollout(self, tokenizer, index: int, prompt: list[int], output, stops: tuple[str, ...]) -> Rollout:
+    def _rollout(
+        self, tokenizer, index: int, prompt: list[int], output, stops: tuple[str, ...], number: int
+    ) -> Rollout:
         ids = list(output.token_ids)  # up to and with the EOS, or the token that completed a stop string
         logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)]
         text = text_of(tokenizer, prompt, ids, set(self.ends), stops)
-        return Rollout(index, prompt, ids, logprobs, output.finish_reason == "stop", text)
+        return Rollout(index, prompt, ids, logprobs, output.finish_reason == "stop", text, number)
 
     def hand_over(self, model, tokenizer) -> Any:
         """The request for the adapter as it is now, None for a base model; what went before is forgotten.

@@ -104,20 +104,21 @@ def known_run(monkeypatch):
     import torch
 
     import sandbox
-    from training import run as training
+    from model.sampling import generate, in_order
+    from training import sampler
 
     def prepare(passes=lambda call, i: i % 3 > 0) -> list[list]:
-        sampled, real = [], training.sample
+        sampled = []
 
         def spy(*args, **kwargs):
-            sampled.append(real(*args, **kwargs))
-            return sampled[-1]
+            sampled.append(in_order(generate(*args, **kwargs)))
+            return iter(sampled[-1])
 
-        def verdicts(drawn):
-            return [sandbox.Verdict("pass" if passes(len(sampled), i) else "fail", "") for i, _ in enumerate(drawn)]
+        def verdicts(samples):
+            return [sandbox.Verdict("pass" if passes(len(sampled), i) else "fail", "") for i, _ in enumerate(samples)]
 
-        monkeypatch.setattr(training, "sample", spy)
-        monkeypatch.setattr(training, "verdicts", verdicts)
+        monkeypatch.setattr(sampler, "generate", spy)
+        monkeypatch.setattr(sampler, "verdicts", verdicts)
         monkeypatch.setattr(torch.optim, "AdamW", lambda p, lr, weight_decay: torch.optim.SGD(p, lr=lr))
         return sampled
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from sampled import sample
 
 import eval_humaneval
 import merge_adapter
@@ -18,7 +19,7 @@ from model import adapters
 from model.load import load_policy, load_tokenizer
 from model.merged_copy import merged_copy
 from model.parity import check_copy
-from model.sampling import encode_prompts, sample
+from model.sampling import encode_prompts
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from adapter_gap import KINDS, gaps, make_adapter  # noqa: E402

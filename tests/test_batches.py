@@ -15,19 +15,18 @@ def items_of(lengths):
 
 
 @given(LENGTHS, st.integers(1, 300), st.booleans(), st.integers(1, 3))
-def test_every_item_comes_once_and_no_pass_is_too_large(lengths, num_tokens, shared, parts):
+def test_every_item_comes_once_and_no_pass_is_too_large(lengths, num_tokens, shared, at_least):
     items = items_of(lengths)
-    passes = micro_batches(items, num_tokens, shared=shared, parts=parts)
+    passes = micro_batches(items, num_tokens, shared=shared, at_least=at_least)
     assert sorted(i for one in passes for i in one) == list(range(len(items)))
     for one in passes:
         assert len(one) == 1 or padded_tokens([items[i] for i in one], shared) <= num_tokens
-    assert len(passes) >= min(parts, len(items))
+    assert len(passes) >= min(at_least, len(items))
 
 
-def test_samples_of_a_task_stand_together_and_only_the_rows_asked_for_come():
+def test_samples_of_a_task_are_side_by_side():
     items = items_of([(0, 9), (1, 8), (0, 7), (1, 6)])
     assert micro_batches(items, 1000) == [[2, 0, 3, 1]]
-    assert micro_batches(items, 1000, rows=[1, 2]) == [[2, 1]]
     assert micro_batches(items, 30) == [[2, 0], [3, 1]]
 
 

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from sampled import sample
 from test_resume import broken_log
 
 import generate_dpo_data
@@ -21,15 +22,13 @@ from generate_dpo_data import pairs_of_task
 from judging import by_language as judging
 from judging.pool import Verdict
 from judging.tasks import read_tasks
-from model import parity
-from model import sampling as rollout
+from model import parity, reference
 from model.load import load_config, load_policy, load_tokenizer
 from model.sampling import Rollout
 from train_dpo_lora import Args, check, dpo_loss, encode_pairs, read_pairs
 from train_sft_lora import encode
 from training import run as training
-from training.run import item_order
-from training.samples import Sample
+from training.samples import Sample, item_order
 
 TEXTS = [
     ("def one() -> int:\n", "    return 1\n", "    return 2\n\n\nprint(one())\nprint(one())\n"),
@@ -146,7 +145,7 @@ def test_the_rewards_and_log_probs_of_the_log(start, pairs_path, tmp_path):
 
 
 def test_a_reference_that_is_the_base_is_caught(start, pairs_path, tmp_path, monkeypatch):
-    real = parity.load_reference
+    real = reference.load_reference
 
     def base(model, adapter):
         real(model, adapter)
@@ -154,13 +153,13 @@ def test_a_reference_that_is_the_base_is_caught(start, pairs_path, tmp_path, mon
             if "lora_B.reference" in name:
                 weight.data.zero_()
 
-    monkeypatch.setattr(training, "load_reference", base)
+    monkeypatch.setattr("training.learner.load_reference", base)
     with pytest.raises(InputError, match="the reference is not the adapter that the run started from"):
         train_dpo_lora.main(arguments(start, pairs_path, tmp_path))
 
 
 def test_a_first_loss_other_than_ln_2_is_caught(start, pairs_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(parity, "as_reference", lambda model: model.disable_adapter())
+    monkeypatch.setattr(reference, "as_reference", lambda model: model.disable_adapter())
     monkeypatch.setattr(parity, "check_reference", lambda *args, **kwargs: 0.0)
     with pytest.raises(InputError, match="not ln 2: policy and reference differ"):
         train_dpo_lora.main(arguments(start, pairs_path, tmp_path))
@@ -176,7 +175,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, pairs_path, tmp_
         train_dpo_lora.main(broken)
     train_dpo_lora.main(broken)
     out = capsys.readouterr().out
-    assert "going on after step 2" in out and out.count(f"KL({start}, reference)") == 3
+    assert "resuming after step 2" in out and out.count(f"KL({start}, reference)") == 3
     assert out.count("KL(the policy, reference)") == 2  # the resumed one has moved
     assert log_of(broken) == log_of(whole) and len(log_of(whole)) == 6
     first, second = (load_file(f"{args.output_dir}/adapter_model.safetensors") for args in (whole, broken))
@@ -405,14 +404,14 @@ class FakeSandbox:
 
 def generate(start, few_tasks, tmp_path, monkeypatch, judge, **settings) -> SimpleNamespace:
     """Run the generator with verdicts of our own: its lines, its stats, what was sampled, what was judged."""
-    sandbox, sampled, real = FakeSandbox(judge), [], rollout.sample
+    sandbox, sampled = FakeSandbox(judge), []
 
     def spy(*args, **kwargs):
-        sampled.append(real(*args, **kwargs))
-        return sampled[-1]
+        sampled.append(sample(*args, **kwargs))
+        return iter(sampled[-1])
 
     monkeypatch.setattr(judging, "open_sandbox", lambda args, tasks: contextlib.nullcontext(sandbox))
-    monkeypatch.setattr(rollout, "sample", spy)
+    monkeypatch.setattr("model.engine.generate", spy)
     path = tmp_path / "out" / "pairs.jsonl"
     args = dict(train_path=few_tasks, sft_model=start, output_path=str(path), max_length=384, max_new_tokens=12,
                 num_samples=4, batch_size=8)  # fmt: skip

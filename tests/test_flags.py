@@ -68,7 +68,7 @@ def test_every_field_of_every_script_is_there():
 
 
 def test_scripts_that_are_added_and_ones_that_borrow(tmp_path):
-    body = 'class Args:\n    {}\n\n\nif __name__ == "__main__":\n    run(main, Args, __doc__)\n'
+    body = 'class Args:\n    {}\n\n\nif __name__ == "__main__":\n    run_script(main, Args, __doc__)\n'
     (tmp_path / "report.py").write_text(body.format("seed: int | None = 7  # of | <what> is *drawn*"))
     (tmp_path / "part.py").write_text("class Args:\n    size: int = 1  # of no script\n")
     (tmp_path / "mine.py").write_text("from report import Args\n\nrun(main, Args, __doc__)\n")

@@ -211,8 +211,8 @@ def test_a_mixed_file_is_sampled_with_each_task_s_stop_strings(
     def sampler(model, tokenizer, prompts, *, stops, **settings):
         raise Seen([('"""\nWrite a ' in tokenizer.decode(ids), stops[i]) for i, ids in enumerate(prompts)])
 
-    monkeypatch.setattr("model.sampling.sample", sampler)
-    monkeypatch.setattr("training.run.sample", sampler)
+    monkeypatch.setattr("model.engine.generate", sampler)
+    monkeypatch.setattr("training.sampler.generate", sampler)
     common = dict(train_path=tasks_path, sft_model=start, max_length=384, max_new_tokens=64, stop_at_strings=True)
     with pytest.raises(Seen) as seen:
         if script == "train_rl_lora":

@@ -30,7 +30,6 @@ from model import memory
 from model.load import set_recomputing
 from model.logprobs import completion_outputs, takes_shared_prompts
 from model.memory_parts import num_parameters, passes, shape_of, training_bytes
-from training import run as training
 
 SMALL = dict(vocab_size=256, hidden_size=128, intermediate_size=320, num_hidden_layers=2, num_attention_heads=4,
              max_position_embeddings=512)  # fmt: skip
@@ -156,11 +155,11 @@ def test_what_fits_is_what_is_proposed(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(flags, says, capsys, monkeypatch):
-    from common import run
+    from common import run_script
 
     monkeypatch.setattr("sys.argv", ["policy.py", *flags.split()])
     with pytest.raises(SystemExit) as stop:
-        run(memory.preflight, memory.Args, None)
+        run_script(memory.preflight, memory.Args, None)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and says in error and error.count("\n") == 1
 
@@ -233,7 +232,7 @@ def test_a_run_that_asks_for_too_much_ends_in_one_line(start, tmp_path, monkeypa
 
     args = train_rl_lora.Args(train_path="data/pocket_train.jsonl", sft_model=start, output_dir=str(tmp_path / "rl"),
                               max_length=384, max_new_tokens=8, num_steps=1, batch_size=2)  # fmt: skip
-    monkeypatch.setattr(training, "completion_outputs", greedy)
+    monkeypatch.setattr("training.learner.completion_outputs", greedy)
     with pytest.raises(InputError, match="out of memory in training: .* bytes more .* --gradient_checkpointing"):
         train_rl_lora.main(args)
     assert not (tmp_path / "rl").exists()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sampled import sample
 
 from benchmarks import bench_precision
 from common import InputError
@@ -13,8 +14,9 @@ from judging.tasks import read_tasks
 from model import parity
 from model.load import load_policy, load_tokenizer, save_adapter, set_recomputing, trainable_parameters
 from model.logprobs import completion_logprobs
-from model.parity import MIN_TOKENS, as_reference, check_ends, check_parity, judge, kl_estimate, load_reference
-from model.sampling import Rollout, encode_prompts, sample
+from model.parity import MIN_TOKENS, check_ends, check_parity, judge
+from model.reference import as_reference, kl_estimate, load_reference
+from model.sampling import Rollout, encode_prompts
 
 
 @pytest.fixture(scope="module")

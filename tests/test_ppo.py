@@ -1,5 +1,6 @@
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from safetensors.torch import load_file
 import train_ppo_lora
 import train_rl_lora
 from common import InputError
-from train_ppo_lora import Args, clipped_objective, clipped_value_loss, gae, minibatches, ratios, z_score
+from train_ppo_lora import Args, clipped_objective, clipped_value_loss, gae, ratios, z_score
 from training import run as training
+from training import sampler
+from training.samples import Batch
 
 
 def arguments(start, tasks_path, tmp_path, **settings) -> Args:
@@ -70,7 +73,7 @@ def test_clipped_updates_are_the_hand_computed_ones(start, tasks_path, tmp_path,
 def test_critic_entropy_and_kl_are_the_hand_computed_ones(start, tasks_path, tmp_path, known_run, monkeypatch):
     sampled = known_run()
     fixed = [[0, 3, 5], [1, 2, 4]]  # the minibatches of each epoch
-    monkeypatch.setattr(train_ppo_lora, "minibatches", lambda count, size, epochs: iter(fixed * epochs))
+    monkeypatch.setattr(Batch, "minibatches", lambda self, size, epochs: (self[rows] for rows in fixed * epochs))
     args = arguments(start, tasks_path, tmp_path, ppo_epochs=2, minibatch_size=3, micro_batch_tokens=300,
                      value_coef=0.5, entropy_coef=0.01, kl_coef=0.1, kl_in="loss", ratio_level="token",
                      learning_rate=2.0, num_updates=2, max_grad_norm=0.2, gamma=0.97, gae_lambda=0.9,
@@ -192,7 +195,7 @@ def test_target_kl_ends_the_epochs(start, tasks_path, tmp_path, known_run):
 def test_a_batch_that_cannot_be_judged_is_passed_over(start, tasks_path, tmp_path, monkeypatch):
     import sandbox
 
-    monkeypatch.setattr(training, "verdicts", lambda drawn: [sandbox.Verdict("infrastructure", "gone") for _ in drawn])
+    monkeypatch.setattr(sampler, "verdicts", lambda drawn: [sandbox.Verdict("infrastructure", "gone") for _ in drawn])
     args = arguments(start, tasks_path, tmp_path)
     train_ppo_lora.main(args)
     assert log_of(args)[0]["left_out"] == 6
@@ -283,13 +286,13 @@ def test_updates_that_are_not_finite_are_skipped_and_end_the_run(
             out.logprobs = out.logprobs * float("nan")
         return out
 
-    def count(self, loss, batch):
-        training_step.append(loss)
-        return real_update(self, loss, batch)
+    def count(self):
+        training_step.append(1)
+        return real_clip(self)
 
-    real_update = training.Run.update
+    real_clip = training.Run.clip_gradients
     monkeypatch.setattr(training.Run, "outputs", broken)
-    monkeypatch.setattr(training.Run, "update", count)
+    monkeypatch.setattr(training.Run, "clip_gradients", count)
     args = arguments(start, tasks_path, tmp_path, ratio_level=level, ppo_epochs=2, learning_rate=0.01)
     train_ppo_lora.main(args)
     before, after = (load_file(f"{at}/adapter_model.safetensors") for at in (start, args.output_dir))
@@ -297,7 +300,7 @@ def test_updates_that_are_not_finite_are_skipped_and_end_the_run(
     assert log_of(args)[0]["skipped_updates"] == 2
 
     training_step.clear()
-    monkeypatch.setattr(training.Run, "update", real_update)  # now none is ever finite
+    monkeypatch.setattr(training.Run, "clip_gradients", real_clip)  # now none is ever finite
     args = arguments(start, tasks_path, tmp_path, ratio_level=level, ppo_epochs=6, output_dir=str(tmp_path / "bad"))
     with pytest.raises(InputError, match="not finite in 5 updates in a row"):
         train_ppo_lora.main(args)
@@ -311,7 +314,13 @@ def test_padding_takes_no_part_in_a_z_score():
 
 
 def test_minibatches_take_every_row_once_an_epoch():
-    rows = list(minibatches(5, 2, 3))
-    assert [len(part) for part in rows] == [2, 2, 1] * 3
-    assert sorted(itertools.chain(*rows[:3])) == [0, 1, 2, 3, 4]
-    assert [sorted(part) for part in minibatches(3, 0, 2)] == [[0, 1, 2]] * 2
+    samples = [SimpleNamespace(length=3 + i) for i in range(5)]
+    whole = Batch(samples, list(range(5)), torch.ones(5, 7), torch.arange(35.0).reshape(5, 7))
+    batches = list(whole.minibatches(2, 3))
+    assert [len(batch) for batch in batches] == [2, 2, 1] * 3
+    assert sorted(itertools.chain(*(batch.rows for batch in batches[:3]))) == [0, 1, 2, 3, 4]
+    assert [batch.rows for batch in whole.minibatches(0, 2)] == [[0, 1, 2, 3, 4]] * 2
+    for batch in batches:  # each row keeps its tensors, cut to the longest row
+        assert batch.reference[:, 0].tolist() == [7.0 * row for row in batch.rows]
+        assert batch.reference.shape == batch.mask.shape == (len(batch), 3 + max(batch.rows))
+        assert [s.length for s in batch.samples] == [3 + row for row in batch.rows]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sampled import sample
 
 import train_grpo_lora
 from common import InputError
@@ -27,10 +28,10 @@ from judging.tasks import (
     truncate_at_stop,
 )
 from model.load import load_config, load_tokenizer
-from model.sampling import Rollout, encode_prompts, sample
+from model.sampling import Rollout, encode_prompts
 from train_dpo_lora import encode_pairs, read_pairs
 from train_sft_lora import encode
-from training.run import Run
+from training.sampler import Sampler
 from training.samples import Sample
 
 PYTHON = {"task_id": "p", "prompt": 'def add(a, b):\n    """The sum."""\n', "canonical_solution": "    return a + b\n",
@@ -76,18 +77,18 @@ def test_what_is_no_verilog_task_is_refused(tmp_path, task, says):
 
 @given(st.integers(1, 30), st.floats(0.1, 5), st.integers(0, 400))
 def test_a_curriculum_goes_through_its_levels_once(count, epochs, number):
-    run = Run.__new__(Run)
-    run.items = [PYTHON] * count
-    run.variants = prompt_variants(run.items, "curriculum")
-    run.args = train_grpo_lora.Args(curriculum_epochs=epochs)
-    assert [task["prompt"] for task in run.variants[::count]] == [
+    sampler = Sampler.__new__(Sampler)
+    sampler.tasks = [PYTHON] * count
+    sampler.variants = prompt_variants(sampler.tasks, "curriculum")
+    sampler.args = train_grpo_lora.Args(curriculum_epochs=epochs)
+    assert [task["prompt"] for task in sampler.variants[::count]] == [
         PYTHON["prompt_detailed"], PYTHON["prompt"], PYTHON["prompt_terse"]
     ]  # fmt: skip
-    level = run.level(number)
-    assert 0 <= level <= run.level(number + 1) <= len(CURRICULUM) - 1
+    level = sampler.level(number)
+    assert 0 <= level <= sampler.level(number + 1) <= len(CURRICULUM) - 1
     assert level == len(CURRICULUM) - 1 or level <= number / (count * epochs) < level + 1
-    run.variants = prompt_variants(run.items, "normal")
-    assert run.level(number) == 0 and run.variants == run.items
+    sampler.variants = prompt_variants(sampler.tasks, "normal")
+    assert sampler.level(number) == 0 and sampler.variants == sampler.tasks
 
 
 @pytest.mark.parametrize("style", ["template", "headings"])

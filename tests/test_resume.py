@@ -105,7 +105,7 @@ def test_killed_runs_end_as_uninterrupted_ones(start, tmp_path, monkeypatch):
     with ThreadPoolExecutor() as pool:  # the methods beside each other
         ran = list(pool.map(lambda method: kill_and_go_on(method, start, tmp_path / method), METHODS))
     for method, (codes, reached, last) in zip(METHODS, ran, strict=True):
-        assert "going on after step" in last and "parity:" in last.partition("going on after step")[2]
+        assert "resuming after step" in last and "parity:" in last.partition("resuming after step")[2]
         codes = [-signal.SIGKILL if code == 255 else code for code in codes]  # 255: the fork server was late to say so
         assert codes == [-signal.SIGKILL] * 5 + [75] + [-signal.SIGKILL] * 5
         assert len(set(reached)) < len(reached)  # steps were lost and made again
@@ -128,7 +128,7 @@ def test_a_stop_request_ends_the_step_and_says_how_to_go_on(start, tmp_path, num
             break
     run.send_signal(number)
     _, errors = run.communicate(timeout=60)
-    assert run.returncode == 75 and "the same command goes on from there" in errors
+    assert run.returncode == 75 and "the same command resumes from there" in errors
     assert (tmp_path / "rl.partial" / "resume.pt").is_file() and not (tmp_path / "rl").exists()
 
 
@@ -145,7 +145,7 @@ def test_a_state_of_other_arguments_is_not_gone_on_from(start, tmp_path, monkeyp
     train_rl_lora.main(Args(**settings | {"learning_rate": 1e-4}))
     out = capsys.readouterr().out
     assert "is of a run with other learning_rate: set aside as rl.interrupted, starting anew" in out
-    assert "going on after" not in out and (tmp_path / "rl.interrupted" / "resume.pt").is_file()  # not lost
+    assert "resuming after" not in out and (tmp_path / "rl.interrupted" / "resume.pt").is_file()  # not lost
     assert len((tmp_path / "rl" / "rl_train_log.jsonl").read_text().splitlines()) == 2
 
 

@@ -10,7 +10,7 @@ from judging.pool import Verdict
 from judging.tasks import read_tasks
 from model.load import load_policy
 from train_rl_lora import Args, advantages, check
-from training import run as training
+from training import sampler
 
 
 def arguments(start, tasks_path, tmp_path, **settings) -> Args:
@@ -62,7 +62,7 @@ def test_no_reward_and_no_penalty_leave_the_weights_as_they_were(start, tasks_pa
 
 
 def test_broken_checks_are_left_out_not_scored_zero(start, tasks_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "verdicts", lambda drawn: [Verdict("infrastructure", "gone") for _ in drawn])
+    monkeypatch.setattr(sampler, "verdicts", lambda drawn: [Verdict("infrastructure", "gone") for _ in drawn])
     args = arguments(start, tasks_path, tmp_path, length_penalty_alpha=0.5)
     train_rl_lora.main(args)
     before = load_file(f"{start}/adapter_model.safetensors")

@@ -4,13 +4,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from families import FAMILIES, save_family
+from sampled import sample
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, MistralConfig
 
 from common import InputError
 from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings
 from model.load import add_lora, load_policy, load_tokenizer, trainable_parameters
 from model.logprobs import base_of, completion_logprobs, completion_outputs, head_logprobs
-from model.sampling import encode_prompts, sample
+from model.sampling import encode_prompts, generate, in_order
 from model.sampling_graph import StaticDecoder, takes_graph
 
 
@@ -188,10 +189,9 @@ def test_what_is_drawn_depends_on_the_seed_and_not_on_the_batch(pocket_policy, p
 
 def test_completions_are_handed_on_as_they_end(pocket_policy, prompts):
     model, tokenizer = pocket_policy
-    seen = []
-    rollouts = sample(model, tokenizer, prompts, max_new_tokens=60, temperature=1.0, num_samples=4,
-                      seeds=[(1, i) for i in range(6)], on_rollout=seen.append)  # fmt: skip
-    assert sorted(map(id, seen)) == sorted(map(id, rollouts))
+    seen = list(generate(model, tokenizer, prompts, max_new_tokens=60, temperature=1.0, num_samples=4,
+                         seeds=[(1, i) for i in range(6)]))  # fmt: skip
+    assert [(r.prompt_index, r.number) for r in in_order(seen)] == [(i, n) for i in range(6) for n in range(4)]
     lengths = [len(r.token_ids) for r in seen]
     assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
 
@@ -208,10 +208,8 @@ def test_fixed_places_change_no_token(pocket_policy, monkeypatch, how):
         how["stops"] = [stop_strings(task) for task in tasks]
     eager = sample(model, tokenizer, prompts, **how)
     monkeypatch.setattr("model.sampling.takes_graph", lambda model: True)
-    ended = []
-    static = sample(model, tokenizer, prompts, on_rollout=ended.append, **how)
+    static = sample(model, tokenizer, prompts, **how)
     assert how["temperature"] == 0 or 0 < sum(r.ended for r in eager) < len(eager)
-    assert len(ended) == len(static) and all(r in ended for r in static)
     for one, other in zip(eager, static, strict=True):
         assert (one.token_ids, one.ended, one.text) == (other.token_ids, other.ended, other.text)
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)

@@ -119,7 +119,7 @@ def test_what_a_resumed_run_took_counts_from_its_beginning(start, tasks_path, tm
     torch.save(state, path)
     trained(start, tasks_path, tmp_path / "rl", save_every=1)
     out = capsys.readouterr().out
-    assert "going on after step 1" in out and "rl: 2 steps, " in out and " 16 min " in out
+    assert "resuming after step 1" in out and "rl: 2 steps, " in out and " 16 min " in out
     assert 1000 < json.loads((tmp_path / "rl" / "run.json").read_text())["spent"]["seconds"] < 1600
 
 

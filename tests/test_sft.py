@@ -2,12 +2,13 @@ import json
 
 import pytest
 import torch
+from sampled import sample
 
 import train_sft_lora
 from common import InputError
 from judging.tasks import read_tasks
 from model.load import load_policy, load_tokenizer
-from model.sampling import encode_prompts, sample
+from model.sampling import encode_prompts
 from train_sft_lora import Args, encode
 
 

@@ -7,9 +7,11 @@ import train_rl_lora
 from common import InputError
 from model import load as policy
 from model.load import compute_dtype, load_policy, set_deterministic, trainable_parameters
+from training import learner
 from training import run as training
+from training.metrics import tied_groups
 from training.resume import loss_scaler
-from training.samples import item_order, tied_groups
+from training.samples import item_order
 
 
 def test_every_item_comes_once_in_a_pass():
@@ -46,7 +48,8 @@ def test_it_is_said_before_anything_is_loaded_or_left(run_cli, tmp_path, start, 
 
 def test_a_run_in_float16_scales_its_loss_and_learns(start, tmp_path, monkeypatch):
     """The scale falls until the gradient is finite; such updates are skipped."""
-    monkeypatch.setattr(training, "compute_dtype", lambda device, dtype="auto": torch.float16)
+    for module in (training, learner):
+        monkeypatch.setattr(module, "compute_dtype", lambda device, dtype="auto": torch.float16)
     real = loss_scaler
 
     def too_large(model):
@@ -55,7 +58,7 @@ def test_a_run_in_float16_scales_its_loss_and_learns(start, tmp_path, monkeypatc
         scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0**28})  # more than float16 holds
         return scaler
 
-    monkeypatch.setattr(training, "loss_scaler", too_large)
+    monkeypatch.setattr(learner, "loss_scaler", too_large)
     args = train_rl_lora.Args(
         train_path="data/pocket_train.jsonl", sft_model=start, output_dir=str(tmp_path / "run"), max_length=384,
         max_new_tokens=16, num_steps=5, batch_size=4, learning_rate=1e-3, length_penalty_alpha=1.0,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
+from sampled import sample
 
 import train_ppo_lora
 import train_rl_lora
@@ -16,7 +17,7 @@ from common import InputError
 from judging.pool import Verdict
 from judging.tasks import read_tasks
 from model.load import load_policy, load_tokenizer
-from model.sampling import encode_prompts, sample
+from model.sampling import encode_prompts
 from train_rl_lora import Args
 from training import run as training
 
@@ -60,6 +61,7 @@ def scripted(monkeypatch):
         return [Verdict("pass" if i < passing else "fail", "") for i in range(len(drawn))]
 
     monkeypatch.setattr(training, "verdicts", verdicts)
+    monkeypatch.setattr("training.sampler.verdicts", verdicts)
     idle = SimpleNamespace(layers={}, submit=lambda task, completion: None)  # the real one costs seconds a run
     monkeypatch.setattr(training, "open_sandbox", lambda args, tasks: contextlib.nullcontext(idle))
     return rates

@@ -126,12 +126,12 @@ REFUSED = {
 
 @pytest.mark.parametrize("flags, said", REFUSED.values(), ids=REFUSED)
 def test_what_does_not_fit_is_refused_in_a_line(flags, said, capsys, monkeypatch, adapter, tmp_path):
-    from common import run
+    from common import run_script
 
     monkeypatch.setattr("sys.argv", ["train_grpo_lora.py", "--train_path", TRAIN, "--sft_model", adapter, *LENGTHS,
                                      "--output_dir", str(tmp_path / "out"), *flags])  # fmt: skip
     with pytest.raises(SystemExit) as stop:
-        run(train_grpo_lora.main, train_grpo_lora.Args, "")
+        run_script(train_grpo_lora.main, train_grpo_lora.Args, "")
     error = capsys.readouterr().err
     assert stop.value.code == 2 and said in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()

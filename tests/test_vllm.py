@@ -42,16 +42,15 @@ def prompts(policy):
 
 def draw(sampler, policy, prompts, seed=0, **settings):
     base = dict(max_new_tokens=24, temperature=0.8, num_samples=2, seeds=[(seed, i) for i in range(len(prompts))])
-    return sampler.sample(*policy, prompts, **base | settings)
+    return list(sampler.generate(*policy, prompts, **base | settings))
 
 
 @pytest.mark.parametrize("temperature", [0.8, 1.0])
 def test_rollouts_are_those_of_the_policy(engines, start, policy, prompts, temperature):
     sampler = VllmSampler(start, policy[1], SimpleNamespace(**SETTINGS | {"temperature": temperature}))
-    seen = []
-    rollouts = draw(sampler, policy, prompts, temperature=temperature, batch_size=4, on_rollout=seen.append)
+    rollouts = draw(sampler, policy, prompts, temperature=temperature, batch_size=4)
     assert [r.prompt_index for r in rollouts] == [0, 0, 1, 1, 2, 2]
-    assert seen == rollouts
+    assert [r.number for r in rollouts] == [0, 1] * 3
     assert all(r.prompt_ids == prompts[r.prompt_index] for r in rollouts)
     with torch.no_grad():
         ids = [r.prompt_ids for r in rollouts], [r.token_ids for r in rollouts]

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from sampled import sample
 
 from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS
 from model.load import load_policy, load_tokenizer
 from model.logprobs import completion_logprobs
-from model.sampling import sample
 
 engines: list[LLM] = []
 

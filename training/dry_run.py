@@ -32,7 +32,7 @@ def of_run(run: Any) -> str:
     if run.method == "dpo":
         prompt, args.max_new_tokens = max(len(p.prompt_ids) for p in run.items), max(max(p.lengths) for p in run.items)
     else:
-        prompt = max(map(len, run.prompts))
+        prompt = max(map(len, run.sampler.prompts))
     try:
         shape = read_shape(run.args.sft_model, run.args.trust_remote_code)
     except InputError as error:

@@ -23,21 +23,20 @@ from model.adapters import adapter_weights
 from model.load import compute_dtype, dtype_of, pick_device
 
 STATE = "resume.pt"
-# may differ between a run and its continuation
+# may differ between a run and its resumption
 FREE = ("log_every", "quiet", "json_lines", "save_every", "keep_every", "resume", "report_to", "run_name",
         "log_completions", "track_completions", "parity_bound", "vllm_memory", "config")  # fmt: skip
 
 
-def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position: Any) -> None:
-    """Keep all that the run needs to go on exactly: adapter, random states, where it stands, and its parts.
+def save_state(folder: Path, args: Any, model, stateful: dict[str, Any], **position: Any) -> None:
+    """Save all that an exact resume needs: adapter, random states, position, and what has a state_dict.
 
-    A part is anything with a state_dict: optimizer, scheduler, critic. Written whole or not at all, under one name, so
-    the last good state is there whenever the process dies.
+    The file is written whole or not at all, under one name, so the last good state is there whenever the process dies.
     """
     state = {
         "args": _fixed(args),
         "adapter": adapter_weights(model),
-        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "stateful": {name: one.state_dict() for name, one in stateful.items()},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "python": random.getstate(),
@@ -52,9 +51,9 @@ def save_state(folder: Path, args: Any, model, parts: dict[str, Any], **position
 
 
 def read_state(folder: Path, args: Any) -> dict[str, Any] | None:
-    """The state that a run with the same arguments left in the folder, else None. Tensors and plain data only.
+    """Return the state that a run with the same arguments left in the folder, else None. Tensors and plain data only.
 
-    The folder of an interrupted run with other arguments, tasks or code is set aside as NAME.interrupted, not lost.
+    The folder of an interrupted run with other arguments, tasks or code is renamed to NAME.interrupted, not lost.
     """
     path = folder / STATE
     if not args.resume or not path.is_file():
@@ -71,8 +70,8 @@ def read_state(folder: Path, args: Any) -> dict[str, Any] | None:
     return None
 
 
-def restore_state(state: dict[str, Any], model, parts: dict[str, Any]) -> dict[str, Any]:
-    """Put adapter, parts and random states back. Returns the position.
+def restore_state(state: dict[str, Any], model, stateful: dict[str, Any]) -> dict[str, Any]:
+    """Put adapter, random states and what has a state_dict back. Return the position.
 
     Raises:
         InputError: the adapter did not take the saved weights.
@@ -80,8 +79,8 @@ def restore_state(state: dict[str, Any], model, parts: dict[str, Any]) -> dict[s
     set_peft_model_state_dict(model, state["adapter"], adapter_name="default")
     for name, weight in adapter_weights(model).items():
         require(torch.equal(weight.cpu(), state["adapter"][name]), f"resume: {name} could not be restored; --no_resume")
-    for name, part in parts.items():
-        part.load_state_dict(state["parts"][name])
+    for name, one in stateful.items():
+        one.load_state_dict(state["stateful"][name])
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -90,12 +89,12 @@ def restore_state(state: dict[str, Any], model, parts: dict[str, Any]) -> dict[s
 
 
 def drop_state(folder: Path) -> None:
-    """A finished run needs none."""
+    """Delete the saved state of a finished run."""
     (folder / STATE).unlink(missing_ok=True)
 
 
 def _fixed(args: Any) -> dict[str, Any]:
-    """What must be the same for a run to go on: its arguments, tasks, starting adapter, and the code it depends on."""
+    """Return what must be the same for a resume: arguments, tasks, starting adapter, and the code it depends on."""
     files = [Path(args.train_path), Path(args.sft_model) / "adapter_model.safetensors"]
     files += files_of(inspect.getsourcefile(type(args)))  # of the script
     settings = {name: value for name, value in dataclasses.asdict(args).items() if name not in FREE}
@@ -130,10 +129,10 @@ class StopRequest:
 
 
 def loss_scaler(model) -> torch.amp.GradScaler:
-    """What multiplies losses, and divides gradients, where a model computes in float16; elsewhere it does nothing.
+    """Return what scales losses up and gradients down where a model computes in float16; elsewhere it does nothing.
 
-    A gradient below 6e-8 is 0 in float16, and a token's share of a batch may be as small. After an update that is not
-    finite the scale falls by 16, from 65536: five in a row, which `FiniteGuard` takes for a sick run, reach 1.
+    A gradient below 6e-8 is 0 in float16, and a token's share of a batch may be that small. After an update that is not
+    finite the scale falls by a factor of 16, from 65536. Five in a row reach 1, and end the run (`FiniteGuard`).
     """
     float16 = dtype_of(model) == torch.float16
     return torch.amp.GradScaler(model.device.type, init_scale=2.0**16, backoff_factor=1 / 16, growth_interval=50,
@@ -141,7 +140,7 @@ def loss_scaler(model) -> torch.amp.GradScaler:
 
 
 class FiniteGuard:
-    """Lets an update through if its loss and gradient are finite; five in a row that are not end the run."""
+    """Let an update through if its loss and gradient are finite; five in a row that are not end the run."""
 
     LIMIT = 5
 
@@ -149,7 +148,7 @@ class FiniteGuard:
         self.folder, self.skipped, self.in_a_row = folder, 0, 0
 
     def allows(self, loss: float, grad_norm: float, batch: list[dict]) -> bool:
-        """Whether to make this update; `batch` is what it was computed from.
+        """Return whether to make this update; `batch` holds the records that it was computed from.
 
         Raises:
             InputError: the fifth in a row that is not finite; the batch is then in nonfinite_batch.jsonl.

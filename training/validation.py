@@ -1,9 +1,9 @@
-"""The pass rate on validation tasks, which decides which adapter is kept and when training ends early.
+"""The pass rate on validation tasks decides which adapter is kept and when training stops early.
 
-The tasks are completed greedily and judged by the sandbox before the first update, every `valid_every` steps, and at
-the end. Completions that could not be judged are left out of the rate. The first of equal rates is kept: it has moved
-least from where it began. What was best is a part of the run's saved state, weights and all, so that whenever a run is
-killed, rate and weights are of the same step.
+The policy completes the tasks greedily, and the sandbox judges them: before the first update, every `valid_every`
+steps, and at the end. Completions that could not be judged are left out of the rate. Of equal rates the first is kept,
+whose weights have moved least. The best rate and its weights are saved with the run's state, so after a kill both
+belong to the same step.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ Weights = dict[str, dict[str, torch.Tensor]]
 
 
 class Validation:
-    """What has been found so far: the best rate, its step and weights, and how often none was better since.
+    """The best rate so far, its step and weights, and how many validations since then were not better.
 
     Args:
-        tasks, prompts: what is completed, and its token ids.
-        every: steps between validations. patience: so many without a better rate end the run; 0: none do.
+        tasks, prompts: the tasks that are completed, and their prompts' token ids.
+        every: steps between validations.
+        patience: this many validations without a better rate end the run; 0 never does.
     """
 
     def __init__(self, tasks: list[Task], prompts: list[list[int]], every: int, patience: int) -> None:
@@ -36,12 +37,12 @@ class Validation:
         return last or step % self.every == 0
 
     @property
-    def over(self) -> bool:
+    def early_stop(self) -> bool:
         """Whether patience has run out."""
         return 0 < self.patience <= self.not_better
 
     def note(self, step: int, passed: list[bool], model, critic: torch.nn.Module | None) -> dict[str, float]:
-        """Take a validation in; `passed` is of the completions that were judged. Returns what to log of it."""
+        """Take in one validation: whether each judged completion passed. Return what to log."""
         if not passed:  # no rate, neither better nor worse
             print(f"step {step}: no validation completion could be judged")
             return {}
@@ -60,13 +61,13 @@ class Validation:
         vars(self).update(state)
 
     def restore_best(self, model, critic: torch.nn.Module | None) -> None:
-        """Give the policy, and the critic if there is one, the weights that they had at the best step."""
+        """Give the policy (and the critic, if there is one) the weights of the best step."""
         set_peft_model_state_dict(model, self.weights["adapter"], adapter_name="default")
         if critic is not None:
             critic.load_state_dict(self.weights["critic"])
 
 
 def current_weights(model, critic: torch.nn.Module | None) -> Weights:
-    """A copy of what is trained, on the CPU."""
+    """Copy the trained weights to the CPU."""
     weights = {"adapter": adapter_weights(model), "critic": critic.state_dict() if critic is not None else {}}
     return {part: {name: w.detach().cpu().clone() for name, w in known.items()} for part, known in weights.items()}

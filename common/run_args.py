@@ -1,0 +1,99 @@
+"""Settings that stages share and that are no hyperparameters: one line each, documented here only.
+
+A script's `Args` inherits the classes that it needs and adds its own lines, the method's hyperparameters. All flags
+are flat; `--help` shows the script's own first, then each class below under a heading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+
+
+@dataclass
+class StageArgs:
+    """What every script has that runs a model."""
+
+    dtype: Dtype = "auto"  # precision of the matrix products; auto: 16 bits on a GPU, 32 on a CPU
+    quiet: bool = False  # print no progress; errors are printed still
+    trust_remote_code: bool = False  # run Python code that comes with the model
+    config: str = ""  # YAML file with any of these settings; flags win over it
+
+
+@dataclass
+class TrainArgs(StageArgs):
+    """What every training script has: kept adapters, trackers, repeatability."""
+
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
+    deterministic: bool = False  # on a GPU: two runs give the same bits; slower, and takes more memory
+    keep_every: int = 0  # keep the adapter in OUTPUT_DIR/step_N every this many updates; 0 keeps the last only
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker that gets the log too
+    run_name: str = ""  # the run's name in the tracker; "" takes the output folder's
+    json_lines: bool = False  # print the log's records as JSON lines, and notes on stderr
+
+
+@dataclass
+class LoopArgs(TrainArgs):
+    """What the training loops share: passes, saved states, screen."""
+
+    micro_batch_tokens: int = 4096  # tokens in one forward and backward pass; changes memory and speed only
+    save_every: int = 10  # steps between saved states, from which a killed run resumes; 0 saves only when stopped
+    resume: bool = True  # resume from the state that an interrupted run of this command left
+    dry_run: bool = False  # make one step and keep nothing: prints peak memory and the time of a whole run
+    log_every: int = 1  # steps between lines on the screen
+
+
+@dataclass
+class EngineArgs:
+    """What generates completions."""
+
+    engine: Literal["local", "vllm"] = "local"  # vllm is a package of its own and needs a CUDA GPU
+    vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
+    cuda_graph: bool = True  # decode under a CUDA graph on a GPU: faster
+
+
+@dataclass
+class JudgeArgs:
+    """How the sandbox runs programs."""
+
+    time_limit: float = 5.0  # seconds that one check may take; use the same for every row of a table
+    allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; their pass can be forged
+    packages: str = "numpy"  # packages, comma-separated, that programs may import beside the standard library
+    allow_missing_layers: bool = False  # run even where the sandbox cannot lock programs down
+
+
+@dataclass
+class ReasoningArgs:
+    """The model that scores the reasoning in Verilog answers."""
+
+    judge_url: str = ""  # OpenAI-compatible server of the judge model; "" leaves the reasoning score out
+    judge_model: str = ""  # the judge model's name on that server
+
+
+@dataclass
+class RewardArgs(ReasoningArgs):
+    """The shape of the rewards other than unit_test (docs/rewards.md)."""
+
+    syntax_penalty: float = 0.2  # shaped: taken from code that does not compile
+    quality_bonus: float = 0.1  # shaped: the most that clean code earns on top, if it passes
+    full_bonus: float = 0.5  # partial: earned by passing all tests; the rest is the share of tests passed
+    part_weights: str = "0.4,0.5,0.3,0.5,0.6"  # parts: compilation, functional, synthesis, quality, reasoning
+
+
+@dataclass
+class RolloutArgs(LoopArgs, EngineArgs, JudgeArgs, RewardArgs):
+    """What the methods share that sample while they train: prompts, validation, limits of sampling, records."""
+
+    prompt_level: Literal["normal", "detailed", "terse", "curriculum"] = "normal"  # curriculum: detailed to terse
+    curriculum_epochs: float = 1.0  # curriculum: passes over the tasks at one level before the next
+    stop_at_strings: bool = False  # also end a completion at its task's stop strings
+    sample_batch_size: int = 64  # completions generated at a time; changes memory and speed only
+    unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
+    parity_bound: float = 0.0  # most that sampler and trainer may differ a token, in nats; 0: by precision
+    valid_path: str = ""  # tasks whose greedy pass rate decides which adapter is kept; "" keeps the last
+    valid_every: int = 10  # steps between validations
+    patience: int = 0  # stop early after this many validations without a better pass rate; 0 never does
+    log_completions: int = 1  # steps between those whose completions are kept for report.py; 0 keeps none
+    track_completions: int = 0  # steps between tables of completions in the tracker; 0 sends none

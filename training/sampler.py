@@ -1,0 +1,160 @@
+"""Sample completions of tasks and have them judged, while a run trains. Before the first update: the parity gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from common import processes
+from judging.by_language import require_judged
+from judging.pool import Sandbox, Verdict
+from judging.tasks import Task, answer, prompt_variants, stop_strings
+from model.load import dtype_of, eos_ids, load_config, set_recomputing
+from model.merged_copy import drop_merged_copy
+from model.parity import MIN_TOKENS, check_ends, check_parity
+from model.sampling import Rollout, encode_prompts, generate, in_order
+from model.sampling_vllm import VllmSampler
+from model.tokens import check_ids
+from training.samples import Sample
+
+
+class Sampler:
+    """The prompts of the tasks, the engine that completes them, and the sandbox that judges.
+
+    variants: the tasks as they are prompted, one list after the other for each level of the curriculum.
+    prompts: token ids of each. fresh: whether the policy has not been trained yet.
+    """
+
+    def __init__(self, args: Any, tasks: list[Task], tokenizer, sandbox: Sandbox) -> None:
+        self.args, self.tasks, self.tokenizer, self.sandbox = args, tasks, tokenizer, sandbox
+        self.variants = prompt_variants(tasks, args.prompt_level)
+        self.prompts = self.encode(self.variants, args.train_path)
+        self.engine = generate
+        if args.engine == "vllm":  # it starts while the GPU is empty, and before the seeds are set: it sets its own
+            self.engine = VllmSampler(args.sft_model, tokenizer, args).generate
+        self.parity_checked, self.fresh = False, True
+        self.refused: dict[str, str] | None = {}  # task_id: why; None as soon as anything was judged
+
+    def encode(self, tasks: list[Task], path: str) -> list[list[int]]:
+        """Return the prompts' token ids. Raises InputError where one is too long, or not the model's."""
+        args = self.args
+        prompts = encode_prompts(self.tokenizer, tasks, args.max_length - args.max_new_tokens)
+        check_ids(load_config(args.sft_model, args.trust_remote_code), path, prompts, args.max_new_tokens)
+        return prompts
+
+    def level(self, number: int) -> int:
+        """Return the prompt level of the task drawn as this number: 0, or its place in the curriculum."""
+        levels = len(self.variants) // len(self.tasks)
+        return min(levels - 1, int(number / (len(self.tasks) * self.args.curriculum_epochs))) if levels > 1 else 0
+
+    def sample(self, model, drawn: list[tuple[int, int]]) -> list[Sample]:
+        """Sample completions of the drawn tasks, each given as (its number in the run, its index).
+
+        Each completion goes to the sandbox as soon as it ends. The first ones must pass the parity gate.
+        """
+        args = self.args
+        chosen = [(number, self.level(number) * len(self.tasks) + index) for number, index in drawn]
+        samples = self.complete(model, self.variants, self.prompts, chosen, num_samples=args.num_samples,
+                                temperature=args.temperature, top_p=args.top_p)  # fmt: skip
+        if samples and not self.parity_checked:
+            self.check_parity(model, samples)
+        return samples
+
+    def complete(self, model, tasks: list[Task], prompts: list[list[int]], chosen: list[tuple[int, int]], **how: Any
+                 ) -> list[Sample]:  # fmt: skip
+        """Sample completions of the chosen tasks; each goes to the sandbox as soon as it ends.
+
+        Args:
+            chosen: (group, index of the task) of each. Seed and group determine what is drawn.
+            how: num_samples, temperature, top_p.
+        """
+        rollouts = self.generate(model, [tasks[index] for _, index in chosen], [prompts[index] for _, index in chosen],
+                                 [(self.args.seed, group) for group, _ in chosen], **how)  # fmt: skip
+        samples = []
+        for r in rollouts:
+            group, index = chosen[r.prompt_index]
+            samples.append(Sample(tasks[index], group, r, check=self.sandbox.submit(tasks[index], r.text)))
+        return sorted(samples, key=lambda s: (s.rollout.prompt_index, s.rollout.number))
+
+    def generate(self, model, tasks: list[Task], prompts: list[list[int]], seeds: list[tuple[int, ...]], **how: Any):
+        """Yield completions of each prompt under the policy as it is now; how: more arguments of the engine."""
+        args = self.args
+        set_recomputing(model, False)
+        yield from self.engine(
+            model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=args.max_new_tokens,
+            stops=[stop_strings(task) for task in tasks] if args.stop_at_strings else None,
+            batch_size=args.sample_batch_size,
+            unpack=args.unpack_to_sample,
+            graph=args.cuda_graph,
+            seeds=seeds,
+            **how,
+        )
+        drop_merged_copy(model)
+        set_recomputing(model, args.gradient_checkpointing)
+
+    def check_parity(self, model, samples: list[Sample]) -> None:
+        """Pass the gate (`parity.check_parity`), once a process, before its first update."""
+        args = self.args
+        by_mean = dtype_of(model) != torch.float32 and not args.parity_bound
+        least = MIN_TOKENS if by_mean else 0
+        rollouts = self.enough_tokens(model, samples, least)
+        check_ends(rollouts, eos_ids(model, self.tokenizer), args.stop_at_strings)
+        check_parity(model, rollouts, args.temperature, args.parity_bound, args.sft_model, self.fresh,
+                     more=lambda: self.enough_tokens(model, samples, 4 * least))  # fmt: skip
+        self.parity_checked = True
+        if args.top_p < 1:
+            print(f"note: with top_p {args.top_p} the sampled distribution is not the one that is scored")
+
+    def enough_tokens(self, model, samples: list[Sample], least: int) -> list[Rollout]:
+        """Return the samples' completions, and more of the same prompts until there are `least` tokens.
+
+        The additional completions are not trained on.
+        """
+        args, rollouts, again = self.args, [s.rollout for s in samples], 0
+        prompts = {s.group: (s.task, s.rollout.prompt_ids) for s in samples}
+        tasks, ids = zip(*prompts.values(), strict=True)
+        while sum(len(r.token_ids) for r in rollouts) < least:
+            again += 1
+            seeds = [(args.seed, group, again) for group in prompts]
+            rollouts += in_order(self.generate(model, list(tasks), list(ids), seeds, num_samples=8,
+                                               temperature=args.temperature, top_p=args.top_p))  # fmt: skip
+        return rollouts
+
+    def judge(self, samples: list[Sample]) -> list[Sample]:
+        """Wait for the verdicts, and return the samples of all processes, the judged and the others.
+
+        Raises:
+            InputError: no task of the run can be judged.
+        """
+        for s, verdict in zip(samples, verdicts(samples), strict=True):
+            s.verdict, s.check = verdict, None
+        samples = sorted(processes.gather(samples), key=lambda s: s.group)
+        self.note_refused(samples)
+        return samples
+
+    def note_refused(self, samples: list[Sample]) -> None:
+        """Remember which tasks are refused, until anything is judged. The first time: check whether all are refused."""
+        if self.refused is None or any(s.verdict.judged for s in samples):
+            self.refused = None
+            return
+        first = not self.refused
+        self.refused |= {s.task["task_id"]: s.verdict.reason for s in samples if s.verdict.status == "refused"}
+        if first and self.refused:
+            mine = processes.share(self.tasks)
+            solved = self.sandbox.check_many((task, answer(task)) for task in mine)
+            found = [(task["task_id"], verdict) for task, verdict in zip(mine, solved, strict=True)]
+            require_judged(processes.gather(found), self.args.train_path)
+
+    def require_judged(self) -> None:
+        """Raises InputError if nothing that was sampled could be judged."""
+        refused = (self.refused or {}).items()
+        require_judged([(name, Verdict("refused", reason)) for name, reason in refused], self.args.train_path)
+
+
+def verdicts(samples: list[Sample]) -> list[Verdict]:
+    """Wait until the sandbox has them all."""
+    return [s.check.result() for s in samples]
