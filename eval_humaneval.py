@@ -24,13 +24,24 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
-from common import InputError, command, machine, read_jsonl, require, run_script, sha256, write_jsonl, write_text
+from common import (
+    InputError,
+    command,
+    machine,
+    read_jsonl,
+    require,
+    run_script,
+    settings_of,
+    sha256,
+    write_jsonl,
+    write_text,
+)
 from common.run_args import EngineArgs, JudgeArgs, ReasoningArgs, StageArgs
 from judging.by_language import open_sandbox, require_judged
 from judging.metrics import mean_parts, pass_at_k, wilson_interval
@@ -337,7 +348,7 @@ def main(args: Args) -> None:
         "data_sha256": sha256(args.data_path),
         "stop_strings": sorted({stop for task in tasks for stop in stop_strings(task)}),
         "seconds": time.perf_counter() - started,
-        "args": asdict(args) | {"server": url},
+        "args": settings_of(args) | {"server": url},
         "command": command(args.server, url),
         **machine(),
     }  # fmt: skip

@@ -16,13 +16,13 @@ import json
 import random
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from common import machine, require, require_at_least, run_script, sha256, write_jsonl, write_text
+from common import machine, require, require_at_least, run_script, settings_of, sha256, write_jsonl, write_text
 from common.run_args import EngineArgs, JudgeArgs, StageArgs
 from judging.tasks import Task, read_tasks, stop_strings
 
@@ -211,7 +211,7 @@ def main(args: Args) -> None:
         "not be judged); raise --num_samples, take more tasks, or start from a better model",
     )
     write_jsonl(args.output_path, lines)
-    record = {**stats, "seconds": time.perf_counter() - started, "sandbox": layers, "args": asdict(args),
+    record = {**stats, "seconds": time.perf_counter() - started, "sandbox": layers, "args": settings_of(args),
               "train_sha256": sha256(args.train_path), "pairs_sha256": sha256(args.output_path),
               **machine()}  # fmt: skip
     write_text(stats_path, json.dumps(record, indent=1) + "\n")

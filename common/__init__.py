@@ -12,6 +12,7 @@ from common.arguments import (
     require,
     require_at_least,
     run_script,
+    settings_of,
     unknown_name,
 )
 from common.files import read_jsonl, replace_folder, sha256, write_jsonl, write_text
@@ -38,6 +39,7 @@ __all__ = [
     "require",
     "require_at_least",
     "run_script",
+    "settings_of",
     "sha256",
     "unknown_name",
     "write_jsonl",

@@ -157,6 +157,12 @@ def field_names(args_class: type) -> list[str]:
     return [field.name for field in dataclasses.fields(args_class)]
 
 
+def settings_of(args: Any) -> dict[str, Any]:
+    """Return a script's settings by name: its own first, then those that it inherits."""
+    names = (name for cls in type(args).__mro__ for name in cls.__dict__.get("__annotations__", ()))
+    return {name: getattr(args, name) for name in dict.fromkeys(names)}
+
+
 def unknown_name(kind: str, name: str, names: list[str]) -> str:
     """What to say of an option or key that is none of the names; suggests the nearest."""
     near = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), names, n=1)

@@ -12,26 +12,34 @@ import ast
 import io
 import sys
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "flags.md"
-TYPES = {"str": "text", "int": "whole number", "float": "number", "bool": "switch", "tuple[str, ...]": "words"}
+SHARED = "common/run_args.py"  # what scripts inherit, beside them
+DTYPES = "`auto`, `bfloat16`, `float16`, `float32`"
+TYPES = {
+    "Dtype": DTYPES,
+    "str": "text",
+    "bool": "switch",
+    "tuple[str, ...]": "words",
+    "int": "whole number",
+    "float": "number",
+}
 MARKUP = {ord("<"): "&lt;", ord("*"): r"\*"}
 HEAD = """# Every flag
 
-Written by `python docs/make_flags.py` from the dataclass at the top of each script; `--check` says whether it is
-stale. `python SCRIPT.py --help` prints those of a script in its own order. Defaults are the scripts' own: what
-`train_*.sh` gives in their place stands in `profile.sh`, what `train.py` gives in `training/defaults.py`. `sft`,
-`rl`, `ppo`, `grpo` and `dpo` are `train_*_lora.py`, the other names are files. Those of `data/` and `benchmarks/` have
-their flags in `--help` alone.
+`python docs/make_flags.py` writes this page from the dataclass at the top of each script and from
+`common/run_args.py`, which holds what scripts share; `--check` tells whether the page is stale. `python SCRIPT.py
+--help` prints a script's flags, its own first. The defaults are the scripts' own; `profile.sh` has what `train_*.sh`
+pass instead. `sft`, `rl`, `ppo`, `grpo` and `dpo` are `train_*_lora.py`; the other names are files. Scripts under
+`data/` and `benchmarks/` show their flags only in `--help`.
 
-A switch is turned on by `--NAME`, off by `--no_NAME`. What has no dashes here is said without a name. `train.py`
-takes `METHOD [GPU] [MODEL]` or a YAML file first, and passes flags of the stages that it runs on to them. Where
-scripts differ in a flag, those that have it so stand in brackets. A few meanings lean on the flag that stands before
-theirs in the script ("its name there", "likewise"): `--help` has them in that order.
+`--NAME` turns a switch on, `--no_NAME` turns it off. A name without dashes is a positional argument. `train.py` takes
+`METHOD [GPU] [MODEL]` or a YAML file first, and passes the flags of the stages that it runs on to them. Where scripts
+differ in a flag, brackets name those that have it so.
 
 """
 
@@ -61,24 +69,35 @@ def all_flags(root: Path) -> list[Flag]:
 
 
 def fields(script: str, path: Path) -> list[Flag]:
-    """The fields of the file's Args, each with the comment on its lines."""
+    """The fields of the file's Args, its own first and then those that it inherits, each with its comment."""
+    classes = {name: node for file in (path, path.parent / SHARED) if file.is_file() for name, node in parts(file)}
+    found: dict[str, Flag] = {}
+    waiting = ["Args"] if "Args" in dict(parts(path)) else []  # none where Args is another script's, imported
+    while waiting:
+        place, args, comments = classes[waiting.pop(0)]
+        for field in args.body:
+            if isinstance(field, ast.AnnAssign) and field.target.id not in found:
+                lines = range(field.lineno, field.end_lineno + 1)
+                meaning = " ".join(comments[line] for line in lines if line in comments).translate(MARKUP)
+                if not meaning:
+                    sys.exit(
+                        f"error: {place.name}:{field.lineno}: {field.target.id} has no comment, so no meaning in --help"
+                    )
+                positional = "Positional" in ast.unparse(field.annotation)
+                name = f"{field.target.id.upper()} …" if positional else f"--{field.target.id}"
+                found[field.target.id] = Flag(script, name, type_of(field.annotation), default_of(field.value), meaning)
+        waiting += [base.id for base in args.bases if isinstance(base, ast.Name) and base.id in classes]
+    return list(found.values())
+
+
+def parts(path: Path) -> Iterator[tuple[str, tuple[Path, ast.ClassDef, dict[int, str]]]]:
+    """The classes of a file, by name: the file, the class, and the file's comments by their lines."""
     text = path.read_text("utf-8")
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == "Args"]
-    found = []
-    for field in (field for args in classes for field in args.body):  # none where Args is another script's, imported
-        if isinstance(field, ast.AnnAssign):
-            lines = range(field.lineno, field.end_lineno + 1)
-            meaning = " ".join(comments[line] for line in lines if line in comments).translate(MARKUP)
-            if not meaning:
-                sys.exit(
-                    f"error: {path.name}:{field.lineno}: {field.target.id} has no comment, so no meaning in --help"
-                )
-            positional = "Positional" in ast.unparse(field.annotation)
-            name = f"{field.target.id.upper()} …" if positional else f"--{field.target.id}"
-            found.append(Flag(script, name, type_of(field.annotation), default_of(field.value), meaning))
-    return found
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name, (path, node, comments)
 
 
 def type_of(annotation: ast.expr) -> str:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common import command, machine, sha256, write_text
+from common import command, machine, settings_of, sha256, write_text
 from model import gguf_model
 
 
 def start_record(folder: Path, args: Any, **more: Any) -> dict[str, Any]:
     """Write what is known at the beginning."""
-    record = {"args": asdict(args), "train_sha256": sha256(args.train_path), "command": command(), **machine(), **more}
+    record = {
+        "args": settings_of(args),
+        "train_sha256": sha256(args.train_path),
+        "command": command(),
+        **machine(),
+        **more,
+    }
     if found := gguf_model.origin(getattr(args, "sft_model", None) or args.model_name):
         record["gguf"] = found
     record["task_files"] = task_files(record)
