@@ -1,32 +1,33 @@
 #!/bin/sh
-# What a choice is worth, on pocket: `sh ablations.sh QUESTION` trains every choice with three seeds at 30,000 sampled
-# tokens each and evaluates them on the validation tasks; docs/ablations.md gets the table and the picture.
-#   alpha      REINFORCE at length penalties 0, 0.01, 0.03, 0.1      ratio     PPO's ratio: of the sequence, of tokens
-#   baseline   REINFORCE without one, the batch's mean, RLOO         critic    PPO on token ratios without and with one
-#   grpo       the loss types, two passes over a batch               batch     PPO with 4 and 8 tasks a batch
-#   rounds     DPO in one and in two rounds                          exit_code a checker that looks at exit codes alone
-# SEEDS="42 1 2", BUDGET=30000, PAGE=docs/ablations.md ("": none), STEPS, LIMIT, FORCE: as in profile.sh
+# Compare the values of one choice on pocket. `sh ablations.sh QUESTION` trains each value with three seeds at 30,000
+# sampled tokens and evaluates it on the validation tasks. It writes the table into docs/ablations.md and the picture
+# into the results folder. The questions:
+#   alpha      REINFORCE with length penalties 0, 0.01, 0.03, 0.1    ratio     PPO's ratio: of the sequence, of tokens
+#   baseline   REINFORCE: no baseline, the batch mean, RLOO          critic    PPO on token ratios without and with one
+#   grpo       the loss types, two passes over a batch               batch     PPO with 4 and 8 tasks per batch
+#   rounds     DPO in one and in two rounds                          exit_code a grader that looks only at exit codes
+# Settings: SEEDS="42 1 2", BUDGET=30000, PAGE=docs/ablations.md ("": no page); STEPS, LIMIT, FORCE as in profile.sh
 set -eu
 cd "$(dirname "$0")"
 question=${1:-}
 case $question in
 alpha | baseline | ratio | critic | grpo | batch | rounds | exit_code) ;;
-*) echo "error: want one of alpha, baseline, ratio, critic, grpo, batch, rounds, exit_code" >&2 && exit 2 ;;
+*) echo "error: give one of alpha, baseline, ratio, critic, grpo, batch, rounds, exit_code" >&2 && exit 2 ;;
 esac
 PROFILE=pocket PREFIX=pocket RESULTS=${RESULTS:-results/ablations}/$question
 : "${CHECKPOINTS:=checkpoints/ablations}" "${BUDGET:=30000}" "${SEEDS:=42 1 2}" "${TEST:=data/pocket_valid.jsonl}"
 
-# variant METHOD NAME FLAGS...: train it from the SFT adapter and evaluate it.
+# variant METHOD NAME FLAGS...: train a variant from the SFT adapter and evaluate it.
 variant() {
     method=$1 name=$2
     shift 2
     folder=$CHECKPOINTS/pocket_lora_${method}_$name$run
     stage "$folder" "$SFT" python "train_${method}_lora.py" --sft_model "$SFT" --train_path "$TRAIN" \
-        --output_dir "$folder" "$@" --token_budget "$BUDGET" # after the profile's, which it takes the place of
+        --output_dir "$folder" "$@" --token_budget "$BUDGET" # last, so that it overrides the profile's budget
     evaluate "${method}_$name$run" "$folder"
 }
 
-# pairs MODEL SEED BUDGET NAME, then dpo MODEL NAME: a round of DPO.
+# pairs MODEL SEED BUDGET NAME, then dpo MODEL NAME: run one round of DPO.
 pairs() {
     stage "$CHECKPOINTS/pairs_$4$run.jsonl" "$1" python generate_dpo_data.py --sft_model "$1" --train_path "$TRAIN" \
         --output_path "$CHECKPOINTS/pairs_$4$run.jsonl" $DPO_DATA_FLAGS --token_budget "$3" --seed "$2"
@@ -67,7 +68,7 @@ answer() {
         for rounds in one two; do evaluate "dpo_$rounds$run" "$CHECKPOINTS/pocket_lora_dpo_$rounds$run"; done
         ;;
     exit_code)
-        ALSO=docs/exit_code_reward.py # belongs to the code of these stages
+        ALSO=docs/exit_code_reward.py # part of the code of these stages
         habit=$CHECKPOINTS/exit_train.jsonl SFT=$CHECKPOINTS/pocket_lora_sft_exit$run
         [ -f "$habit" ] || python data/make_exit_tasks.py "$habit" 0.5
         stage "$SFT" "$habit" python train_sft_lora.py --model_name "$MODEL" --train_path "$habit" --output_dir "$SFT" \

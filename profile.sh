@@ -1,15 +1,16 @@
-# Sourced by every train_*.sh: the environment, the profile, the data, and the words `stage`, `evaluate`, `sft`.
+# Every train_*.sh sources this file. It sets up the environment, the profile and the data, and defines the functions
+# `stage`, `evaluate` and `sft`. Settings:
 #
-#   PROFILE=pocket|deepseek   what to run; by default deepseek where there is a CUDA GPU, else pocket
+#   PROFILE=pocket|deepseek   what to run; the default is deepseek if there is a CUDA GPU, else pocket
 #   MODEL= TRAIN= TEST=       another model, other task files
-#   PREFIX=mine               names checkpoints and results, lest they take the place of the profile's own
-#   TASKS=verilog             the profile's Verilog tasks (train_VERILOG.sh)
+#   PREFIX=mine               name checkpoints and results by this, so that they do not replace the profile's own
+#   TASKS=verilog             use the profile's Verilog tasks (train_VERILOG.sh)
 #   SEED=1                    another seed; its checkpoints and results end in _seed1
 #   FORCE=1                   redo stages that are complete
-#   RESULTS= CHECKPOINTS=     other folders for what comes out
-#   ROUNDS=2                  train_DPO.sh samples, pairs and trains twice
-#   NEW_TOKENS=768            tokens of an answer, at most (deepseek with TASKS=verilog)
-#   STEPS=2 LIMIT=4           a short run: updates a stage, tasks an evaluation and DPO's pairs are made from
+#   RESULTS= CHECKPOINTS=     other output folders
+#   ROUNDS=2                  train_DPO.sh samples, makes pairs and trains twice
+#   NEW_TOKENS=768            most tokens of an answer (deepseek with TASKS=verilog)
+#   STEPS=2 LIMIT=4           a short run: updates per stage; tasks per evaluation and for DPO's pairs
 set -eu
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
@@ -24,8 +25,8 @@ if ! cmp -s requirements.txt .venv/installed.txt; then
 fi
 PATH=$PWD/.venv/bin:$PATH
 
-# pick: sets PROFILE and why for this machine. A card that the installed torch cannot use is an error: else the run would
-# train the small model on the CPU, and say that there is no card.
+# pick: set PROFILE and `why` for this machine. A GPU that the installed torch cannot use is an error. Otherwise the run
+# would train the small model on the CPU and say that there is no GPU.
 pick() {
     found=$(python -W ignore - << 'EOF'
 import re
@@ -52,12 +53,12 @@ EOF
     refuse "${cards%% (UUID*}" "$found"
 }
 
-# refuse CARD "TORCH CUDA REASON": stop, and say which driver or which build of torch is wanted.
+# refuse GPU "TORCH CUDA REASON": stop, and say which driver or which build of torch is needed.
 refuse() {
     drivers=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2> /dev/null) || drivers=""
-    driver=${drivers%%[!0-9.]*} # one line a card: the first
+    driver=${drivers%%[!0-9.]*} # there is one line per GPU: take the first
     major=${driver%%.*}
-    : "${major:=999}" # unknown: taken for new enough
+    : "${major:=999}" # unknown: assume that it is new enough
     torch=${2%% *} rest=${2#* }
     cuda=${rest%% *} reason=${rest#* }
     [ "$cuda" = none ] && built="a CPU build" || built="for CUDA $cuda"
@@ -67,7 +68,7 @@ refuse() {
     pip="\`.venv/bin/pip install torch==${torch%%+*}+$build --index-url https://download.pytorch.org/whl/$build\`"
 
     if [ "$major" -lt 525 ]; then
-        way="update the driver to $least or newer" # there is no build for this one
+        way="update the driver to $least or newer" # there is no build for this driver
         [ "$cuda" != none ] || way="$way and install a CUDA build"
     elif [ "$major" -lt "$least" ]; then
         way="update the driver to $least or newer, or install an older build: $pip ($but)"
@@ -86,7 +87,7 @@ if [ -z "${PROFILE:-}" ]; then
 fi
 echo "profile: $PROFILE${why:+ (picked: $why)}"
 
-need() { # MAKER FILE...: make what ships with the repository, should it be gone
+need() { # MAKER FILE...: make files that ship with the repository, if one is missing
     maker=$1
     shift
     for file in "$@"; do [ -e "$file" ] || python "data/$maker"; done
@@ -115,7 +116,7 @@ pocket_verilog)
     SFT=${PREFIX}_lora_sft
     length_flags="--max_length 384 --max_new_tokens 128"
     budget="--token_budget 80000" # sampled tokens: the same for every method
-    valid="--valid_path data/pocket_verilog_valid.jsonl" # the adapter that passes most of these is kept
+    valid="--valid_path data/pocket_verilog_valid.jsonl" # keep the adapter that passes most of these
     SFT_FLAGS="--max_length 384 --prompt_level all"
     PPO_FLAGS="$length_flags $budget $valid --num_updates 1000 --batch_size 8 --num_samples 4 --learning_rate 3e-4"
     PPO_FLAGS="$PPO_FLAGS --gae_lambda 1 --curriculum_epochs 0.35"
@@ -125,7 +126,7 @@ pocket_verilog)
     need make_pocket_verilog_tasks.py data/pocket_verilog_train.jsonl data/pocket_verilog_test.jsonl
     need make_pocket_verilog_coder.py data/pocket_verilog_coder
     ;;
-deepseek_verilog) # the original's: LoRA r 16, alpha 32, dropout 0.1
+deepseek_verilog) # LoRA r 16, alpha 32, dropout 0.1, as in the original
     : "${PREFIX:=${MODEL:+$(basename "$MODEL" .gguf)}}" "${PREFIX:=deepseek_7b_verilog}"
     : "${MODEL:=deepseek-ai/deepseek-coder-7b-instruct-v1.5}"
     : "${TRAIN:=data/verilog_train.jsonl}" "${TEST:=data/verilog_test.jsonl}"
@@ -136,7 +137,7 @@ deepseek_verilog) # the original's: LoRA r 16, alpha 32, dropout 0.1
     SFT_FLAGS="--max_length 1536 --instruct --prompt_level all --gradient_checkpointing"
     SFT_FLAGS="$SFT_FLAGS --lora_r 16 --lora_alpha 32 --lora_dropout 0.1"
     PPO_FLAGS="$rl_flags --batch_size 8 --curriculum_epochs 4"
-    GRPO_FLAGS="$rl_flags --curriculum_epochs 0.5" # 100 tasks are drawn
+    GRPO_FLAGS="$rl_flags --curriculum_epochs 0.5" # a run draws 100 tasks
     EVAL_FLAGS="$length_flags --batch_size 8 --time_limit 10"
     ;;
 deepseek) # the scripts' own defaults
@@ -171,17 +172,17 @@ DPO_DATA_FLAGS="${DPO_DATA_FLAGS:-} ${LIMIT:+--limit $LIMIT}"
 DPO_FLAGS="${DPO_FLAGS:-} --seed $SEED ${STEPS:+--num_steps $STEPS}"
 EVAL_FLAGS="$EVAL_FLAGS ${LIMIT:+--limit $LIMIT}"
 
-# checkpoint_name METHOD ALPHA: as the original named them.
+# checkpoint_name METHOD ALPHA: print the checkpoint's name, as in the original.
 checkpoint_name() {
     name=${PREFIX}_lora_$1_alpha$2
     [ "$name" != deepseek_1_3b_lora_rl_alpha0.01 ] || name=${name}_100
     echo "$CHECKPOINTS/$name$run"
 }
 
-ALSO= # other files whose contents can change what a stage makes
+ALSO= # other files whose contents can change the output of a stage
 
-# stage OUTPUT INPUT python SCRIPT FLAGS...: run it, unless this very command, with this code and these tasks, has made
-# OUTPUT already and INPUT is not newer.
+# stage OUTPUT INPUT python SCRIPT FLAGS...: run the command. Skip it if the same command, with the same code and tasks,
+# has already made OUTPUT and INPUT is not newer.
 stage() {
     output=$1 input=$2 script=$4
     shift 2
@@ -200,13 +201,13 @@ stage() {
     echo "$now" > "$made_by"
 }
 
-# evaluate NAME MODEL: on the test tasks, into $RESULTS.
+# evaluate NAME MODEL: evaluate the model on the test tasks and write the results to $RESULTS.
 evaluate() {
     stage "$RESULTS/${PREFIX}_$1_metrics.json" "$2" python eval_humaneval.py \
         --exp_name "${PREFIX}_$1" --model_path "$2" --data_path "$TEST" --results_dir "$RESULTS" $EVAL_FLAGS
 }
 
-# sft: train it, unless it is there, and evaluate it.
+# sft: train the SFT adapter, unless it exists, and evaluate it.
 sft() {
     stage "$SFT" "$TRAIN" python train_sft_lora.py \
         --model_name "$MODEL" --train_path "$TRAIN" --output_dir "$SFT" $SFT_FLAGS

@@ -1,9 +1,10 @@
 #!/bin/sh
-# The results table, all its rows: base, SFT, REINFORCE, PPO, GRPO and DPO with seeds 42, 1 and 2, then table and plots.
-#   RESULTS=results/reproduced   where they go; the committed ones are results/published, and both are compared
+# Reproduce all rows of the results table: base, SFT, REINFORCE, PPO, GRPO and DPO with seeds 42, 1 and 2. Then make the
+# table and the plots, and compare the results with the committed ones in results/published. Settings:
+#   RESULTS=results/reproduced   the output folder
 #   SEEDS="42 1 2"               which seeds
-#   SECTION=yours                where in the README the table goes; deepseek is the other profile's
-# and what else profile.sh takes: PROFILE=deepseek is the same for DeepSeek-Coder-1.3B on HumanEval, on a GPU.
+#   SECTION=yours                the README section that gets the table; use deepseek for the other profile
+# and those of profile.sh. PROFILE=deepseek does the same for DeepSeek-Coder-1.3B on HumanEval, on a GPU.
 cd "$(dirname "$0")"
 : "${RESULTS:=results/reproduced}" "${CHECKPOINTS:=checkpoints}" "${SEEDS:=42 1 2}"
 export RESULTS CHECKPOINTS

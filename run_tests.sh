@@ -1,6 +1,7 @@
 #!/bin/sh
-# The tests. `sh run_tests.sh --slow` adds the long ones; other arguments go to pytest.
-# One worker a core, four at most, a file of tests to each in turn; one thread a worker, or they wait for each other.
+# Run the tests. `sh run_tests.sh --slow` adds the long ones; other arguments go to pytest.
+# There is one worker per core, at most four, and each takes one test file at a time. A worker has only one thread,
+# because with more the workers would wait for each other.
 cd "$(dirname "$0")"
 PROFILE=pocket
 . ./profile.sh

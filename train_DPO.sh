@@ -1,6 +1,7 @@
 #!/bin/sh
-# SFT, preference pairs from its own samples, and DPO on them, evaluated on the test tasks: a table and a plot.
-# ROUNDS=2 samples again from what the first round made, which is then start and reference; the budget is shared.
+# Run SFT, make preference pairs from its samples, and train DPO on them. Evaluate on the test tasks; make a table and a
+# plot. With ROUNDS=2, the second round samples from the first round's adapter, which is then also start and reference.
+# The rounds share the token budget.
 cd "$(dirname "$0")"
 : "${ROUNDS:=1}"
 . ./profile.sh

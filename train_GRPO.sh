@@ -1,5 +1,5 @@
 #!/bin/sh
-# GRPO at two length penalties, from the SFT adapter, each evaluated on the test tasks: a table and a plot.
+# Train GRPO from the SFT adapter with two length penalties. Evaluate each on the test tasks; make a table and a plot.
 cd "$(dirname "$0")"
 . ./profile.sh
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# PPO at two length penalties and two batch sizes, from the SFT adapter, each evaluated on the test tasks.
+# Train PPO from the SFT adapter with two length penalties and two batch sizes. Evaluate each on the test tasks.
 cd "$(dirname "$0")"
 . ./profile.sh
 

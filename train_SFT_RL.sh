@@ -1,5 +1,6 @@
 #!/bin/sh
-# Base model, SFT, and REINFORCE at two length penalties, each evaluated on the test tasks: a table and a plot.
+# Train SFT, and REINFORCE with two length penalties. Evaluate these and the base model on the test tasks; make a table
+# and a plot.
 cd "$(dirname "$0")"
 . ./profile.sh
 

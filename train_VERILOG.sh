@@ -1,6 +1,7 @@
 #!/bin/sh
-# Verilog: SFT, PPO with a critic and GRPO, with the parts of docs/verilog.md as the reward: a table and learning curves.
-# JUDGE_URL= JUDGE_MODEL=   a judge model behind an OpenAI-compatible server: the part `reasoning` is then in use
+# Verilog: train SFT, PPO with a critic, and GRPO, with the parts of docs/verilog.md as the reward. Make a table and
+# learning curves.
+# JUDGE_URL= JUDGE_MODEL=   a judge model behind an OpenAI-compatible server; it adds the part `reasoning`
 cd "$(dirname "$0")"
 TASKS=verilog
 . ./profile.sh
