@@ -138,7 +138,8 @@ def ppo_loss(args: Args, out: TokenOutputs, values: Tensor | None, batch: Batch,
     mask = batch.mask > 0  # (B, R)
     ratio = ratios(out.logprobs, batch.old_logprobs, args.ratio_level)  # (B, R) or (B, 1)
     surrogate = clipped_objective(ratio, batch.advantage, args.clip_range)
-    terms = {"policy_loss": -surrogate[mask[:, : ratio.shape[1]]].sum() / num_ratios}
+    counted = mask[:, : ratio.shape[1]]  # one ratio a completion: its first token's place
+    terms = {"policy_loss": -surrogate[counted].sum() / num_ratios}
     loss = terms["policy_loss"]
     if values is not None:
         value_loss = clipped_value_loss(values, batch.old_values, batch.returns, args.clip_range)
