@@ -70,9 +70,9 @@ def all_flags(root: Path) -> list[Flag]:
 
 def fields(script: str, path: Path) -> list[Flag]:
     """The fields of the file's Args, its own first and then those that it inherits, each with its comment."""
-    classes = {name: node for file in (path, path.parent / SHARED) if file.is_file() for name, node in parts(file)}
+    classes = {name: node for file in (path, path.parent / SHARED) if file.is_file() for name, node in classes_of(file)}
     found: dict[str, Flag] = {}
-    waiting = ["Args"] if "Args" in dict(parts(path)) else []  # none where Args is another script's, imported
+    waiting = ["Args"] if "Args" in dict(classes_of(path)) else []  # none where Args is another script's, imported
     while waiting:
         place, args, comments = classes[waiting.pop(0)]
         for field in args.body:
@@ -90,7 +90,7 @@ def fields(script: str, path: Path) -> list[Flag]:
     return list(found.values())
 
 
-def parts(path: Path) -> Iterator[tuple[str, tuple[Path, ast.ClassDef, dict[int, str]]]]:
+def classes_of(path: Path) -> Iterator[tuple[str, tuple[Path, ast.ClassDef, dict[int, str]]]]:
     """The classes of a file, by name: the file, the class, and the file's comments by their lines."""
     text = path.read_text("utf-8")
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
