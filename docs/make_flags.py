@@ -24,7 +24,7 @@ HEAD = """# Every flag
 
 Written by `python docs/make_flags.py` from the dataclass at the top of each script; `--check` says whether it is
 stale. `python SCRIPT.py --help` prints those of a script in its own order. Defaults are the scripts' own: what
-`train_*.sh` gives in their place stands in `profile.sh`, what `train.py` gives in `training/defaults.py`. `sft`,
+`train_*.sh` gives in their place stands in `profile.sh`, what `train.py` gives in `configs/`. `sft`,
 `rl`, `ppo`, `grpo` and `dpo` are `train_*_lora.py`, the other names are files. Those of `data/` and `benchmarks/` have
 their flags in `--help` alone.
 
