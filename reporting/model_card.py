@@ -148,8 +148,8 @@ It writes programs that nobody has read: run them in a sandbox.
 ## Merge
 
 Against base + adapter in float32 arithmetic, at {check["positions"]} positions, the log-probabilities of the saved
-model differ by {check["mean"]:.2g} in the mean ({check["share_of_effect"]:.2%} of what the adapter changes them by) and by
-{check["largest"]:.2g} at most. The likeliest token is the same at {check["same_argmax"]:.1%}. Made at commit
+model differ by {check["mean"]:.2g} in the mean ({check["share_of_effect"]:.2%} of what the adapter changes them by)
+and by {check["largest"]:.2g} at most. The likeliest token is the same at {check["same_argmax"]:.1%}. Made at commit
 `{merged["commit"]}` on {hardware(merged)} by
 
 ```sh
