@@ -6,9 +6,9 @@ W are the unquantised weights. The policy was trained, and is evaluated by eval_
 the merged model is close to that policy and not the same, and a table's row of the adapter is not its score.
 (eval_humaneval.py loads the merged folder in 4 bits again, so what it measures then is a third model.)
 
-The folder is written only if it holds: the model, loaded again, must give the merged one's log-probabilities bit for
-bit, and those of base + adapter up to a bound (`BOUNDS`), all in float32 arithmetic. What the rounding takes from the
-adapter is printed; in 16 bits most of a small one can be less than the weights' last bit.
+The folder is written only if it holds: the model, loaded again, must give the log-probabilities of base + adapter up to
+a bound (`BOUNDS`), in float32 arithmetic. The share of the adapter's effect that is lost to rounding is printed; in 16
+bits most of a small adapter can be less than the weights' last bit.
 
 A push makes a private repository unless --public is given, and never writes into a public one without it.
 """
@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from common import InputError, command, machine, replace_folder, require, run_script, sha256
 from model import gguf_model
-from reporting.model_card import card, evaluations, training_record
+from reporting.model_card import card, evaluation, training
 
 # most that the log-probs may differ from base + adapter, in the mean over positions and vocabulary; three times what
 # the largest adapter tried gave (pocket, ||D|| half of ||W||), for float32 more: large models sum longer
@@ -47,7 +47,7 @@ class Args:
 
 
 def find(args: Args) -> tuple[str, str]:
-    """Base model and adapter folder; an adapter of the hub is downloaded, its safetensors file alone.
+    """Return the base model and the adapter's folder; an adapter of the hub is downloaded, with its safetensors only.
 
     Raises:
         InputError: there is no such adapter, or no such base.
@@ -72,28 +72,25 @@ def fetch(name: str) -> str:
 
     from model.load import base_and_adapter
 
-    base_and_adapter(name)  # not the form of a hub name: its error
+    base_and_adapter(name)  # raises its own error if this is not the form of a hub name
+    wanted = ["adapter_config.json", "adapter_model.safetensors", "run.json", "*_train_log.jsonl"]
     try:
-        return huggingface_hub.snapshot_download(
-            name, allow_patterns=["adapter_config.json", "adapter_model.safetensors", "run.json", "*_train_log.jsonl"]
-        )
+        return huggingface_hub.snapshot_download(name, allow_patterns=wanted)
     except RepositoryNotFoundError:
         raise InputError(f"{name}: no such folder, and the hub has no such adapter for this login") from None
-    except Exception as error:  # as policy.check_reachable
+    except Exception as error:  # as load.check_reachable
         raise InputError(
             f"{name}: no such folder, and the hub cannot be reached ({type(error).__name__}); give a local folder"
         ) from None
 
 
 def check(args: Args) -> None:
-    require(args.push_to_hub or not args.hub_model_id, f"--hub_model_id {args.hub_model_id}: add --push_to_hub")
-    require(args.push_to_hub or not args.public, "--public: add --push_to_hub")
-    if args.push_to_hub:
-        check_hub(args)
-
-
-def check_hub(args: Args) -> None:
-    """What a push needs, before the work: a repository's name, a token that is taken, no public repository."""
+    """Check what a push needs before the work: a repository's name, a valid token, no public repository unasked."""
+    name = f"--hub_model_id {args.hub_model_id}"
+    if not args.push_to_hub:
+        require(not args.hub_model_id, f"{name}: add --push_to_hub")
+        require(not args.public, "--public: add --push_to_hub")
+        return
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -102,25 +99,24 @@ def check_hub(args: Args) -> None:
     try:
         validate_repo_id(args.hub_model_id)
     except HFValidationError:
-        raise InputError(f"--hub_model_id {args.hub_model_id}: is no repository's name; want OWNER/NAME") from None
-    require("/" in args.hub_model_id, f"--hub_model_id {args.hub_model_id}: want OWNER/NAME")
+        raise InputError(f"{name}: is no repository's name; want OWNER/NAME") from None
+    require("/" in args.hub_model_id, f"{name}: want OWNER/NAME")
     try:
         token = huggingface_hub.get_token()
-        if token is not None:
-            api = huggingface_hub.HfApi()
-            api.whoami()
-            is_private(api, args)
+        require(token is not None, "--push_to_hub: no token; run `hf auth login` or set HF_TOKEN, or leave it out")
+        api = huggingface_hub.HfApi()
+        api.whoami()
+        is_private(api, args)
     except InputError:
         raise
     except Exception as error:
         raise InputError(
             f"--push_to_hub: the hub refuses the token or cannot be reached ({said(error)}); leave it out to merge only"
         ) from None
-    require(token is not None, "--push_to_hub: no token; run `hf auth login` or set HF_TOKEN, or leave it out")
 
 
 def is_private(api, args: Args) -> bool | None:
-    """Whether the repository is private; None if there is none yet.
+    """Return whether the repository is private; None if there is none yet.
 
     Raises:
         InputError: it is public, and --public was not given.
@@ -164,7 +160,7 @@ def said(error: Exception) -> str:
 
 
 def revision(base: str) -> str | None:
-    """The commit of a base model that came from the hub."""
+    """Return the commit of a base model that came from the hub."""
     import huggingface_hub
 
     path = None if Path(base).is_dir() else huggingface_hub.try_to_load_from_cache(base, "config.json")
@@ -172,16 +168,16 @@ def revision(base: str) -> str | None:
 
 
 def output_folder(args: Args, base: str) -> Path:
-    """Where the merged model goes.
+    """Return where the merged model goes.
 
     Raises:
-        InputError: there is an adapter, or the base model lies in there: it would be lost.
+        InputError: an adapter or the base model is in there: it would be lost.
     """
     adapter = Path(args.adapter_model_id)
     beside = adapter.parent if adapter.exists() else Path("checkpoints")
     folder = Path(args.output_dir or beside / f"{adapter.name}-merged")
-    lost = (folder / "adapter_config.json").exists() or Path(base).resolve().is_relative_to(folder.resolve())
-    lost = lost or adapter.resolve().is_relative_to(folder.resolve())
+    lost = (folder / "adapter_config.json").exists()
+    lost = lost or any(path.resolve().is_relative_to(folder.resolve()) for path in (Path(base), adapter))
     require(not lost, f"--output_dir {folder}: holds an adapter, or the base model; choose another folder")
     return folder
 
@@ -193,16 +189,26 @@ def main(args: Args) -> None:
     device = pick_device(args.device)
     base, adapter = find(args)
     target = output_folder(args, base)
-    trained, rows = training_record(adapter), evaluations(args.results_dir, args.adapter_model_id, adapter)
+    trained, evaluated = training(adapter), evaluation(args.results_dir, args.adapter_model_id, adapter)
     import torch
 
     with replace_folder(target) as folder:
         try:
-            record = merge_into(folder, args, base, adapter, device)
+            checked = merge_into(folder, args, base, adapter, device)
         except torch.OutOfMemoryError:
             raise InputError(f"--device {args.device}: too little memory; --device cpu takes the machine's") from None
+        record = {
+            "args": asdict(args),
+            "base_model": base,
+            "base_gguf": gguf_model.origin(base),
+            "base_revision": revision(base),
+            "adapter_sha256": sha256(Path(adapter) / "adapter_model.safetensors"),
+            "check": checked,
+            "command": command(),
+            **machine(),
+        }
         (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
-        text = card(args.hub_model_id or str(target), args.adapter_model_id, record, trained, rows)
+        text = card(args.hub_model_id or str(target), record, trained, evaluated)
         (folder / "README.md").write_text(text, encoding="utf-8")
     print(f"saved {target}")
     if args.push_to_hub:
@@ -210,25 +216,26 @@ def main(args: Args) -> None:
 
 
 def merge_into(folder: Path, args: Args, base: str, adapter: str, device) -> dict[str, Any]:
-    """Model and tokenizer into the folder, checked; gives what run.json says.
+    """Save model and tokenizer in the folder, load them again, and return how far they are from base + adapter.
 
     Raises:
         InputError: what was saved is not what was merged, or not base + adapter.
     """
     import torch
 
+    from model.adapters import add_adapter
     from model.load import load_tokenizer
-    from model.merging import add_adapter, check_adapter, difference, load_plain, merge, text_logprobs
+    from model.merging import check_adapter, difference, load_plain, merge, text_logprobs
 
     dtype, bound = getattr(torch, args.dtype), BOUNDS[args.dtype]
     check_adapter(adapter)
     tokenizer = load_tokenizer(base, args.trust_remote_code)
-    model = add_adapter(load_plain(base, device, dtype, args.trust_remote_code), adapter)
+    model = add_adapter(load_plain(base, device, dtype, args.trust_remote_code), adapter, trainable=False).eval()
     print(f"merging {args.adapter_model_id} into {base}, {args.dtype}, on {device}")
     wanted = text_logprobs(model, tokenizer)
     with model.disable_adapter():
-        effect = difference(text_logprobs(model, tokenizer), wanted)
-    model, rounding = merge(model, dtype)
+        effect = difference(text_logprobs(model, tokenizer), wanted)["mean"]
+    model = merge(model, dtype)
     merged = text_logprobs(model, tokenizer)
     try:
         model.save_pretrained(folder)
@@ -238,34 +245,22 @@ def merge_into(folder: Path, args: Args, base: str, adapter: str, device) -> dic
     del model
     gc.collect()  # one model at a time
 
-    model = load_plain(str(folder), device, "auto", args.trust_remote_code)
-    reloaded = text_logprobs(model, load_tokenizer(str(folder), args.trust_remote_code))
-    off = difference(reloaded, wanted)
-    require(torch.equal(reloaded, merged) and model.dtype == dtype,
+    model = load_plain(str(folder), device, None, args.trust_remote_code)
+    saved = text_logprobs(model, load_tokenizer(str(folder), args.trust_remote_code))
+    require(torch.equal(saved, merged) and model.dtype == dtype,
             f"the saved model ({model.dtype}), loaded again, is not the merged one: log-probs differ by up to "
-            f"{difference(reloaded, merged).largest:.2g}; nothing was replaced")  # fmt: skip
-    share = off.mean / effect.mean if effect.mean else 0.0
-    print(f"rounding to {args.dtype} changes the weights by {rounding.share:.2%} of what the adapter adds to them "
-          f"(at most {rounding.worst:.2%}{f', {rounding.worst_name}' if rounding.worst_name else ''})")  # fmt: skip
-    print(f"loaded again, against base + adapter, {off.positions} positions: log-probs differ by {off.largest:.2g} at "
-          f"most, {off.mean:.2g} in the mean ({share:.2%} of what the adapter does); same likeliest token "
-          f"{off.same_argmax:.1%}")  # fmt: skip
-    require(off.mean <= bound, f"the merged model is not base + adapter: log-probs differ by {off.mean:.2g} in the "
-            f"mean, more than {bound}; nothing was replaced")  # fmt: skip
+            f"{difference(saved, merged)['largest']:.2g}; nothing was replaced")  # fmt: skip
+    off = difference(saved, wanted)
+    share = off["mean"] / effect if effect else 0.0
+    print(f"loaded again, against base + adapter, {off['positions']} positions: log-probs differ by "
+          f"{off['largest']:.2g} at most, {off['mean']:.2g} in the mean ({share:.2%} of what the adapter does); same "
+          f"likeliest token {off['same_argmax']:.1%}")  # fmt: skip
+    require(off["mean"] <= bound, f"the merged model is not base + adapter: log-probs differ by {off['mean']:.2g} in "
+            f"the mean, more than {bound}; nothing was replaced")  # fmt: skip
     if share > NOTABLE and args.dtype != "float32":
         print(f"warning: {args.dtype} is too coarse for an adapter this small: {share:.0%} of its effect is rounding; "
               "--dtype float32 keeps it")  # fmt: skip
-    return {
-        "args": asdict(args),
-        "base_model": base,
-        "base_gguf": gguf_model.origin(base),
-        "base_revision": revision(base),
-        "adapter_sha256": sha256(Path(adapter) / "adapter_model.safetensors"),
-        "rounding": asdict(rounding),
-        "check": asdict(off) | {"bound": bound, "adapter_effect": effect.mean, "share_of_effect": share},
-        "command": command(),
-        **machine(),
-    }
+    return off | {"bound": bound, "adapter_effect": effect, "share_of_effect": share}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from reporting.table_formats import insert, latex, markdown, spreadsheet
 @dataclass
 class Args:
     results_dir: str = "results"  # where the *_metrics.json are
-    readme: str = "README.md"  # gets the table between its markers; empty: print only
+    readme: str = "README.md"  # gets the table between its markers, and a link to the commands; empty: print only
     compare: tuple[str, ...] = ()  # two rows: print how they differ on the same tasks, and write nothing
     reproduces: str = ""  # another folder: print which of its rows these runs come to again, within its intervals
     strict: bool = False  # rows that were evaluated under different settings are an error, not a warning
@@ -160,7 +161,8 @@ def main(args: Args) -> None:
     warnings = mixed_settings(groups)
     require(not (args.strict and warnings), "--strict: " + "; ".join(warnings))
     rows = read_rows(folder)
-    table = markdown(rows, overlaps(groups))
+    overlapping = overlaps(groups)
+    table = markdown(rows, overlapping)
     print(table)
     print("".join(f"warning: {line}\n" for line in warnings), end="")
     write_text(folder / "table.md", table)
@@ -172,6 +174,7 @@ def main(args: Args) -> None:
     if args.readme:
         readme = Path(args.readme)
         require(readme.is_file(), f"--readme {readme}: no such file")
+        table = markdown(rows, overlapping, link=relpath(folder / "table.md", readme.parent))
         write_text(readme, insert(readme.read_text(encoding="utf-8"), args.section, table))
         print(f"the table stands in {readme} too")
     print(f"wrote {folder}/table.md, .csv and .tex, and {folder}/length_vs_pass.png")

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # What shows, tracks or predicts; no number of a run depends on it
 ONLY_SHOWS = {"reporting", "training/screen.py", "training/tracking.py", "training/dry_run.py", "model/memory.py",
-              "model/memory_parts.py", "model/model_card.py"}  # fmt: skip
+              "model/memory_parts.py"}  # fmt: skip
 PARTS = {"judging/worker.py": ["judging/python/judge.py", "judging/python/zygote.py", "judging/verilog/judge.py"]}
 
 

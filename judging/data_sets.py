@@ -1,4 +1,4 @@
-"""The data sets that `train.py` knows by name: their task files, and the commands that make them."""
+"""Find the task files of the data sets that `train.py` knows by name, and make those that are missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Task files of a data set, and the command that makes them. valid: "" where it has none."""
+    """Task files of a data set ("": it has none), and the script and options that make them."""
 
     train: str
     valid: str
@@ -23,31 +23,31 @@ class Dataset:
     prepare: tuple[str, ...] = ()
 
 
-def of_mbpp(name: str, *source: str) -> Dataset:
-    files = (f"data/{name}_{part}.jsonl" for part in ("train", "validation", "test"))
-    return Dataset(*files, prepare=("data/prepare_mbpp.py", *source))
+def usual(name: str, valid: str, *prepare: str) -> Dataset:
+    return Dataset(*(f"data/{name}_{part}.jsonl" if part else "" for part in ("train", valid, "test")), prepare)
 
 
-HUMANEVAL = ("data/prepare_humaneval.py",)
+MBPP, HUMANEVAL, POCKET = "data/prepare_mbpp.py", "data/prepare_humaneval.py", str(ROOT / "data/pocket_mbpp.jsonl")
 DATASETS = {
-    "mbpp": of_mbpp("mbpp"),
-    "humaneval": Dataset("data/humaneval_train.jsonl", "", "data/humaneval_test.jsonl", HUMANEVAL),
-    "pocket": Dataset("data/pocket_train.jsonl", "data/pocket_valid.jsonl", "data/pocket_test.jsonl"),
-    "verilog": Dataset("data/verilog_train.jsonl", "", "data/verilog_test.jsonl"),
-    "pocket_verilog": Dataset(*(f"data/pocket_verilog_{part}.jsonl" for part in ("train", "valid", "test"))),
-    "pocket_mbpp": of_mbpp("pocket_mbpp", "--source", str(ROOT / "data/pocket_mbpp.jsonl"), "--name", "pocket_mbpp"),
+    "mbpp": usual("mbpp", "validation", MBPP),
+    "humaneval": usual("humaneval", "", HUMANEVAL),
+    "verilog": usual("verilog", ""),
+    "pocket": usual("pocket", "valid"),
+    "pocket_mbpp": usual("pocket_mbpp", "validation", MBPP, "--source", POCKET, "--name", "pocket_mbpp"),
+    "pocket_verilog": usual("pocket_verilog", "valid"),
 }
-ALL_OF_HUMANEVAL = Dataset("", "", "data/humaneval_all.jsonl", HUMANEVAL)  # for what was trained on something else
+# HumanEval as a whole, to evaluate what was trained on other tasks
+ALL_OF_HUMANEVAL = Dataset("", "", "data/humaneval_all.jsonl", (HUMANEVAL,))
 
 
 def data_of(name: str, trained_on: str = "") -> Dataset:
-    """A data set by its name, or a task file; its files are made if they are missing.
+    """Return a data set by its name, or a task file as one; make its files if they are missing.
 
     Args:
-        trained_on: given where it is to be evaluated on; what was trained on something else has all of HumanEval.
+        trained_on: the training set, if this data set is to evaluate on.
 
     Raises:
-        InputError: there is no such file, or the data set cannot be had.
+        InputError: there is no such file, or the data set cannot be made.
     """
     if name not in DATASETS:
         require(Path(name).is_file(), f"{name}: is neither a task file nor one of {', '.join(DATASETS)}")
@@ -65,36 +65,34 @@ def data_of(name: str, trained_on: str = "") -> Dataset:
 
 
 def evaluated_on(names: str, trained_on: str, pocket: bool) -> dict[str, str]:
-    """The task files to evaluate on, by the names of their data sets.
+    """Return the task files to evaluate on, by the names of their data sets.
 
     Args:
-        names: data sets or files, commas between; "": both that the training set is at home with.
+        names: data sets or files, commas between; "": the default sets for this training set.
         pocket: whether a training set that is a file is for the pocket model.
 
     Raises:
-        InputError: one has tasks that the model trains on, or two have one name.
+        InputError: one has tasks that the model trains on, or two have the same name.
     """
-    pocket = trained_on.startswith("pocket") or (pocket and trained_on not in DATASETS)
-    usual = "pocket,pocket_mbpp" if pocket else "mbpp,humaneval"
+    default = "mbpp,humaneval"
     if language(trained_on) == "verilog":
-        usual = trained_on if trained_on in DATASETS else "verilog"
-    wanted = (names or usual).split(",")
+        default = trained_on if trained_on in DATASETS else "verilog"
+    elif trained_on.startswith("pocket") or (pocket and trained_on not in DATASETS):
+        default = "pocket,pocket_mbpp"
+    wanted = (names or default).split(",")
     tests = {Path(name).stem: data_of(name, trained_on).test for name in wanted}
     require(len(tests) == len(wanted), f"--eval_on {names}: two of these have the same name")
     trained = identities(data_of(trained_on).train)
     for path in tests.values():
-        require(
-            trained.isdisjoint(identities(path)),
-            f"--eval_on {path}: these are the tasks that it trains on, or some of them are; --eval_on names others",
-        )
+        said = f"--eval_on {path}: these are the tasks that it trains on, or some of them are; --eval_on names others"
+        require(trained.isdisjoint(identities(path)), said)
     return tests
 
 
-def language(name: str) -> str:
-    """Of the tasks of a data set or a task file."""
-    return language_of(read_tasks(data_of(name).train), name)
-
-
 def identities(path: str) -> set[tuple[str, str]]:
-    """What tells the tasks of a file from those of another."""
     return {(task["task_id"], task["prompt"]) for task in read_tasks(path)}
+
+
+def language(name: str) -> str:
+    """Return the language of the tasks of a data set or a task file."""
+    return language_of(read_tasks(data_of(name).train), name)

@@ -1,16 +1,17 @@
-"""Will it fit my card? The peak memory of a run, from the model's config alone: no weights are loaded.
+"""Predict the peak memory of a run from the model's config; no weights are loaded.
 
     peak = always + the largest phase + allowance
 
 A phase is what sampling, log-probabilities without gradients, training or the optimizer step add to what stays. What an
 operation keeps for the backward pass is counted per layer and token (`memory_parts.saved_by_a_block`) and checked
 against measured bytes on a CPU (tests/test_memory.py); the allowance for CUDA itself is not measured. Prompts and
-completions are taken to be as long as the arguments let them be, so real runs need less. Attention is sdpa's
+completions are assumed to be as long as the arguments allow, so real runs need less. Attention is sdpa's
 memory-efficient kernel, which keeps no T x T scores; for a model that has only eager attention they are counted.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
 import re
@@ -27,6 +28,7 @@ from model.load import base_and_adapter, load_config, pick_device
 from model.memory_parts import Shape, nf4_bytes, passes, read_shape, sampling_bytes, scoring_bytes, training_bytes
 
 GIB = 2**30
+RL, SCORED = ("rl", "ppo", "grpo"), ("training", "log-probabilities")
 CARDS = {"16 GB": 14.7, "24 GB": 22.0}  # GiB that the smallest cards of that name show (T4, A10G and L4)
 CONTEXT, SLACK = 0.75 * GIB, 0.10  # CUDA and its libraries; blocks the allocator cannot hand out, of a phase's bytes
 
@@ -59,7 +61,7 @@ class Args:
 
 @dataclass
 class Prediction:
-    """Bytes by part: what stays throughout, and what each phase adds. allowance: CUDA's own, 0 without a GPU."""
+    """Bytes by part: what stays throughout, and what each phase adds. gpu: whether CUDA needs an allowance."""
 
     always: dict[str, float]
     phases: dict[str, dict[str, float]]
@@ -84,31 +86,33 @@ class Prediction:
 
 
 def predict(
-    shape: Shape, args: Any, prompt: int | None = None, dtype: int = 2, shared: bool = True, padded: bool = True
+    shape: Shape, args: Args, prompt: int | None = None, dtype: int | None = None, shared: bool = True
 ) -> Prediction:
-    """The peak of a run.
+    """Return the peak of a run.
 
     Args:
-        args: an `Args`. prompt: tokens of the longest prompt; None: as many as max_length leaves.
-        dtype: bytes of a number outside the adapters: 2 on a GPU, 4 on a CPU.
-        shared: whether completions of a prompt share its row. padded: whether prompts differ in length.
+        prompt: tokens of the longest prompt; None: as many as max_length leaves.
+        dtype: bytes of a number outside the adapters; None: 4 with --float32, otherwise 2.
+        shared: whether completions of a prompt share its row.
     """
     prompt = args.max_length - args.max_new_tokens if prompt is None else prompt
-    adapter = sum(i + o for i, o in shape.adapted) * args.lora_r
-    trained = 4 * (adapter + (shape.hidden + 1) * (args.value_coef > 0))  # float32: peft's default for 16-bit weights
-    quantised = [i * o for _, i, o in shape.linears]
+    dtype = dtype or (4 if args.float32 else 2)
+    adapter = 4 * shape.adapter(args.lora_r)  # float32: peft's default for 16-bit weights
+    trained = adapter + 4 * (shape.hidden + 1) * (args.value_coef > 0)
     always = {
-        "weights in 4 bits": sum(map(nf4_bytes, quantised)),
+        "weights in 4 bits": sum(nf4_bytes(i * o) for _, i, o in shape.linears),
         f"embeddings, norms, LM head in {8 * dtype} bits": shape.other * dtype,
         "adapter, float32": trained,
         "AdamW's two moments": 2 * trained,
     }
-    update = {"gradients": trained, "AdamW's roots": trained * (dtype == 2)}  # torch's loop over all at once, on GPUs
-    trainings = [training_bytes(shape, args, one, dtype, padded) for one in passes(args, prompt, shared)]
-    training = max(trainings, key=lambda parts: sum(parts.values()))
-    phases = {"training": {"gradients": trained} | training, "optimizer step": update}
+    trainings = [training_bytes(shape, args, one, dtype) for one in passes(args, prompt, shared)]
+    phases = {
+        "training": {"gradients": trained} | max(trainings, key=lambda parts: sum(parts.values())),
+        # torch works on all weights at once on a GPU, and one after another on a CPU
+        "optimizer step": {"gradients": trained, "AdamW's roots": trained * (dtype == 2)},
+    }
     if args.method != "sft":
-        always["frozen reference, float32"] = 4 * adapter
+        always["frozen reference, float32"] = adapter
         scorings = [scoring_bytes(shape, args, one, dtype) for one in passes(args, prompt, shared, training=False)]
         phases["log-probabilities"] = {"activations and logits": max(scorings)}
     if args.method in RL:
@@ -116,51 +120,43 @@ def predict(
     return Prediction(always, phases, gpu=dtype == 2)
 
 
-RL = ("rl", "ppo", "grpo")
-
-
 def largest_fitting(shape: Shape, args: Args, room: float, name: str) -> tuple[int, bool]:
-    """The largest value of an argument with which its own phases fit in `room` bytes, and whether any value would.
+    """Return the largest value of an argument whose phases fit in `room` bytes (0: none), and whether any value fits.
 
-    0 if none does. Values beyond what a step has change nothing: they are not tried.
+    A value beyond what a step has changes nothing.
     """
-    prompt, reply = args.max_length - args.max_new_tokens, args.max_new_tokens
-    count = 2 if args.method == "dpo" else args.num_samples
-    value, last, step, phases = {
-        "micro_batch_tokens": (
-            prompt + reply * (2 if args.method == "dpo" else 1),
-            args.batch_size * (prompt + count * reply),
-            256,
-            ("training", "log-probabilities"),
-        ),
-        "sample_batch_size": (count, args.batch_size * count, count, ("sampling",)),
-        "per_device_train_batch_size": (1, 64, 1, ("training",)),
+    count, replies = (1, 2) if args.method == "dpo" else (args.num_samples, 1)
+    prompt, row = args.max_length - args.max_new_tokens, args.max_new_tokens * replies
+    step, first, last, phases = {
+        "micro_batch_tokens": (256, prompt + row, args.batch_size * (prompt + count * row), SCORED),
+        "sample_batch_size": (count, count, args.batch_size * count, ("sampling",)),
+        "per_device_train_batch_size": (1, 1, 64, ("training",)),
     }[name]
-    best = 0
-    while best < last:
-        found = predict(shape, replace(args, **{name: value}), dtype=4 if args.float32 else 2)
+
+    def too_much(value: int) -> bool:
+        found = predict(shape, replace(args, **{name: value}))
         found.phases = {phase: parts for phase, parts in found.phases.items() if phase in phases}
-        if found.peak > room:
-            return best, False
-        best, value = value, min(last, (value // step + max(1, value // step // 8)) * step)
-    return best, True
+        return found.peak > room
+
+    values = range(-(-first // step) * step, last + step, step)
+    fitting = bisect.bisect_left(values, True, key=too_much)
+    return values[fitting - 1] if fitting else 0, fitting == len(values)
 
 
 def advice(shape: Shape, args: Args, name: str, room: float) -> str:
-    """One line: does it fit this card, and the largest settings that do."""
-    peak = predict(shape, args, dtype=4 if args.float32 else 2).peak
-    said = f"{name} ({room / GIB:.1f} GiB usable): {'fits' if peak <= room else 'does not fit'}"
+    """Return one line: does it fit this GPU, and the largest settings that do."""
+    said = f"{name} ({room / GIB:.1f} GiB usable): {'fits' if predict(shape, args).peak <= room else 'does not fit'}"
     size = "per_device_train_batch_size" if args.method == "sft" else "micro_batch_tokens"
     plain, checkpointed = (
         largest_fitting(shape, replace(args, gradient_checkpointing=on), room, size) for on in (False, True)
     )
     rows = largest_fitting(shape, args, room, "sample_batch_size") if args.method in RL else (1, True)
-    if args.method in RL and not rows[0] and args.unpack_to_sample:
+    if not rows[0] and args.unpack_to_sample:
         other = advice(shape, replace(args, unpack_to_sample=False), name, room).partition("usable): ")[2]
         return f"{said} unpacked; with --no_unpack_to_sample: {other}"
     if not checkpointed[0] or not rows[0]:
-        alone = replace(args, num_samples=1)
-        fewer = checkpointed[0] and largest_fitting(shape, alone, room, "sample_batch_size")[0]
+        single = replace(args, num_samples=1)
+        fewer = checkpointed[0] and largest_fitting(shape, single, room, "sample_batch_size")[0]
         return f"{said}, in no batch; " + ("fewer samples a task would" if fewer else "a smaller model might")
     if plain[1]:
         said += f"; any {size}"
@@ -173,8 +169,8 @@ def advice(shape: Shape, args: Args, name: str, room: float) -> str:
 
 
 def report(shape: Shape, args: Args) -> str:
-    """The prediction by part, and a line for each card."""
-    found = predict(shape, args, dtype=4 if args.float32 else 2)
+    """Return the prediction by part, and a line for each GPU."""
+    found = predict(shape, args)
     one = max(passes(args, args.max_length - args.max_new_tokens), key=lambda one: one.tokens)
     lines = [
         f"{args.model_name}, {args.method}: passes of up to {one.rows} x {one.length} tokens"
@@ -182,11 +178,11 @@ def report(shape: Shape, args: Args) -> str:
     ]
     for title, parts in [("always", found.always), *found.phases.items()]:
         note = " (the largest phase)" if title == found.largest else ""
-        lines.append(f"  {title + note:<54}{sum(parts.values()) / GIB:7.2f}")
-        lines += [f"    {part:<52}{size / GIB:7.2f}" for part, size in parts.items()]
+        rows = [(f"  {title}{note}", sum(parts.values())), *((f"    {part}", size) for part, size in parts.items())]
+        lines += [f"{text:<56}{size / GIB:7.2f}" for text, size in rows]
     if found.gpu:
-        lines.append(f"  {'allowance: CUDA, and blocks that cannot be reused':<54}{found.allowance / GIB:7.2f}")
-    lines.append(f"  {'peak: always + ' + found.largest + ' + allowance' * found.gpu:<54}{found.peak / GIB:7.2f}")
+        lines.append(f"{'  allowance: CUDA, and blocks that cannot be reused':<56}{found.allowance / GIB:7.2f}")
+    lines.append(f"{f'  peak: always + {found.largest}' + ' + allowance' * found.gpu:<56}{found.peak / GIB:7.2f}")
     cards = {name: size * GIB for name, size in CARDS.items()}
     if torch.cuda.is_available():
         cards[torch.cuda.get_device_name() + ", what is free of it"] = memory_here()
@@ -194,59 +190,51 @@ def report(shape: Shape, args: Args) -> str:
 
 
 def preflight(args: Args) -> None:
-    """What `python policy.py --preflight` does.
+    """Print what `python policy.py --preflight` asks for.
 
     Raises:
         InputError: settings that make no sense, or a model that cannot be reached or counted.
     """
     require(args.preflight, "policy.py: --preflight predicts a run's peak memory; there is nothing else to run here")
-    require_at_least(1, args, "batch_size", "num_samples", "max_new_tokens", "lora_r")
-    require_at_least(1, args, "sample_batch_size", "micro_batch_tokens", "per_device_train_batch_size")
+    require_at_least(1, args, "batch_size", "num_samples", "max_new_tokens", "lora_r", "sample_batch_size")
+    require_at_least(1, args, "micro_batch_tokens", "per_device_train_batch_size")
     require_at_least(0, args, "minibatch_size", "value_coef", "entropy_coef")
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
     if adapter := base_and_adapter(args.model_name)[1]:
         check_plain(adapter, "--preflight")
     shape = read_shape(args.model_name, args.trust_remote_code)
-    print(report(shape, replace(args, lora_r=rank_of(args.model_name) or args.lora_r)))
-
-
-def rank_of(name: str) -> int | None:
-    """The rank of an adapter folder; None for a model."""
-    _, adapter = base_and_adapter(name)
-    return json.loads((Path(adapter) / "adapter_config.json").read_text())["r"] if adapter else None
+    print(report(shape, args_of(args, args.method, args.model_name)))
 
 
 def args_of(args: Any, method: str, name: str) -> Args:
-    """The arguments of a training script as this one's, for a run that starts from the model or adapter `name`."""
+    """Return a training script's arguments as an `Args`, for a run that starts from the model or adapter `name`."""
     given = {field: value for field, value in vars(args).items() if field in Args.__dataclass_fields__}
-    given |= {"method": method, "model_name": name}
-    return Args(**given | ({"lora_r": rank} if (rank := rank_of(name)) else {}))
+    if adapter := base_and_adapter(name)[1]:
+        given["lora_r"] = json.loads((Path(adapter) / "adapter_config.json").read_text())["r"]
+    return Args(**given | {"method": method, "model_name": name})
 
 
-def check_fits(args: Any, method: str, name: str, prompt: int | None = None) -> None:
-    """Before a run: does this machine have the memory that it is predicted to take?
+def check_fits(args: Any, method: str, name: str) -> None:
+    """Check before a run that this machine has the memory that it is predicted to take.
 
-    Nothing is said of what cannot be predicted, a mixture of experts or a run that samples with vLLM.
+    A run that samples with vLLM, or a mixture of experts, is not checked: it cannot be predicted.
 
     Args:
-        args: of the run's training script, or with fields of the same names. name: of the model or adapter that it
-            starts from. prompt: tokens of the longest prompt; None: as many as max_length leaves.
+        args: of the training script, or with fields of the same names. name: the model or adapter that it starts from.
 
     Raises:
-        InputError: it does not; says with which settings it would. Or `load.load_config` refuses the model.
+        InputError: it does not fit (the line says with which settings it would), or `load_config` refuses the model.
     """
     load_config(name, args.trust_remote_code)
     if getattr(args, "engine", "local") != "local":
         return
-    args, gpu = args_of(args, method, name), torch.cuda.is_available()
-    args.float32 = not gpu
-    if prompt is not None:
-        args.max_length = prompt + args.max_new_tokens
     try:
         shape = read_shape(name, args.trust_remote_code)
     except InputError as error:
         return print(f"note: its memory is not predicted ({error})")
-    found, room = predict(shape, args, dtype=2 if gpu else 4), memory_here()
+    gpu, room = torch.cuda.is_available(), memory_here()
+    args = replace(args_of(args, method, name), float32=not gpu)
+    found = predict(shape, args)
     require(
         found.peak <= room,
         f"{name}: {method} is predicted to take {found.peak / GIB:.1f} GiB at its peak, in {found.largest}; "
@@ -255,26 +243,25 @@ def check_fits(args: Any, method: str, name: str, prompt: int | None = None) -> 
 
 
 def memory_here() -> float:
-    """Bytes that are free on the GPU, or available of the machine's where there is none."""
+    """Return how many bytes are free on the GPU, or available on the machine if there is none."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info(pick_device())[0]
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
-# of each phase, what makes it take less
-REMEDIES = {
-    "loading": ("a smaller model",),
-    "sampling": ("--sample_batch_size", "--batch_size", "--max_new_tokens", "--no_unpack_to_sample"),
-    "log-probabilities": ("--micro_batch_tokens",),
-    "training": ("--micro_batch_tokens", "--per_device_train_batch_size", "--gradient_checkpointing"),
-    "optimizer step": ("--micro_batch_tokens", "--gradient_checkpointing"),
+REMEDIES = {  # the arguments that make a phase take less: lower numbers, switches turned
+    "loading": (),
+    "sampling": ("sample_batch_size", "batch_size", "max_new_tokens", "unpack_to_sample"),
+    "log-probabilities": ("micro_batch_tokens",),
+    "training": ("micro_batch_tokens", "per_device_train_batch_size", "gradient_checkpointing"),
+    "optimizer step": ("micro_batch_tokens", "gradient_checkpointing"),
 }
 
 
 @contextlib.contextmanager
 def answer_for_memory(args: Any, phase: Callable[[], str]) -> Iterator[None]:
-    """Running out of memory within the block is one line: the phase, what was asked for, what is free, what helps.
+    """Make one line of running out of memory within the block: the phase, what was asked for, what is free, what helps.
 
     Raises:
         InputError: in place of torch's error.
@@ -285,26 +272,20 @@ def answer_for_memory(args: Any, phase: Callable[[], str]) -> Iterator[None]:
         asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
         if not asked and not re.search("CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory", str(error)):
             raise
-        amount, phase = asked[1] if asked else "some", phase()
-        known = [name for name in REMEDIES[phase] if not name.startswith("--") or hasattr(args, _field(name))]
-        if phase == "sampling" and hasattr(args, "sample_batch_size"):
-            known.remove("--batch_size")  # there it counts tasks
-        used = {"--gradient_checkpointing": getattr(args, "gradient_checkpointing", False),
-                "--no_unpack_to_sample": not getattr(args, "unpack_to_sample", True)}  # fmt: skip
-        helps = [name if name in used else _with_value(args, name) for name in known if not used.get(name)]
-        free = memory_here()
-        if torch.cuda.is_available():
+        gpu, free = torch.cuda.is_available(), memory_here()
+        if gpu:
             free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        place = torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine"
         raise InputError(
-            f"out of memory in {phase}: {amount} more were asked for, {free / GIB:.2f} GiB are free on {place}; "
-            f"what helps: {', '.join(helps)}"
+            f"out of memory in {phase()}: {asked[1] if asked else 'some'} more were asked for, {free / GIB:.2f} GiB "
+            f"are free on {torch.cuda.get_device_name() if gpu else 'this machine'}; "
+            f"what helps: {', '.join(remedies(args, phase())) or 'a smaller model'}"
         ) from None
 
 
-def _field(flag: str) -> str:
-    return flag.removeprefix("--").removeprefix("no_")
-
-
-def _with_value(args: Any, name: str) -> str:
-    return f"a lower {name} (now {getattr(args, _field(name))})" if name.startswith("--") else name
+def remedies(args: Any, phase: str) -> Iterator[str]:
+    for name in REMEDIES[phase]:
+        value = getattr(args, name, None)
+        if value is (name == "unpack_to_sample"):  # a switch that can still be turned
+            yield f"--{'no_' * value}{name}"
+        elif not isinstance(value, bool | None) and not (name == "batch_size" and hasattr(args, "sample_batch_size")):
+            yield f"a lower --{name} (now {value})"  # where both are there, --batch_size counts tasks

@@ -1,16 +1,14 @@
-"""What of a model and a run takes memory: the shape of the model, and the bytes of each part of a phase.
+"""Count the bytes of each part of a training step from a model's config.
 
-`memory` puts them together. What an operation keeps for the backward pass is counted per layer and token
-(`saved_by_a_block`). d stands for the bytes of a number outside the adapters: 2 on a GPU, 4 on a CPU.
+`memory` adds them up. Throughout, d is the bytes of a number outside the adapters: 2 on a GPU, 4 on a CPU.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,53 +26,50 @@ from model.sampling_graph import ROOM_UNIT
 
 @dataclass
 class Shape:
-    """What of a model counts. linears: (name, in, out, in 4 bits) of every linear layer; block: those of the first.
-
-    query, kv: heads and key/value heads times their size. norms: widths of a block's norms, rms: whether they are
-    RMSNorms in Python, which keep a float32 copy of their input. rotary: what of a head's width is rotated. steps:
-    whether the activation is computed step by step, each kept. other: weights that are not in 4 bits.
-    """
+    """The sizes of a model that memory depends on."""
 
     layers: int
     hidden: int
-    inner: int
+    inner: int  # width inside the MLP
     heads: int
-    query: int
-    kv: int
+    query: int  # heads times their size
+    kv: int  # key/value heads times their size
     vocab: int
-    rotary: int
-    gated: bool
-    fused: bool
-    rms: bool
-    steps: bool
-    eager: bool
-    norms: list[int]
-    linears: list[tuple[str, int, int]]
-    block: list[tuple[str, int, int]]
-    other: int
-    targets: list[str]
+    rotary: int  # how much of a head's width is rotated
+    gated: bool  # the MLP has a gate
+    fused: bool  # one projection makes queries, keys and values
+    rms: bool  # norms are RMSNorms in Python, which keep a float32 copy of their input
+    steps: bool  # the activation is computed in steps, and each is kept
+    eager: bool  # attention keeps its scores
+    norms: list[int]  # widths of a block's norms
+    linears: list[tuple[str, int, int]]  # name, in, out of every linear layer that is in 4 bits
+    other: int  # weights that are not in 4 bits
+    targets: list[str]  # names of the linear layers with an adapter
 
     @property
-    def adapted(self) -> list[tuple[int, int]]:
-        return [(i, o) for name, i, o in self.linears if name in self.targets]
+    def block(self) -> list[tuple[str, int, int]]:
+        return self.linears[: len(self.linears) // self.layers]
+
+    def adapter(self, rank: int) -> int:
+        return rank * sum(i + o for name, i, o in self.linears if name in self.targets)
 
 
 def read_shape(name: str, trust_remote_code: bool = False) -> Shape:
-    """The shape of a model from its config.json: a local folder's, or the hub's.
+    """Return the shape of a model from its config.json, in a local folder or on the hub.
 
     Raises:
-        InputError: it cannot be found or reached, or is of a kind that this project cannot train or count.
+        InputError: it cannot be found or reached, or this project cannot train or count such a model.
     """
     return shape_of(without_weights(name, trust_remote_code), name)
 
 
 def num_parameters(name: str, trust_remote_code: bool = False) -> int:
-    """Weights of a model, from its config.json alone; tied ones count once. Errors as those of `without_weights`."""
+    """Return how many weights a model has, by its config; tied ones count once. Raises what `without_weights` does."""
     return sum(weight.numel() for weight in without_weights(name, trust_remote_code).parameters())
 
 
 def without_weights(name: str, trust_remote_code: bool = False) -> nn.Module:
-    """The model of a name or folder, or the base of an adapter, on the meta device.
+    """Return a model, or the base of an adapter, on the meta device.
 
     Raises:
         InputError: `load.load_config` refuses it, or no model can be made of its config.
@@ -88,31 +83,25 @@ def without_weights(name: str, trust_remote_code: bool = False) -> nn.Module:
 
 
 def shape_of(model: nn.Module, name: str) -> Shape:
-    """The shape of a transformers model, on the meta device or any other, before it is quantised."""
+    """Return the shape of a transformers model, on any device, before it is quantised."""
     config, adaptable = model.config.get_text_config(), linear_layers(model)
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    linears, block, norms, rms = [], [], [], False
+    linears, norms, rms = [], [], False
     for path, module in model.named_modules():
-        parts = path.split(".")
-        first = "0" in parts
+        *above, last = path.split(".")
         if path in adaptable:
             wide = module.weight.shape if isinstance(module, Conv1D) else module.weight.shape[::-1]
-            linears.append((parts[-1], *wide))
-            block += linears[-1:] if first else []
-        elif first and type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None:
-            times = {"q_norm": heads, "k_norm": kv_heads}.get(parts[-1], 1)
-            norms.append(module.weight.numel() * (times if module.weight.numel() == head_dim else 1))
+            linears.append((last, *wide))
+        elif "0" in above and type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None:
+            times = {"q_norm": heads, "k_norm": kv_heads}.get(last, 1) if module.weight.numel() == head_dim else 1
+            norms.append(module.weight.numel() * times)
             rms = not isinstance(module, nn.LayerNorm)
-    if getattr(config, "use_parallel_residual", False):
-        norms = norms[:1]  # both norms keep the same input
-    names = {n for n, *_ in block}
-    require(bool(names), f"{name}: has no linear layers that could be adapted")
+    require(bool(linears), f"{name}: has no linear layers that could be adapted")
     routed = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
     require(not routed, f"{name}: a mixture of experts is not counted")
-    quantised = sum(i * o for _, i, o in linears)
-    rope = getattr(config, "rope_parameters", None)
+    names, rope = {name for name, *_ in linears}, getattr(config, "rope_parameters", None)
     return Shape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -127,17 +116,17 @@ def shape_of(model: nn.Module, name: str) -> Shape:
         rms=rms,
         steps=any(isinstance(module, NewGELUActivation) for module in model.modules()),
         eager=config._attn_implementation == "eager",
-        norms=norms,
+        norms=norms[:1] if getattr(config, "use_parallel_residual", False) else norms,  # both keep the same input
         linears=linears,
-        block=block,
-        other=sum(p.numel() for p in model.parameters()) - quantised,
+        other=sum(p.numel() for p in model.parameters()) - sum(i * o for _, i, o in linears),
         targets=lora_targets(model),
     )
 
 
 def nf4_bytes(weights: int) -> int:
-    """Of a matrix in NF4 with double quantisation (arXiv 2305.14314): half a byte a weight, an 8-bit scale for 64
-    weights, a float32 scale for 256 of those, and the two code books with their offset.
+    """Return the bytes of a matrix in NF4 with double quantisation (arXiv 2305.14314).
+
+    Half a byte a weight, an 8-bit scale for 64 weights, a float32 scale for 256 of those, and the code books.
 
     >>> nf4_bytes(2048 * 2048) * 8 / 2048**2  # bits a weight
     4.129...
@@ -148,7 +137,7 @@ def nf4_bytes(weights: int) -> int:
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass, and perhaps a backward pass: rows of `length` tokens, of which `replies` in all are completions'.
+    """A forward pass, perhaps with a backward pass: rows of `length` tokens; `replies` tokens are completions' in all.
 
     shared: completions of one prompt share a row, under a mask of (rows, 1, length, length).
     """
@@ -164,94 +153,56 @@ class Pass:
 
     @property
     def scores(self) -> int:
-        """Of one attention head."""
+        """The attention scores of one head."""
         return self.tokens * self.length
 
 
 def passes(args: Any, prompt: int, shared: bool = True, training: bool = True) -> set[Pass]:
-    """The passes of a step as `micro_batches` cuts them, all prompts and completions being the longest.
+    """Return the passes of a step as `micro_batches` cuts them, if every prompt and completion is the longest.
+
+    A minibatch of the update mixes tasks by chance: here it has few tasks, or many of which one has most samples.
 
     Args:
-        shared: whether the model takes completions of a prompt in one row.
-        training: those of the update, whose minibatches mix tasks as chance has it; else those of the whole batch.
+        shared: whether the model takes completions of a prompt in one row. training: of the update.
 
     >>> from model.memory import Args
-    >>> grpo = Args(batch_size=2, num_samples=8)
-    >>> passes(grpo, 768)  # 2 x 2816 tokens would be too many
+    >>> passes(Args(batch_size=2, num_samples=8), 768)  # 2 x 2816 tokens would be too many
     {Pass(rows=1, length=2816, replies=2048, shared=True)}
-    >>> grpo.micro_batch_tokens = 1792
-    >>> passes(grpo, 768)
-    {Pass(rows=1, length=1792, replies=1024, shared=True)}
     >>> passes(Args(method="sft", per_device_train_batch_size=2), 768)
     {Pass(rows=2, length=1024, replies=2048, shared=False)}
     """
     if args.method == "sft":
         rows = args.per_device_train_batch_size
         return {Pass(rows, args.max_length, rows * args.max_length)}
-    each, replies = (1, 2) if args.method == "dpo" else (args.num_samples, 1)
-    size = args.minibatch_size if training and args.method in ("ppo", "grpo") else 0
-    found = _passes(args.batch_size, each, replies, prompt, args.max_new_tokens, size, args.micro_batch_tokens, shared)
-    if training:
-        return found
-    # the check before the first update: completions of 4 samples, or of 16 pairs
-    beside = [args.max_new_tokens] * (16 if args.method == "dpo" else min(4, args.batch_size * each))
-    return found | {_pass([_Item(i // each, prompt, [reply]) for i, reply in enumerate(beside)], shared)}
+    pairs = args.method == "dpo"
+    each, replies = (1, 2) if pairs else (args.num_samples, 1)
 
+    def item(number: int, completions: int) -> SimpleNamespace:
+        lengths = [args.max_new_tokens] * completions
+        return SimpleNamespace(group=number // each, prompt_length=prompt, lengths=lengths)
 
-@dataclass
-class _Item:
-    """What `micro_batches` wants to know of a sample or a pair."""
-
-    group: int
-    prompt_length: int
-    lengths: list[int]
-
-
-def _pass(items: list[_Item], shared: bool) -> Pass:
-    replies = sum(sum(item.lengths) for item in items)
-    completions = sum(len(item.lengths) for item in items)
-    sharing = shared and completions > len({item.group for item in items})
-    rows = len({item.group for item in items}) if sharing else completions
-    return Pass(rows, padded_tokens(items, sharing) // rows, replies, sharing)
-
-
-@cache
-def _passes(tasks: int, each: int, replies: int, prompt: int, reply: int, size: int, num_tokens: int, shared: bool):
-    items = [_Item(i // each, prompt, [reply] * replies) for i in range(tasks * each)]
-    chosen = [list(range(len(items)))]
-    if 0 < size < len(items):
-        chosen = [
-            [task * each + i for task, count in enumerate(counts) for i in range(count)]
-            for counts in mixes(size, tasks, each)
-        ]
-    return {
-        _pass([items[i] for i in part], shared)
-        for rows in chosen
-        for part in micro_batches(items, num_tokens, rows, shared)
-    }
-
-
-def mixes(size: int, tasks: int, each: int) -> Iterator[list[int]]:
-    """Of how many tasks a minibatch may be, and how many samples of each: as evenly as can be, and as unevenly.
-
-    >>> list(mixes(3, 2, 8))
-    [[3], [3], [2, 1], [2, 1]]
-    >>> list(mixes(6, 3, 4))
-    [[3, 3], [4, 2], [2, 2, 2], [4, 1, 1]]
-    """
-    for count in range(math.ceil(size / each), min(size, tasks) + 1):
-        yield [size // count + (task < size % count) for task in range(count)]
-        uneven, left = [1] * count, size - count
-        for task in range(count):
-            uneven[task] += min(left, each - 1)
-            left -= uneven[task] - 1
-        yield uneven
+    items = [item(i, replies) for i in range(args.batch_size * each)]
+    size = training and args.method in ("ppo", "grpo") and args.minibatch_size or len(items)
+    few, many = list(range(len(items))), sorted(range(len(items)), key=lambda i: (i % each > 0, i))
+    cuts = []
+    for order in (few, many):
+        minibatch = [items[i] for i in sorted(order[:size])]
+        cuts += [[minibatch[i] for i in cut] for cut in micro_batches(minibatch, args.micro_batch_tokens, shared)]
+    if not training:  # the check before the first update takes 4 samples, or 16 pairs, in one pass
+        cuts.append([item(i, 1) for i in range(16 if pairs else min(4, len(items)))])
+    found = set()
+    for cut in cuts:
+        prompts, completions = len({item.group for item in cut}), sum(len(item.lengths) for item in cut)
+        sharing = shared and completions > prompts
+        rows = prompts if sharing else completions
+        found.add(Pass(rows, padded_tokens(cut, sharing) // rows, completions * args.max_new_tokens, sharing))
+    return found
 
 
 def saved_by_a_block(shape: Shape, args: Any, dtype: int, repeated: bool) -> float:
-    """Bytes a token that one block keeps for the backward pass; weights are not counted.
+    """Return the bytes a token that one block keeps for the backward pass; weights are not counted.
 
-    With widths H, F (inner), q, kv, and d bytes an element, 4 for the adapters' float32:
+    With widths H, F (inner), q, kv, and d bytes a number, 4 for the adapters' float32:
 
         norms      4 H + 4 each: the float32 copy of the input and the root (LayerNorm: d H + 8)
         adapters   4 in each: the input cast to float32, once for every adapter. In float32 there is no cast: q, k and v
@@ -273,8 +224,7 @@ def saved_by_a_block(shape: Shape, args: Any, dtype: int, repeated: bool) -> flo
         sources = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "up", "up_proj": "up"}
         if len(shape.norms) == 1:  # Phi: attention and MLP have the same input
             sources["fc1"] = "qkv"
-        inputs = {sources.get(name, name): wide for name, wide in adapters if name != "o_proj"}
-        total += 4 * sum(inputs.values())
+        total += 4 * sum({sources.get(name, name): wide for name, wide in adapters if name != "o_proj"}.values())
     else:
         total += sum((dtype if args.method == "sft" else 4) * wide for _, wide in adapters)
     keys = shape.query if repeated and shape.kv * shape.heads > shape.query else shape.kv
@@ -283,95 +233,88 @@ def saved_by_a_block(shape: Shape, args: Any, dtype: int, repeated: bool) -> flo
     return total + dtype * shape.inner * ((3 if shape.gated else 1) + 3 * shape.steps)
 
 
-def training_bytes(shape: Shape, args: Any, one: Pass, dtype: int, padded: bool = True) -> dict[str, float]:
-    """What a forward and backward pass needs beyond weights, gradients and optimizer, by part.
-
-    Args:
-        padded: whether prompts differ in length; a mask is needed then.
-    """
+def training_bytes(shape: Shape, args: Any, one: Pass, dtype: int) -> dict[str, float]:
+    """Return what a forward and backward pass needs beside weights, gradients and optimizer, by part."""
     tokens, checkpointed = one.tokens, args.gradient_checkpointing
-    masked = one.shared or (padded and one.rows > 1)
+    masked = one.shared or one.rows > 1
     block = tokens * saved_by_a_block(shape, args, dtype, repeated=masked)
     # sdpa's own copies of a mask: from bool, or to align a row
     block += one.scores * dtype * (masked and (dtype == 2 or not one.shared))
     block += shape.eager * one.scores * shape.heads * (4 if dtype == 4 else 4 + dtype)
-    first_norm = (4 * shape.hidden + 4) * tokens if shape.rms else (dtype * shape.hidden + 8) * tokens
+    first_norm = tokens * (4 * shape.hidden + 4 if shape.rms else dtype * shape.hidden + 8)
     ends = first_norm + 2 * tokens * shape.rotary * dtype  # the last norm; cosines and sines
-    ends += masked * one.scores * (dtype if one.shared else 1)
-    if args.method != "sft":  # of each token the gradient with respect to its state, and places in the row
+    ends += masked * one.scores * (dtype if one.shared else 1) + critic_bytes(shape, args, one)
+    if args.method != "sft":  # the gradient of each token's state, and its place in the row
         ends += one.replies * (shape.hidden * 4 * (1 + (args.entropy_coef > 0)) + 40)
-    ends += critic_bytes(shape, args, one)
-    kept = shape.layers * (tokens * shape.hidden * dtype if checkpointed else block) + ends
-    kept -= 0 if checkpointed else first_norm  # the embeddings need no gradient, and so the first norm keeps nothing
-    widest = max(i * o for _, i, o in shape.linears)
-    at_a_layer = tokens * shape.inner * (4 + dtype) + widest * dtype  # gradients, one weight in full
-    if args.method == "sft":
-        at_the_head = 4 * one.replies * shape.vocab * 4
-    else:
-        at_the_head = head_bytes(shape, one, dtype, entropy=args.entropy_coef > 0)
+    # without checkpointing, the first norm keeps nothing: the embeddings need no gradient
+    kept = ends + shape.layers * (tokens * shape.hidden * dtype if checkpointed else block)
+    kept -= 0 if checkpointed else first_norm
+    at_a_layer = tokens * shape.inner * (4 + dtype) + widest(shape) * dtype  # gradients, one weight in full
+    logits = 4 * one.replies * shape.vocab * 4 if args.method == "sft" else head_bytes(shape, args, one, dtype)
     return {
         "activations kept for the backward pass": kept,
         "beside: " + ("a block recomputed, or logits" if checkpointed else "gradients, or logits"): max(
-            at_the_head, checkpointed * block + at_a_layer
+            logits, checkpointed * block + at_a_layer
         ),
     }
 
 
+def widest(shape: Shape) -> int:
+    return max(i * o for _, i, o in shape.linears)
+
+
 def critic_bytes(shape: Shape, args: Any, one: Pass) -> float:
-    """The states that the critic sees, in float32: of this pass and of the last one."""
+    """Return the bytes of the states that the critic sees, in float32: of this pass and of the last one."""
     return 2 * 4 * one.replies * shape.hidden * (args.value_coef > 0)
 
 
-def head_bytes(shape: Shape, one: Pass, dtype: int, entropy: bool = False) -> float:
-    """Beside what is kept, when log-probabilities are taken: the states of all tokens, those of completions twice, and
-    the work on as many logits as `head_logprobs` has at once, in float32: themselves, divided, their log-softmax."""
+def head_bytes(shape: Shape, args: Any, one: Pass, dtype: int, training: bool = True) -> float:
+    """Return what log-probabilities take beside what is kept.
+
+    The states of all tokens, those of completions twice, and as many logits as `head_logprobs` has at once, in
+    float32: themselves, divided, their log-softmax (and with an entropy bonus one more).
+    """
     at_once = inspect.signature(head_logprobs).parameters["logits_at_once"].default
     logits = min(one.replies, max(1, at_once // shape.vocab)) * shape.vocab
-    states = (one.tokens + 2 * one.replies) * shape.hidden * dtype
-    return states + logits * max(12, 16 * entropy)
+    return (one.tokens + 2 * one.replies) * shape.hidden * dtype + logits * (
+        16 if training and args.entropy_coef > 0 else 12
+    )
 
 
 def scoring_bytes(shape: Shape, args: Any, one: Pass, dtype: int) -> float:
-    """The forward pass without gradients, of the policy or the reference: its widest moment, or the LM head's."""
+    """Return what a forward pass without gradients takes: its widest moment, or the LM head's."""
     mask = one.scores * (dtype + 1) * (one.shared or one.rows > 1)
     wide = one.tokens * (shape.inner * (2 * dtype + 8) + shape.hidden * (3 * dtype + 4))  # adapters are in float32
-    return mask + critic_bytes(shape, args, one) + max(wide, head_bytes(shape, one, dtype))
+    return mask + critic_bytes(shape, args, one) + max(wide, head_bytes(shape, args, one, dtype, training=False))
 
 
 def sampling_bytes(shape: Shape, args: Any, prompt: int, dtype: int) -> dict[str, float]:
-    """The copy that samples, keys and values of all rows as they are reserved, and what a step has beside.
+    """Return the bytes of the copy that samples, of all rows' keys and values as they are reserved, and the rest.
 
-    Beside them stand the keys and values of the layer that is copied when rows are repeated or dropped, or the work
-    on a step's logits (`rollout._draw`: float32, the cumulative sum and its operand float64), or the prefill: its
-    activations and, where the rows have a fixed place (`StaticDecoder`), the prompts' own keys and values.
+    The rest is the largest of: a layer's keys and values, copied when rows are repeated or dropped; the work on a
+    step's logits (`sampling._draw`: float32, the cumulative sum and its operand float64, with top_p sorted too); the
+    prefill, with the prompts' own keys and values where the rows have a fixed place (`StaticDecoder`).
     """
-    rows, static = sampling_rows(args), args.cuda_graph and dtype == 2
-    a_token = 2 * shape.layers * shape.kv * dtype
+    static = args.cuda_graph and dtype == 2
+    prompts = min(args.batch_size, max(1, args.sample_batch_size // args.num_samples))
+    rows, a_token = prompts * args.num_samples, 2 * shape.layers * shape.kv * dtype
     room = prompt + args.max_new_tokens
     room = -(-room // ROOM_UNIT) * ROOM_UNIT if static else room
     cache = rows * room * a_token
-    # in float32, probabilities, cumulative sum and operand; with top_p the sorted ones (4), where they were (8), which
-    # are left out (1), the rest (4)
-    a_logit = 24 + (17 if args.top_p < 1 else 0)
-    weights = [i * o for _, i, o in shape.linears]
-    adapter = sum(i + o for i, o in shape.adapted) * args.lora_r * (dtype == 2)  # in float32 it is merged
-    copy = sum(weights) + adapter if args.unpack_to_sample else max(weights)  # else one weight at a time
-    prompts = rows // args.num_samples
-    beside = 4 if dtype == 2 else 3  # in 16 bits the adapter's own result
-    prefill = prompts * prompt * dtype * (beside * shape.inner + 5 * shape.hidden)
+    copy = widest(shape)  # one weight at a time; or all, with the adapter, which in float32 is merged into them
+    if args.unpack_to_sample:
+        copy = sum(i * o for _, i, o in shape.linears) + shape.adapter(args.lora_r) * (dtype == 2)
+    # in 16 bits the adapter's own result comes on top
+    prefill = prompts * prompt * dtype * ((4 if dtype == 2 else 3) * shape.inner + 5 * shape.hidden)
     if static:  # a layer's keys, or its values, are repeated beside those of all prompts
         prefill = prompts * prompt * a_token + max(prefill, cache / shape.layers / 2)
     else:  # the rows' take the prompts' place
         prefill += prompts * room * a_token - cache
+    drawing = rows * shape.vocab * (41 if args.top_p < 1 else 24)
     return {
         f"weights unpacked to sample, {8 * dtype} bits": copy * dtype,
         f"keys and values of {rows} rows": cache,
         "a step's logits, a layer copied, or the prompts": max(
-            cache / shape.layers + rows * shape.vocab * dtype, rows * shape.vocab * a_logit, prefill
+            cache / shape.layers + rows * shape.vocab * dtype, drawing, prefill
         ),
     }
-
-
-def sampling_rows(args: Any) -> int:
-    """Completions that `rollout.sample` decodes at a time."""
-    return min(args.batch_size, max(1, args.sample_batch_size // args.num_samples)) * args.num_samples

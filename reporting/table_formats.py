@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from reporting.rows import Row
 
 
-def markdown(rows: list[Row], overlaps: dict[str, str]) -> str:
-    """One table a suite, with its hardware, overlap, commits and commands below."""
+def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
+    """Return one Markdown table a suite, with its hardware and overlap below, then its commits and commands.
+
+    Args:
+        link: a file that has the commits and commands; they are then left out, and the link takes their place.
+    """
     tables = []
     for where, members in by_suite(rows):
         judged = parts_of(members)
@@ -32,7 +36,9 @@ def markdown(rows: list[Row], overlaps: dict[str, str]) -> str:
                   f"{overlaps.get(where, 'unknown files')}. Measured on: "
                   f"{' / '.join(sorted({row.machine for row in members}))}."]  # fmt: skip
         commands = [f"{row.name} ({row.commits}):\n  " + "\n  ".join(row.commands) for row in members if row.commands]
-        if commands:
+        if commands and link:
+            lines += ["", f"Commits and commands: [{link.removeprefix('../')}]({link})."]
+        elif commands:
             lines += ["", "<details><summary>commits and commands (of each row's first seed)</summary>", "", "```text",
                       *commands, "```", "", "</details>"]  # fmt: skip
         tables.append("\n".join(lines))

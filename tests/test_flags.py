@@ -37,7 +37,7 @@ def test_known_rows():
     assert row(page, "--early_stopping")[:2] == ["switch", "on"]
     assert row(page, "RUNS …")[:2] == ["words", "must be given"]
     assert row(page, "--preflight")[3] == "policy"  # whose Args are in model/memory.py
-    assert row(page, "--eval_on")[2].startswith("data sets or task files of that")  # its comment is on a second line
+    assert row(page, "--eval_on")[2].startswith("data sets or task files")
     kind, default, meaning, scripts = row(page, "--max_grad_norm")
     assert (default, scripts) == ("`1.0` (dpo, grpo, ppo)<br>`0.0` (rl)", "dpo, grpo, ppo, rl")
     assert meaning == "clip the gradient's norm to this; 0 turns clipping off"

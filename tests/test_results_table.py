@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import re
 
 import pytest
@@ -11,8 +12,8 @@ from reporting.table_formats import insert, markdown
 from results_table import Args, main, overlaps
 
 
-def table_of(folder):
-    return markdown(read_rows(folder), overlaps(read_metrics(folder)))
+def table_of(folder, link=""):
+    return markdown(read_rows(folder), overlaps(read_metrics(folder)), link)
 
 
 def metrics(name, rate, length=40.0, tasks=100, data="data/pocket_test.jsonl", digest="0" * 64):
@@ -111,9 +112,12 @@ def test_what_training_took_stands_in_the_table_and_in_the_csv(results):
     record = metrics("pocket_ppo", 0.8) | {"commit": "abc1234", "command": "python eval_humaneval.py"}
     record["training"] = {"commit": "def5678", "command": "python train_ppo_lora.py", "spent": spent}
     (results / "pocket_ppo_metrics.json").write_text(json.dumps(record))
-    main(Args(results_dir=str(results), readme=""))
-    table = (results / "table.md").read_text()
-    assert "| 60,123 | 1 min 15 s |" in table
+    (page := results / "docs" / "page.md").parent.mkdir()
+    page.write_text("<!-- yours:begin --><!-- yours:end -->")
+    main(Args(results_dir=str(results), readme=str(page)))
+    table, short = (results / "table.md").read_text(), page.read_text()
+    assert "| 60,123 | 1 min 15 s |" in table and "| 60,123 | 1 min 15 s |" in short
+    assert "Commits and commands: [table.md](../table.md)." in short and "train_ppo_lora" not in short
     assert "pocket_ppo (abc1234, def5678):\n  python train_ppo_lora.py\n  python eval_humaneval.py" in table
     rows = list(csv.DictReader((results / "table.csv").open()))
     ppo = next(row for row in rows if row["method"] == "pocket_ppo")
@@ -206,7 +210,8 @@ def test_odd_names_and_files_cost_no_table(results):
 )
 def test_what_is_published_is_what_the_files_say(page, section, folder, monkeypatch):
     monkeypatch.chdir(ROOT)
-    text, table = (ROOT / page).read_text(encoding="utf-8"), table_of(ROOT / "results" / folder)
+    link = os.path.relpath(ROOT / "results" / folder / "table.md", (ROOT / page).parent)
+    text, table = (ROOT / page).read_text(encoding="utf-8"), table_of(ROOT / "results" / folder, link)
     made_here = (
         r"checkpoints/\S+: [^;]*; "  # task files that a run made: whether they are here is not the page's affair
     )
