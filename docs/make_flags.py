@@ -1,9 +1,9 @@
-"""docs/flags.md: every flag of every script, from the `Args` dataclasses and the comments beside their fields.
+"""Write docs/flags.md: every flag of every script, from the `Args` dataclasses and the comments beside their fields.
 
     python docs/make_flags.py            # writes the page
     python docs/make_flags.py --check    # exits with 1 and one line if the page is not what it would write
 
-The files are read, not imported: this takes no library, and finds a script that is added.
+The scripts are read, not imported. So no library is needed, and new scripts are found.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ TYPES = {"str": "text", "int": "whole number", "float": "number", "bool": "switc
 MARKUP = {ord("<"): "&lt;", ord("*"): r"\*"}
 HEAD = """# Every flag
 
-Written by `python docs/make_flags.py` from the dataclass at the top of each script; `--check` says whether it is
-stale. `python SCRIPT.py --help` prints those of a script in its own order. Defaults are the scripts' own: what
-`train_*.sh` gives in their place stands in `profile.sh`, what `train.py` gives in `training/defaults.py`. `sft`,
-`rl`, `ppo`, `grpo` and `dpo` are `train_*_lora.py`, the other names are files. Those of `data/` and `benchmarks/` have
-their flags in `--help` alone.
+`python docs/make_flags.py` writes this page from the dataclass at the top of each script; `--check` says whether the
+page is stale. `python SCRIPT.py --help` prints a script's flags in their own order. The defaults are those of the
+scripts; the values that `train_*.sh` sets instead are in `profile.sh`, and those that `train.py` sets are in
+`training/defaults.py`. `sft`, `rl`, `ppo`, `grpo` and `dpo` mean `train_*_lora.py`; the other names are files. Scripts
+in `data/` and `benchmarks/` list their flags only in `--help`.
 
-A switch is turned on by `--NAME`, off by `--no_NAME`. What has no dashes here is said without a name. `train.py`
-takes `METHOD [GPU] [MODEL]` or a YAML file first, and passes flags of the stages that it runs on to them. Where
-scripts differ in a flag, those that have it so stand in brackets. A few meanings lean on the flag that stands before
-theirs in the script ("its name there", "likewise"): `--help` has them in that order.
+`--NAME` turns a switch on and `--no_NAME` turns it off. An argument without dashes is given by its place, without a
+name. `train.py` takes `METHOD [GPU] [MODEL]` or a YAML file first, and passes on flags to the stages that it runs.
+Where scripts differ in a flag, brackets name the scripts. A few meanings refer to the flag before theirs in the script
+("its name there", "likewise"); `--help` keeps that order.
 
 """
 
@@ -47,7 +47,10 @@ class Flag(NamedTuple):
 
 
 def all_flags(root: Path) -> list[Flag]:
-    """Of every file that gives `run` or `parse_args` an Args: its own, or as policy.py another module's."""
+    """Return the flags of every script that passes an Args to `run` or `parse_args`.
+
+    The Args may be another module's, as in policy.py.
+    """
     found = []
     for path in sorted(root.glob("*.py")):
         calls = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call))
@@ -61,13 +64,13 @@ def all_flags(root: Path) -> list[Flag]:
 
 
 def fields(script: str, path: Path) -> list[Flag]:
-    """The fields of the file's Args, each with the comment on its lines."""
+    """Return the fields of the file's Args, each with the comment on its lines. Exit with an error if one has none."""
     text = path.read_text("utf-8")
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == "Args"]
     found = []
-    for field in (field for args in classes for field in args.body):  # none where Args is another script's, imported
+    for field in (field for args in classes for field in args.body):  # no class if the file imports another's Args
         if isinstance(field, ast.AnnAssign):
             lines = range(field.lineno, field.end_lineno + 1)
             meaning = " ".join(comments[line] for line in lines if line in comments).translate(MARKUP)
@@ -82,7 +85,7 @@ def fields(script: str, path: Path) -> list[Flag]:
 
 
 def type_of(annotation: ast.expr) -> str:
-    """A field's type in a word, or its choices.
+    """Describe a field's type in a word, or list its choices.
 
     >>> type_of(ast.parse("Literal['a', 'b']").body[0].value), type_of(ast.parse("bool").body[0].value)
     ('`a`, `b`', 'switch')
@@ -95,7 +98,7 @@ def type_of(annotation: ast.expr) -> str:
 
 
 def default_of(value: ast.expr | None) -> str:
-    """As it is typed in a shell.
+    """Write a default as one types it in a shell.
 
     >>> [default_of(ast.parse(text).body[0].value) for text in ("1e-5", "''", "True", "('a', 'b')")]
     ['`1e-05`', '`""`', 'on', '`a b`']
@@ -111,7 +114,7 @@ def default_of(value: ast.expr | None) -> str:
 
 
 def once(same: list[Flag], what: Callable[[Flag], str]) -> str:
-    """What all scripts say, or what each says."""
+    """Return the text that all scripts share, or each different text with its scripts."""
     said: dict[str, list[str]] = {}
     for flag in same:
         said.setdefault(what(flag), []).append(flag.script)
@@ -119,6 +122,7 @@ def once(same: list[Flag], what: Callable[[Flag], str]) -> str:
 
 
 def page(root: Path) -> str:
+    """Return the text of docs/flags.md."""
     flags = all_flags(root)
     lines = ["| flag | type or choices | default | meaning | scripts |", "|---|---|---|---|---|"]
     for name in sorted({flag.name for flag in flags}, key=lambda name: name.lstrip("-").lower()):
@@ -135,4 +139,4 @@ if __name__ == "__main__":
     if not sys.argv[1:]:
         PAGE.write_text(page(ROOT), "utf-8")
     elif not PAGE.is_file() or PAGE.read_text("utf-8") != page(ROOT):
-        sys.exit("error: docs/flags.md is stale: python docs/make_flags.py writes it anew")
+        sys.exit("error: docs/flags.md is stale: run python docs/make_flags.py to write it again")

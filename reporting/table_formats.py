@@ -1,4 +1,4 @@
-"""The rows of a results table as Markdown, CSV and LaTeX."""
+"""Write the rows of a results table as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def markdown(rows: list[Row], overlaps: dict[str, str]) -> str:
-    """One table a suite, with its hardware, overlap, commits and commands below."""
+    """Write one Markdown table per suite, with its hardware, overlap, commits and commands below."""
     tables = []
     for where, members in by_suite(rows):
         judged = parts_of(members)
@@ -40,7 +40,7 @@ def markdown(rows: list[Row], overlaps: dict[str, str]) -> str:
 
 
 def spreadsheet(rows: list[Row]) -> str:
-    """Everything that is known of each row, shares as numbers from 0 to 1; CSV."""
+    """Write everything that is known about each row as CSV, shares as numbers from 0 to 1."""
     parts = parts_of(rows)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -59,7 +59,7 @@ def spreadsheet(rows: list[Row]) -> str:
 
 
 def latex(rows: list[Row]) -> str:
-    """A booktabs table a suite, with the columns that a paper has room for."""
+    """Write one LaTeX booktabs table per suite, with the columns that a paper has room for."""
     tables = []
     for where, members in by_suite(rows):
         lines = [f"% {where}", r"\begin{tabular}{lrrrrr}", r"\toprule",
@@ -73,7 +73,7 @@ def latex(rows: list[Row]) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""For LaTeX.
+    r"""Escape a text for LaTeX.
 
     >>> print(escaped("pocket_sft 50% <0.001"))
     pocket\_sft 50\% $<$0.001
@@ -95,7 +95,8 @@ def share(rate: float) -> str:
 
 
 def interval(bounds: tuple[float, float]) -> str:
-    """
+    """Write an interval of shares in per cent, cut to 0 and 100.
+
     >>> interval((0.5, 1.02))
     '50.0 to 100.0%'
     """
@@ -120,7 +121,7 @@ def spent(row: Row) -> list[str]:
 
 
 def seeds(rows: list[Row]) -> str:
-    """How many each row has.
+    """Say how many seeds each row has.
 
     >>> from types import SimpleNamespace as Row
     >>> seeds([Row(name="base", num_seeds=1), Row(name="a", num_seeds=3), Row(name="b", num_seeds=3)])
@@ -133,7 +134,7 @@ def seeds(rows: list[Row]) -> str:
 
 
 def insert(readme: str, section: str, text: str) -> str:
-    """The README with the text between the section's markers.
+    """Return the README with the text between the section's markers replaced. Raises InputError if it has none.
 
     >>> insert("a <!-- x:begin -->old<!-- x:end --> b", "x", "new")
     'a <!-- x:begin -->\\nnew\\n<!-- x:end --> b'
@@ -142,5 +143,5 @@ def insert(readme: str, section: str, text: str) -> str:
     before, found, rest = readme.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise InputError(f"the README has no {begin} ... {end}; put them where the table should stand")
+        raise InputError(f"the README has no {begin} ... {end}; put them where the table should be")
     return f"{before}{begin}\n{text}\n{end}{after}"
