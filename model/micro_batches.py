@@ -9,16 +9,17 @@ from typing import Any
 def micro_batches(
     items: list, num_tokens: int, rows: list[int] | None = None, shared: bool = True, parts: int = 1
 ) -> list[list[int]]:
-    """Indices of the items in one forward and backward pass, for each pass.
+    """Return the indices of the items for each forward and backward pass.
 
-    Items of one group stand together, for they share their prompt; groups of like lengths too: little is padding.
+    Items of one group are put together, because they share their prompt. So are groups of similar length, which leaves
+    little padding.
 
     Args:
-        items: samples, or whatever else has `group`, `prompt_length` and the `lengths` of its completions.
-        num_tokens: the most that a pass computes, padding included; a single item may have more.
-        rows: those of the items that are meant; by default all.
+        items: samples, or other objects with `group`, `prompt_length` and the `lengths` of their completions.
+        num_tokens: the most tokens that a pass computes, padding included; a single item may exceed it.
+        rows: indices of the items to use; by default all.
         shared: whether completions of a prompt share its row.
-        parts: how many passes there are at least, if there are items enough.
+        parts: the least number of passes, if there are enough items.
     """
     chosen = list(range(len(items)) if rows is None else rows)
     total = Counter()
@@ -40,7 +41,7 @@ def micro_batches(
 
 
 def padded_tokens(items: list, shared: bool) -> int:
-    """What a pass over the items computes: rows times the longest prompt and the longest row of completions.
+    """Return the tokens that a pass computes: rows times (longest prompt + longest row of completions).
 
     >>> from types import SimpleNamespace as Item
     >>> items = [Item(group=g, prompt_length=10, lengths=[n]) for g, n in [(0, 3), (0, 4), (1, 5)]]
