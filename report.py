@@ -182,11 +182,11 @@ def content(folder: Path, method: str, max_rollouts: int, smooth: int) -> dict[s
     if any("token_ids" in row for row in kept):
         tokenizer, trouble = tokenizer_of(folder, str(record["args"].get("sft_model", "")))
     elif kept:
-        trouble = "This run recorded no tokens (an older version did not): completions are shown as text alone."
+        trouble = "This run recorded no tokens (an older version did not): completions are shown as text only."
     packed, strangers = pack_rollouts(kept, tokenizer)
     if strangers:
         page["notes"].append(f"The tokens of {strangers:,} rollouts decode to other text than was recorded: the "
-                             "tokenizer is not the run's. These are shown as text alone.")  # fmt: skip
+                             "tokenizer is not the run's. These are shown as text only.")  # fmt: skip
     page["notes"] += [trouble] if trouble else []
     return page | packed
 

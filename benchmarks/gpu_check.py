@@ -132,8 +132,8 @@ def main(args: Args) -> None:
     started, (here, free), found = time.perf_counter(), look(), []
     names, tiny = list(args.only), args.tiny or free is None
     if free is None:
-        print("no CUDA GPU here, or none that this torch can use: what a CPU can run is run, in a small form; it says "
-              "nothing of any card")  # fmt: skip
+        print("no CUDA GPU here, or none that this torch can use: the sections run in a small form on the CPU, which "
+              "says nothing about any GPU")  # fmt: skip
     elif not tiny and (short := [name for name in names if free < NEEDS.get(name, 0) * 2**30]):
         needs = ", ".join(f"{name} needs {NEEDS[name]}" for name in short)
         print(f"{here['gpu']}: {free / 2**30:.1f} GiB are free; left out: {needs}")

@@ -43,7 +43,7 @@ def build(workload: str, folder: Path, tokenizer_folder: str = "", data: str = "
     pocket = workload == "pocket"
     require(tokenizer_folder == "" or Path(tokenizer_folder, "tokenizer.json").is_file(),
             f"--tokenizer {tokenizer_folder}: has no tokenizer.json")  # fmt: skip
-    require(pocket or not natural, f"--lengths natural: the random model of {workload} never ends; take pocket")
+    require(pocket or not natural, f"--lengths natural: the random model of {workload} never ends; use pocket")
     write_tasks(data or str(ROOT / "data" / "pocket_train.jsonl"), folder / "tasks.jsonl")
 
     import torch

@@ -113,7 +113,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: not YAML ({error})") from None
     plain = isinstance(settings, dict) and not any(isinstance(value, dict | list) for value in settings.values())
-    require(plain, f"--config {path}: wants lines of 'name: value'")
+    require(plain, f"--config {path}: must hold lines of 'name: value'")
     empty = [str(name) for name, value in settings.items() if value is None]
     require(not empty, f"--config {path}: {', '.join(empty)}: has no value")
     return {str(name): value for name, value in settings.items()}
@@ -169,7 +169,7 @@ def check_sampling_args(args: Any) -> None:
     require_at_least(0, args, "length_penalty_alpha", "save_every", "token_budget", "max_grad_norm", "parity_bound")
     require_at_least(0, args, "patience", "keep_every", "log_completions", "track_completions")
     require_at_least(1, args, "valid_every")
-    require(args.patience == 0 or args.valid_path != "", "--patience: has nothing to go by; give --valid_path")
+    require(args.patience == 0 or args.valid_path != "", "--patience: needs validation tasks; give --valid_path")
     require_at_least(
         1, args, "batch_size", "num_samples", "max_new_tokens", "sample_batch_size", "micro_batch_tokens", "log_every"
     )

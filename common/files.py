@@ -31,7 +31,7 @@ def replace_folder(path: str | Path, keep: Callable[[Path], bool] = lambda parti
         InputError: the folder cannot be written, or holds files but no run.json: replacing it would lose them.
     """
     path = Path(path).absolute()
-    require(path.name != "", f"--output_dir {path}: want a folder of the run's own")
+    require(path.name != "", f"--output_dir {path}: cannot be the root folder; name a folder for this run")
     partial = path.with_name(path.name + ".partial")
     old = path.with_name(path.name + ".old")
     if old.is_dir() and not path.exists():  # killed between the two renames below

@@ -31,7 +31,7 @@ def open_sandbox(args: Any, tasks: list[Task], tested: bool = True) -> Iterator[
     """
     url = getattr(args, "judge_url", "")
     if language_of(tasks) == "verilog":
-        require(not args.allow_weak_tests, "--allow_weak_tests: Verilog has none")
+        require(not args.allow_weak_tests, "--allow_weak_tests: does not apply to Verilog; leave it out")
         judge = Judge(url, args.judge_model) if url else None
         sandbox = VerilogSandbox(args.time_limit, allow_missing_layers=args.allow_missing_layers, judge=judge)
     else:
@@ -49,7 +49,7 @@ def open_sandbox(args: Any, tasks: list[Task], tested: bool = True) -> Iterator[
         yield sandbox
     if judge and judge.asked:
         print(f"judge model: {judge.asked} explanations read, {judge.unreached} got no answer, "
-              f"{judge.unread} an answer that is no score")  # fmt: skip
+              f"{judge.unread} got an answer without a score")  # fmt: skip
 
 
 def require_judged(verdicts: Iterable[tuple[str, Verdict]], what: str) -> None:

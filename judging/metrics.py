@@ -69,7 +69,7 @@ def student_quantile(freedom: int, confidence: float = 0.95) -> float:
         return 2 / math.pi * (angle + rest) if odd else rest
 
     if freedom < 1:
-        raise ValueError("want two values at least")
+        raise ValueError("need at least two values")
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         low, high = ((low + high) / 2, high) if inside((low + high) / 2) < confidence else (low, (low + high) / 2)
@@ -104,7 +104,7 @@ def paired_difference(
     (0.25, True)
     """
     if len(first) != len(second) or not len(first):
-        raise ValueError("want the scores of the same tasks, one at least")
+        raise ValueError("need scores of the same tasks, at least one")
     differences = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)  # (N,)
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(

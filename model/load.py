@@ -197,8 +197,8 @@ def load_config(name: str, trust_remote_code: bool = False, trainable: bool = Fa
     for setting, value in logit_settings(config).items():
         require(
             not trainable,
-            f"{base}: its logits are more than its LM head gives ({setting} {value}); such a model can be evaluated "
-            "here, not trained",
+            f"{base}: it changes the logits of its LM head ({setting} {value}); such a model can be evaluated here, "
+            "not trained",
         )
     return config
 
@@ -330,7 +330,7 @@ def add_lora(model, rank: int, alpha: int, dropout: float) -> PeftModel:
     """
     targets, name = lora_targets(model), type(model).__name__
     require(not isinstance(model, PeftModel), f"{name}: has an adapter already; start from its base model")
-    require(bool(targets), f"{name}: has no linear layers that are loaded in 4 bits, and so none to adapt")
+    require(bool(targets), f"{name}: has no linear layers in 4 bits, so there is nothing to adapt")
     for parameter in model.parameters():
         parameter.requires_grad = False
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")

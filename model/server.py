@@ -128,7 +128,7 @@ class Server:
         """Turn the client's error into one line, with the key removed in case the server quotes it."""
         status = getattr(error, "status_code", None)
         if status in (401, 403):
-            return InputError(f"--server {self.url}: refuses the key ({status}); set OPENAI_API_KEY to one it takes")
+            return InputError(f"--server {self.url}: refuses the key ({status}); set OPENAI_API_KEY to one it accepts")
         if status is None:
             cause = str(error.__cause__ or "") or str(error)
             start, text, end = "cannot be reached (", cause, "); is it running, and is this its address?"

@@ -80,8 +80,8 @@ def check_round_trip(tokenizer, tasks: list[Task], prompts: list[list[int]]) -> 
             completion_ids(tokenizer, prompt, answer(task))
         except InputError as error:
             raise InputError(
-                f"{task['task_id']}: the tokenizer does not give its solution back: {error}; take the tokenizer that "
-                "the model was trained with (its tokenizer.json and tokenizer_config.json)"
+                f"{task['task_id']}: encoding and decoding changes its solution: {error}; use the tokenizer that the "
+                "model was trained with (its tokenizer.json and tokenizer_config.json)"
             ) from None
 
 

@@ -63,7 +63,7 @@ def read_rollouts(path: Path, unfinished: bool) -> list[dict[str, Any]]:
             fits = all(is_a(item, kind) for item in row.get(name, ()))
             require(fits, f"{place}: {name} must be a list of {'whole ' * (kind is int)}numbers")
         ids = row.get("token_ids")
-        require(all(0 <= token < 2**31 for token in ids or ()), f"{place}: token_ids has what is no token's number")
+        require(all(0 <= token < 2**31 for token in ids or ()), f"{place}: token_ids has a number that is no token id")
         for name in ("logprobs", "token_advantages"):
             require(ids is None or name not in row or len(row[name]) == len(ids),
                     f"{place}: {name} has {len(row.get(name, ()))} numbers for {len(ids or ())} tokens")  # fmt: skip
@@ -106,7 +106,7 @@ def tokenizer_of(folder: Path, sft_model: str) -> tuple[Any, str]:
             logging.set_verbosity_error()
             return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False), ""
     tried = f" and {sft_model} does not load" if sft_model else ""
-    return None, f"The run's folder has no tokenizer that loads{tried}: completions are shown as text alone."
+    return None, f"The run's folder has no tokenizer that loads{tried}: completions are shown as text only."
 
 
 def pieces(decode: Decode, ids: list[int]) -> list[str]:
