@@ -234,7 +234,7 @@ def loop(s: dict[str, Any], meter: Meter) -> None:
             with torch.no_grad(), as_reference(model):
                 reference = logprobs_of(ids, prompt_length)
             logprobs = logprobs_of(ids, prompt_length)
-            ratio = (logprobs - logprobs.detach()).exp()  # 1, as there is one update per batch
+            ratio = (logprobs - logprobs.detach()).exp()  # 1: one update per batch
             objective = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
             loss = (s["kl_coef"] * kl_estimate(logprobs, reference, "k3") - objective).mean() / len(rows)
             loss.backward()

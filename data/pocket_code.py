@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 from pocket_grammar import Composition, Source, signature
 
-SLIP_RATE = 0.15  # of slips in a source, stop, condition or transform
+SLIP_RATE = 0.15  # share of sources, stops, conditions and transforms that are slips
 FINISH_SLIP_RATE = 0.3
 EDGE_FINISHES = ("max", "min", "mean", "first", "last", "longest", "distinct", "counts")
-EDGE_SLIP_RATE = 0.65  # of slips in a finish whose edge case people forget
-EARLY_RETURN_RATE = 0.05  # of bodies whose return is indented into the loop
+EDGE_SLIP_RATE = 0.65  # share of slips for finishes whose edge case people forget
+EARLY_RETURN_RATE = 0.05  # share of bodies whose return is indented into the loop
 
 
 @dataclass(frozen=True)

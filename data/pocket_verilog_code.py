@@ -9,13 +9,13 @@ from typing import Any
 
 from pocket_verilog_grammar import Circuit, fill
 
-SLIP_RATE = 0.1  # of slips in an operation, a choice, a change or a register
+SLIP_RATE = 0.1  # share of operations, choices, changes and registers that are slips
 OFTEN = ("nand", "reversed", "rotated_left", "rotated_right", "all", "preset", "low_reset", "async_reset")
-OFTEN_RATE = 0.6  # of slips in those in OFTEN, which people get wrong more often than not
-TYPICAL_RATE = 0.75  # of slips that are the first in their list; others are drawn from the whole list
-NARROW_RATE = 0.08  # of nets declared without their width
-LATCH_RATE = 0.25  # of `if` without its `else`, in the style that has one
-UNDECLARED_RATE = 0.06  # of a net or a reg that is not declared
+OFTEN_RATE = 0.6  # share of slips for the names in OFTEN, which people get wrong more often than not
+TYPICAL_RATE = 0.75  # share of slips that are the first in their list; the others are drawn from the whole list
+NARROW_RATE = 0.08  # share of nets declared without their width
+LATCH_RATE = 0.25  # share of `if` without its `else`, in the style that has one
+UNDECLARED_RATE = 0.06  # share of bodies with a net or a reg that is not declared
 
 STYLES = {"inline": 5, "nets": 3, "block": 3}  # ways to compute the value; relative frequency in reference solutions
 

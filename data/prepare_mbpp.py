@@ -40,7 +40,7 @@ def make_task(record: Any, prefix: str, where: str) -> Task:
     """Make a task from a line of mbpp.jsonl or of the sanitized form (`prompt` for `text`, and `test_imports`).
 
     Args:
-        prefix: of the task id.
+        prefix: the start of the task id.
         where: the record, for the error message.
 
     Raises:

@@ -215,7 +215,7 @@ def enter_namespaces(mounts: bool = False) -> list[str]:
     """Enter new namespaces for process ids, network and IPC; the next child is the first process in them.
 
     Args:
-        mounts: leave its mounts behind too, where that is allowed.
+        mounts: enter a new mount namespace too, where that is allowed.
 
     Returns:
         the names of the new namespaces; [] where the machine allows none.

@@ -40,8 +40,8 @@ def wilson_interval(rate: float, count: int, confidence: float = 0.95) -> tuple[
 def seed_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Return Student's interval for the mean over seeds (Student 1908, doi 10.2307/2331554).
 
-    It assumes normal values. With three seeds it is wide: 2.5 times their standard deviation on either side. Needs at
-    least two values; with fewer the statistics module raises an error.
+    It assumes normal values. With three seeds it is wide: 2.5 times their standard deviation on either side. Raises
+    ValueError for fewer than two values.
 
     >>> [round(bound, 3) for bound in seed_interval([0.7, 0.8, 0.9])]
     [0.552, 1.048]

@@ -3,7 +3,7 @@
     unit_test  r - alpha * length / 100: r is 1 if every test passes, else 0; length in tokens, EOS included
     shaped     1 + bonus * quality if every test passes; -penalty if the code does not compile; else 0
     partial    1 if every test passes, else (1 - bonus) * share of the tests passed
-    parts      Verilog only: the mean of the verdict's parts, weighted by --part_weights, - alpha * length / 100
+    parts      (the verdict's parts, averaged by --part_weights) - alpha * length / 100; for Verilog only
 
 With the first three, wrong code always earns less than right code. `docs/rewards.md` says more.
 """
@@ -74,7 +74,7 @@ def partial_reward(verdict: Verdict, full_bonus: float) -> float:
 
 
 def parts_reward(verdict: Verdict, weights: Sequence[float], length: int, alpha: float) -> float:
-    """Return R = sum of weight * part / sum of weights, over the parts that the verdict has, - alpha * length / 100.
+    """Return R = sum(weight * part) / sum(weight) - alpha * length / 100; the sums are over the verdict's parts.
 
     >>> parts_reward(Verdict("fail", "", parts={"compilation": 1.0, "functional": 0.5}), (1, 3, 0, 0, 0), 100, 0.01)
     0.615

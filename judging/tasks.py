@@ -253,7 +253,9 @@ def answer(task: Task) -> str:
 
 
 def test_source(task: Task) -> str:
-    """Return a Python task's tests and the line that calls them; the program under test never sees them.
+    """Return a Python task's tests and the line that calls them.
+
+    The program under test sees them only in the weaker mode (--allow_weak_tests).
 
     >>> test_source({"test": "def check(f):\\n    assert f() == 1\\n", "entry_point": "one"})
     'def check(f):\\n    assert f() == 1\\n\\n\\ncheck(one)\\n'

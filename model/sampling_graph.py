@@ -27,8 +27,8 @@ Draw = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 def takes_graph(model) -> bool:
     """Return whether a model can be decoded under a graph: on a GPU, if every layer attends to all tokens by a mask.
 
-    Two cases are excluded. If positions are scaled by the length so far, the host would have to read that length. If
-    torch must be deterministic, writing into the cache may wait for the host.
+    Models are excluded if they scale positions by the length so far, which the host would have to read. All models are
+    excluded while torch must be deterministic, because writing into the cache may then wait for the host.
     """
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}

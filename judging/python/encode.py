@@ -122,7 +122,7 @@ class Encoder(Known):
             return {"#": number}
         if (
             kind is list and depth < MAX_DEPTH and ATOMS.issuperset(kinds := set(map(type, value)))
-        ):  # a shortcut for lists of atoms: most lists are, and all large ones
+        ):  # a shortcut, since most lists hold only atoms, and all large ones do
             self._spend(2 * len(value))
             self._register(value, mutable=True)
             return self._flat(value, kinds)

@@ -94,7 +94,7 @@ class Judge:
         Tests that may change this interpreter run in a fork of it.
 
         Raises:
-            Broken: the zygote is gone.
+            Broken: the zygote is gone, or the fork failed.
         """
         key = json.dumps([job["task"].get(name) for name in _PARTS])
         if len(key) > LARGE:
@@ -165,7 +165,7 @@ class Judge:
         return self.references[key] == what
 
     def attempt(self, plan: Split | None, task: dict[str, Any], source: str, limit: float) -> dict[str, Any]:
-        """Run one child from fork to reaping; without a plan in the weaker mode, where the tests run in the child."""
+        """Run one child from fork to reaping. Without a plan this is the weaker mode: the tests run in the child."""
         started = time.monotonic()
         try:
             with self.start(math.ceil(limit) + 1) as channel:

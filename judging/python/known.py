@@ -66,7 +66,7 @@ class Known:
         return changed
 
     def _tell(self, numbers: list[int], changed: list) -> None:
-        """Add to `changed` the new contents of those of these objects that differ from before."""
+        """Add to `changed` the new contents of each of these objects that has changed."""
         for number in numbers:
             value, before = self.known[number], self.before[number]
             now = value if type(value) is list else contents(value)  # lists, the most frequent, need no copy

@@ -53,7 +53,7 @@ def methods_from_afar(session: Any, name: str, names: tuple[str, ...]) -> dict[s
     Its methods are run in the candidate's process.
 
     Args:
-        name: of the candidate's class.
+        name: the name of the candidate's class.
         names: the methods that it replaces.
     """
     methods: dict[str, Any] = {"__getattr__": lambda value, name: far(session, value, name)}

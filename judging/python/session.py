@@ -235,7 +235,7 @@ class Session:
         It is a class of the prompt's or of Python's, or a new subclass of one.
 
         Args:
-            name: of the object's class.
+            name: the name of the object's class.
             bases: for an exception all base classes, for another object those that the prompt defines.
             own_name: whether the program has the object's class under this name.
         """
@@ -272,7 +272,7 @@ class Session:
         """Return the class by which the tests know an exception.
 
         Args:
-            names: of its class, followed by those of the bases.
+            names: the name of its class, followed by those of the bases.
             make: the program defines this class itself, so make a new one even if the prompt has one of this name.
         """
         first, *others = names

@@ -150,7 +150,7 @@ def _modules_of(imported: Iterable[dict[str, str]]) -> set[str]:
 def _shadowed(task: dict[str, Any], tests: ast.Module, names: set[str], others: bool) -> set[str]:
     """Return those builtin names that the task wants the candidate to define.
 
-    The entry point tells, or else the reference solution, or else the functions that the asserts call.
+    They come from the entry point, or else from the reference solution, or else from the calls in the asserts.
     """
     if task.get("entry_point"):
         return names & {task["entry_point"]}

@@ -78,7 +78,7 @@ def ivl_config(folder: str, simulate: bool) -> str:
     """Return the configuration that the driver iverilog would write for ivl.
 
     Args:
-        folder: of ivl and its modules.
+        folder: the folder of ivl and its modules.
         simulate: generate code for vvp, as for -g2012; otherwise no code, as for -g2012 -Wall.
     """
     lines = [f"basedir:{folder}", *(f"module:{folder}/{name}.vpi" for name in ("system", "v2005_math", "v2009"))]

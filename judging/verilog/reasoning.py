@@ -101,7 +101,7 @@ class Judge:
         out, a text that confuses the judge would earn more than a bad explanation.
 
         Args:
-            prompt: of the task.
+            prompt: the task's prompt.
             text: the explanation.
             completion: the code.
         """

@@ -36,7 +36,7 @@ def check_length(text: str) -> None:
 def check_source(text: str, preprocessed: bool) -> str:
     r"""Check a candidate's source. If it is preprocessed, return it without comments and directives, else unchanged.
 
-    Only `default_nettype remains of the directives. Comments are removed because tools obey some of them (`verilator
+    Of the directives only default_nettype remains. Comments are removed because tools obey some of them (`verilator
     lint_off`, `synthesis translate_off`).
 
     Raises:
