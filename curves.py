@@ -1,10 +1,10 @@
-"""Learning curves of runs, from their training logs: a panel for each figure, a line for each method.
+"""Draw learning curves of runs from their training logs: a panel for each figure, a line for each method.
 
     python curves.py checkpoints/my_ppo checkpoints/my_grpo --figures reward base_reward gen_len
 
-Runs whose folders differ only in `_seedN` at the end are one line, the mean of the seeds, in a band from the lowest
-seed to the highest. What is drawn at x is the mean of the steps around it (`--smooth` steps in all). docs/metrics.md
-explains the figures. Printed is the mean of each over the last third of the steps.
+Runs whose folders differ only in `_seedN` at the end share one line, the mean of the seeds, inside a band from the
+lowest seed to the highest. Each point is the mean of `--smooth` steps around it. docs/metrics.md explains the figures.
+The script also prints each figure's mean over the last third of the steps.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from reporting.plots import chosen_figures, draw, last_third, read_log
 @dataclass
 class Args:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # folders that training wrote
-    figures: tuple[str, ...] = ()  # names in the log; by default those of a method that say most
-    x: Literal["epoch", "step", "sampled_tokens"] = "epoch"  # what stands on the axis below
-    smooth: int = 9  # steps that a point is the mean of; 1: the steps themselves
-    output: str = "curves.png"  # where the picture goes
+    figures: tuple[str, ...] = ()  # names in the log; by default the most telling ones of the method
+    x: Literal["epoch", "step", "sampled_tokens"] = "epoch"  # what the horizontal axis shows
+    smooth: int = 9  # number of steps that each point averages; 1 draws the steps themselves
+    output: str = "curves.png"  # the picture to write
     config: str = ""  # YAML file with any of these; flags win over it
 
 
@@ -41,7 +41,7 @@ def main(args: Args) -> None:
             groups[re.sub(r"_seed\d+$", "", run_folder.rstrip("/"))].append(log)
     require(bool(groups), "want folders of runs, with a training log each; --help says more")
     names = [Path(path).name for path in groups]
-    if len(set(names)) == len(names):  # else their paths tell them apart
+    if len(set(names)) == len(names):  # else keep the paths, which differ
         groups = dict(zip(names, groups.values(), strict=True))
     known = {name for logs in groups.values() for log in logs for step in log for name in step}
     require(args.x in known, f"--x {args.x}: these runs did not log it; --x step")

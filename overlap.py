@@ -1,10 +1,10 @@
-"""Train/test overlap: test tasks that a train task repeats, exactly or nearly.
+"""Find test tasks that a training task repeats, exactly or nearly.
 
     python overlap.py --train_path data/pocket_train.jsonl --data_path data/pocket_test.jsonl
 
-Exact: the prompt or the solution is the same, names of the functions and white space aside. Near: of the runs of five
-tokens in prompt and solution together, tests left out, the two share 70% or more (Jaccard). results_table.py says both
-of every table whose task files are at hand.
+Exact: the prompt or the solution is the same, apart from the function's name and white space. Near: the two tasks share
+70% or more (Jaccard) of their runs of five tokens in prompt and solution together; tests are left out.
+results_table.py prints both for every table whose task files are present.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from common import printable, require, run_script
 from judging.tasks import Task, read_tasks
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
-WIDTH = 5  # tokens of a shingle
+WIDTH = 5  # tokens in a shingle (a run of consecutive tokens)
 
 
 @dataclass
 class Args:
-    train_path: str = "data/humaneval_train.jsonl"  # tasks that were learnt from
+    train_path: str = "data/humaneval_train.jsonl"  # tasks that a model was trained on
     data_path: str = "data/humaneval_test.jsonl"  # tasks to evaluate on
-    near: float = 0.7  # share of the shingles in common from which two tasks are near
+    near: float = 0.7  # two tasks are near if they share at least this part of their shingles
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 @dataclass
 class Overlap:
-    """Pairs of a test task and the train task that is likest to it, by task_id."""
+    """The overlapping test tasks, each with the training task most similar to it, by task_id."""
 
     num_tasks: int
     exact: list[tuple[str, str]] = field(default_factory=list)
-    near: list[tuple[str, str, float]] = field(default_factory=list)  # with their similarity, likest first
+    near: list[tuple[str, str, float]] = field(default_factory=list)  # with their similarity, highest first
 
     def __str__(self) -> str:
         likest = f" (the likest {self.near[0][0]} and {self.near[0][1]}, {self.near[0][2]:.0%})" if self.near else ""
@@ -43,7 +43,7 @@ class Overlap:
 
 
 def tokens(task: Task, text: str) -> tuple[str, ...]:
-    """Of a task's text, its own function's name replaced.
+    """Split a text of a task into tokens, with the name of the task's function replaced by "_".
 
     >>> tokens({"entry_point": "add"}, "def add(a):")
     ('def', '_', '(', 'a', ')', ':')
@@ -56,7 +56,11 @@ def shingles(words: tuple[str, ...]) -> set[tuple[str, ...]]:
 
 
 def overlap(train: list[Task], test: list[Task], near: float = 0.7) -> Overlap:
-    """Which test tasks the train tasks hold already; of several train tasks the likest is named."""
+    """Find the test tasks that overlap with training tasks; of several training tasks name the most similar.
+
+    Args:
+        near: the smallest Jaccard similarity of two near tasks.
+    """
     known, where, sizes = {}, defaultdict(list), []
     for number, task in enumerate(train):
         for part in ("prompt", "canonical_solution"):

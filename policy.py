@@ -1,10 +1,11 @@
-"""Will it fit my card? `python policy.py --preflight` predicts a run's peak memory; model/memory.py says how."""
+"""Predict whether a run fits a GPU: `python policy.py --preflight` prints its peak memory; model/memory.py says how."""
 
 from __future__ import annotations
 
 import logging
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # nothing is computed: what it lacks on a CPU is no news
+# nothing is computed here, so hide bitsandbytes's warnings about what it lacks on a CPU
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 from common import run_script
 from model import memory

@@ -1,10 +1,10 @@
-"""One HTML page of a run: its settings, its curves, and a browser of the rollouts that it recorded.
+"""Write one HTML page about a run: its settings, its curves, and a browser of the rollouts that it recorded.
 
     python report.py checkpoints/my_grpo                # writes checkpoints/my_grpo/report.html
 
-The page is a single file that opens from the file system: no network, no other files. It shows what a model wrote as
-text, whatever it is, and its Content-Security-Policy lets nothing run but the page's own script. Of a run that is still
-going the folder is RUN_DIR.partial, which is taken if RUN_DIR is not there. docs/report.md says what is on the page.
+The page is a single file that opens from the file system, without network or other files. It shows everything that a
+model wrote as text, and its Content-Security-Policy lets only the page's own script run. A run that has not finished
+is in RUN_DIR.partial, which is used if RUN_DIR does not exist. docs/report.md says what is on the page.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from reporting.rollouts import figure, pack_rollouts, read_rollouts, thinned, to
 
 PARTS = Path(__file__).parent / "reporting" / "page"
 SCRIPTS = ("text.js", "curves.js", "diff.js", "detail.js", "list.js")  # one script, in this order
-BESIDE = ("cut_off", "grad_norm", "tied_groups")  # shown at once, beside what curves.py draws, while there is room
+BESIDE = ("cut_off", "grad_norm", "tied_groups")  # shown first, after the figures of curves.py, if there is room
 
 
 @dataclass
 class Args:
     run_dir: Annotated[str, tyro.conf.Positional]  # folder that training wrote, or is writing
-    output: str = ""  # where the page goes; "": report.html in that folder
-    max_rollouts: int = 5000  # of more, whole steps are left out, evenly
-    smooth: int = 9  # steps that a point of a line is the mean of; 1: the steps themselves
+    output: str = ""  # the page to write; "": report.html in that folder
+    max_rollouts: int = 5000  # with more rollouts, leave out whole steps, evenly
+    smooth: int = 9  # number of steps that each point of a line averages; 1 draws the steps themselves
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 def find_run(run_dir: str) -> tuple[Path, str]:
-    """The run's folder, and its method by the name of its log.
+    """Return the run's folder, and its method by the name of its log.
 
     Raises:
-        InputError: there is no such folder, or it is no run's.
+        InputError: there is no such folder, or it is not the folder of a run.
     """
     folder = Path(run_dir)
     partial = folder.with_name(folder.name + ".partial") if folder.name else folder
@@ -67,20 +67,20 @@ def log_name(method: str) -> str:
 
 
 def is_going(folder: Path) -> bool:
-    """Whether training has still to finish, or was killed: a last line may then be half there."""
+    """Return whether training has not finished, or was killed; the last line of a file may then be incomplete."""
     return folder.name.endswith(".partial")
 
 
 def settings(record: dict[str, Any], method: str) -> list[dict[str, Any]]:
-    """The run's arguments: name, value, the script's default now (None if it has none), and whether the two differ.
+    """Return the run's arguments, those that differ from the script's present defaults first.
 
-    Those that differ stand first. Values are texts.
+    Each has "name", "value", "default" (None if the script has no such argument) and "differs"; values are texts.
     """
     script = importlib.import_module(f"train_{method}_lora")
     defaults = {field.name: field.default for field in dataclasses.fields(script.Args)}
     rows = []
     for name, value in record["args"].items():
-        default = json.loads(json.dumps(defaults.get(name), default=str))  # as run.json would have it
+        default = json.loads(json.dumps(defaults.get(name), default=str))  # as run.json would store it
         differs = name in defaults and value != default
         rows.append({"name": name, "value": as_text(value), "differs": differs,
                      "default": as_text(default) if name in defaults else None})  # fmt: skip
@@ -88,7 +88,8 @@ def settings(record: dict[str, Any], method: str) -> list[dict[str, Any]]:
 
 
 def as_text(value: Any) -> str:
-    """
+    """Write a JSON value as text for a table.
+
     >>> [as_text(value) for value in (0.001, "a b", "", None, ["x", 1], {"torch": "2.13", "landlock": 7})]
     ['0.001', 'a b', '""', 'none', 'x, 1', 'torch 2.13, landlock 7']
     """
@@ -102,20 +103,20 @@ def as_text(value: Any) -> str:
 
 
 def machine_rows(record: dict[str, Any]) -> list[list[str]]:
-    """What else run.json says, as pairs of a name and a text."""
+    """Return everything else in run.json, as pairs of a name and a text."""
     return [[name.replace("_", " "), as_text(value)] for name, value in record.items() if name != "args"]
 
 
 def figures(log: dict[int, dict[str, Any]], width: int) -> dict[str, dict[str, Any]]:
-    """Of every number in the log: its points, the line through them, and its means at both ends.
+    """Collect every number in the log: its points, a smoothed line, and its means at both ends.
 
     Args:
-        log: the record of each step, in their order.
-        width: steps that a point of the line is the mean of; a figure with few points is smoothed less.
+        log: step -> record, in the order of the steps.
+        width: number of steps that each point of the line averages; a figure with few points is smoothed less.
 
     Returns:
-        name: {"x": steps, "y": values, "line": smoothed values, "first": mean of the first tenth of the points, one at
-        least, "last": of the last}.
+        {name: {"x": steps, "y": values, "line": smoothed values, "first": the mean of the first tenth of the points, at
+        least one, "last": the mean of the last tenth}}.
     """
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for step, record in log.items():
@@ -138,7 +139,7 @@ def figures(log: dict[int, dict[str, Any]], width: int) -> dict[str, dict[str, A
 
 
 def read_log(folder: Path, method: str) -> dict[int, dict[str, Any]]:
-    """The record of each step, in their order."""
+    """Read a run's log: step -> record, in the order of the steps."""
     log: dict[int, dict[str, Any]] = {}
     for place, record in read_jsonl(folder / log_name(method), "training log", unfinished=is_going(folder)):
         step = record.get("step")
@@ -148,7 +149,7 @@ def read_log(folder: Path, method: str) -> dict[int, dict[str, Any]]:
 
 
 def content(folder: Path, method: str, max_rollouts: int, smooth: int) -> dict[str, Any]:
-    """All that the page's script is given."""
+    """Return all data that the page's script gets."""
     record = read(folder / "run.json")
     require(isinstance(record.get("args"), dict), f"{folder / 'run.json'}: has no args; is it the folder of a run?")
     log = read_log(folder, method)
@@ -181,11 +182,11 @@ def content(folder: Path, method: str, max_rollouts: int, smooth: int) -> dict[s
     if any("token_ids" in row for row in kept):
         tokenizer, trouble = tokenizer_of(folder, str(record["args"].get("sft_model", "")))
     elif kept:
-        trouble = "This run recorded no tokens (an older version did not): completions are shown as text alone."
+        trouble = "This run recorded no tokens (an older version did not): completions are shown as text only."
     packed, strangers = pack_rollouts(kept, tokenizer)
     if strangers:
         page["notes"].append(f"The tokens of {strangers:,} rollouts decode to other text than was recorded: the "
-                             "tokenizer is not the run's. These are shown as text alone.")  # fmt: skip
+                             "tokenizer is not the run's. These are shown as text only.")  # fmt: skip
     page["notes"] += [trouble] if trouble else []
     return page | packed
 
@@ -200,7 +201,7 @@ def notes_without_rollouts(folder: Path, method: str, logged: bool) -> Iterator[
 
 
 def as_json(data: Any) -> str:
-    r"""JSON in ASCII that can stand in a script element: no `<` in it, so no tag or comment begins or ends there.
+    r"""Write ASCII JSON that is safe inside a script element: without `<`, no tag or comment can begin or end in it.
 
     >>> as_json(["</script><!--", "\u2028"])
     '["\\u003c/script\\u003e\\u003c!--","\\u2028"]'
@@ -210,12 +211,12 @@ def as_json(data: Any) -> str:
 
 
 def sha256_source(text: str) -> str:
-    """What a Content-Security-Policy calls an inline script or style by."""
+    """Return the source by which a Content-Security-Policy names an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def render(page: dict[str, Any]) -> str:
-    """The HTML. Data stands in it as JSON alone, but for the title."""
+    """Return the page's HTML. It holds the data only as JSON, except for the title, which is escaped."""
     style = (PARTS / "page.css").read_text(encoding="utf-8")
     code = "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'(function () {{\n"use strict";\n{code}\n}})();'

@@ -1,11 +1,13 @@
-"""From results/*_metrics.json to a table: Markdown (in README.md between markers too), CSV, LaTeX, and plots.
+"""Make a table from results/*_metrics.json: Markdown (also between markers in README.md), CSV, LaTeX, and plots.
 
-Runs that differ only in `_seedN` at the end of their name are one row: the means over the seeds. Three intervals, all
-95%: over tasks, Wilson's on the number of tasks, not of tasks times seeds, for the seeds share the tasks; over seeds,
-Student's on their pass rates; and of the difference to SFT on the same tasks, bootstrapped over tasks, with the
-p-value of a paired randomisation test. Rows of different task files, base models, limits or ways to sample stand in
-different tables, and where only the settings differ a warning says so (`--strict`: an error). Sampled tokens and
-training time count from SFT on. Verilog has a column for each part of its verdicts.
+Runs whose names differ only in `_seedN` at the end form one row: the means over the seeds. There are three 95%
+intervals. The one over tasks is Wilson's, for the number of tasks; tasks times seeds would be wrong, because the seeds
+share the tasks. The one over seeds is Student's, for their pass rates. The one of the difference to SFT on the same
+tasks is bootstrapped over tasks, with the p-value of a paired randomisation test.
+
+Rows with different task files, base models, limits or ways to sample are in different tables; a warning names settings
+that differ (`--strict` makes it an error). Sampled tokens and training time are counted from SFT on. Verilog has a
+column for each part of its verdicts.
 """
 
 from __future__ import annotations
@@ -26,20 +28,22 @@ from reporting.table_formats import insert, latex, markdown, spreadsheet
 @dataclass
 class Args:
     results_dir: str = "results"  # where the *_metrics.json are
-    readme: str = "README.md"  # gets the table between its markers, and a link to the commands; empty: print only
-    compare: tuple[str, ...] = ()  # two rows: print how they differ on the same tasks, and write nothing
-    reproduces: str = ""  # another folder: print which of its rows these runs come to again, within its intervals
+    readme: str = (
+        "README.md"  # write the table between this file's markers, with a link to the commands; "": change no README
+    )
+    compare: tuple[str, ...] = ()  # names of two rows: print how they differ on the same tasks, and write nothing
+    reproduces: str = ""  # another folder: print which of its rows these runs reproduce, within its intervals
     strict: bool = False  # rows that were evaluated under different settings are an error, not a warning
-    plots: bool = False  # the learning curves of these runs too, as far as their logs are there
+    plots: bool = False  # also plot the learning curves of those runs whose logs exist
     section: str = "yours"  # the markers' name: <!-- yours:begin --> and <!-- yours:end -->
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 def compare(folder: Path, first: str, second: str) -> str:
-    """How the second row differs from the first: the mean over tasks with interval and p-value, the tasks won and lost.
+    """Describe how the second row differs from the first: mean difference, interval, p-value, tasks won and lost.
 
     Raises:
-        InputError: there is no such row, its per-task file is missing, or the two were evaluated differently.
+        InputError: there is no such row, one of its per-task files is missing, or the two were evaluated differently.
     """
     groups, found = read_metrics(folder), []
     for name in (first, second):
@@ -62,9 +66,10 @@ def compare(folder: Path, first: str, second: str) -> str:
 
 
 def reproduced(rows: list[Row], committed: list[Row]) -> str:
-    """Which committed rows the rows of the same name come to again: the rate within the committed intervals.
+    """Say which committed rows are reproduced: the new rate of the row with the same name is in a committed interval.
 
-    Within that over tasks, or over seeds if that is wider: another seed is another policy on the same tasks.
+    Either interval will do, the one over tasks or the one over seeds: another seed trains another policy on the same
+    tasks.
     """
     ours, lines, held = {(row.suite, row.name): row for row in rows}, [], 0
     shared = [row for row in committed if (row.suite, row.name) in ours]
@@ -82,7 +87,7 @@ def reproduced(rows: list[Row], committed: list[Row]) -> str:
 
 
 def overlaps(groups: dict[tuple[str, str], list[dict]]) -> dict[str, str]:
-    """Of each suite what its rows' train tasks and its tasks have in common, or why that is not known."""
+    """Describe, for each suite, the overlap of its tasks with its rows' training tasks, or say why it is unknown."""
     files: dict[str, dict[str, str]] = defaultdict(dict)
     tested: dict[str, tuple[str, str]] = {}
     for (where, _), runs in groups.items():
@@ -104,7 +109,7 @@ def overlaps(groups: dict[tuple[str, str], list[dict]]) -> dict[str, str]:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Average length against pass@1 with Wilson intervals, a panel for each table."""
+    """Plot pass@1 with Wilson intervals over the average length, one panel per table."""
     from reporting.plots import COLOURS, literal, save_picture
 
     rows = [row for row in rows if row.length is not None]
@@ -129,7 +134,10 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 def plot_curves(groups: dict[tuple[str, str], list[dict]], path: Path) -> str:
-    """Learning curves of the rows whose runs' logs are there. Returns what was done, in a line."""
+    """Plot learning curves of the rows whose runs still have logs; return one line that says what was done.
+
+    Only logs with `base_reward` count: those of the policy gradient methods.
+    """
     from reporting.plots import chosen_figures, draw, read_log
 
     logs: dict[str, list[Any]] = {}
@@ -146,7 +154,7 @@ def plot_curves(groups: dict[tuple[str, str], list[dict]], path: Path) -> str:
 
 
 def is_still_there(metrics: dict) -> bool:
-    """Whether the adapter that was evaluated is in its folder, and not a later run's."""
+    """Return whether the evaluated adapter is still in its folder and was not replaced by a later run."""
     weights = Path(metrics["model_path"]) / "adapter_model.safetensors"
     return bool(metrics.get("is_lora")) and weights.is_file() and metrics.get("adapter_sha256") == sha256(weights)
 
@@ -176,7 +184,7 @@ def main(args: Args) -> None:
         require(readme.is_file(), f"--readme {readme}: no such file")
         table = markdown(rows, overlapping, link=relpath(folder / "table.md", readme.parent))
         write_text(readme, insert(readme.read_text(encoding="utf-8"), args.section, table))
-        print(f"the table stands in {readme} too")
+        print(f"wrote the table into {readme} too")
     print(f"wrote {folder}/table.md, .csv and .tex, and {folder}/length_vs_pass.png")
     if args.reproduces:
         print(reproduced(rows, read_rows(Path(args.reproduces))))

@@ -1,10 +1,10 @@
-"""Runs untrusted Python and returns a verdict: the reward that every stage learns from.
+"""Run untrusted Python and return a verdict, from which rewards are computed.
 
     with Sandbox(time_limit=5.0) as sandbox:
         verdict = sandbox.check(task, completion)
         verdicts = sandbox.check_many((task, completion) for completion in completions)
 
-`docs/sandbox.md` says who is not trusted and what is promised. The parts are in judging/.
+`docs/sandbox.md` says who is not trusted and what is promised. The code is in judging/.
 
 `python sandbox.py --probe` prints the layers that hold on this machine.
 """
@@ -22,7 +22,7 @@ __all__ = ["STATUSES", "UNJUDGED", "Sandbox", "Verdict", "self_test"]
 
 
 def self_test(sandbox: Sandbox) -> None:
-    """Try a handful of attacks, in about a second; raises InputError if one gets through."""
+    """Try a few attacks, in about a second. Raise InputError if one gets through."""
     try_attacks(sandbox, attacks.attack)
 
 

@@ -1,8 +1,9 @@
-"""How far what samples is from base + adapter as peft has them, for each way to make a LoRA adapter.
+"""Compare the sampler's log-probabilities with peft's base + adapter, for each way to make a LoRA adapter.
 
-Each kind gets random weights, is saved by peft's own `save_pretrained`, and loaded as a user's adapter is. Printed are
-the mean and the largest difference of a token's log-probability, in nats: of the adapter (what it does to the model),
-and between `rollout.sample` and peft's forward pass over the same 4-bit base.
+Each kind of adapter gets random weights, is saved by peft's own `save_pretrained`, and is loaded like a user's adapter.
+The table shows the mean and the largest difference of a token's log-probability, in nats: between the model with and
+without the adapter, between `model.sampling.sample` and peft's forward pass over the same 4-bit base, and between
+trainer and sampler.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from model.load import load_policy, load_tokenizer
 from model.logprobs import completion_logprobs
 from model.sampling import encode_prompts, generate, in_order
 
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # of a Llama or a Qwen
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # Llama's and Qwen's names
 KINDS: dict[str, dict[str, Any]] = {
     "a list of names": {"target_modules": LINEAR},
     "a regular expression": {"target_modules": r".*\.(q|v)_proj"},
@@ -52,15 +53,15 @@ KINDS: dict[str, dict[str, Any]] = {
 @dataclass
 class Args:
     model_name: str = "data/pocket_coder"  # hub name or folder
-    data: str = "data/pocket_valid.jsonl"  # tasks whose prompts are continued
-    num_tasks: int = 4  # prompts
+    data: str = "data/pocket_valid.jsonl"  # tasks whose prompts are completed
+    num_tasks: int = 4  # number of prompts
     max_new_tokens: int = 32  # tokens of each completion
-    std: float = 0.1  # of the adapters' weights
+    std: float = 0.1  # standard deviation of the adapters' weights
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 def make_adapter(base: str, kind: str, folder: Path, std: float = 0.1, rank: int = 4) -> str:
-    """An adapter of a kind with random weights, as peft saves it. Returns its folder."""
+    """Save an adapter of a kind with random weights, as peft does, and return its folder."""
     torch.manual_seed(1)
     config = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=8, lora_dropout=0.1, **KINDS[kind])
     model = get_peft_model(load_policy(base, torch.device("cpu")), config)
@@ -75,7 +76,7 @@ def make_adapter(base: str, kind: str, folder: Path, std: float = 0.1, rank: int
 
 @torch.no_grad()
 def gaps(adapter: str, base: str, prompts: list[list[int]], max_new_tokens: int) -> dict[str, float]:
-    """Mean and largest difference in nats: what the adapter does, and sampler against peft."""
+    """Return mean and largest difference in nats: with and without adapter, sampler and peft, trainer and sampler."""
     model = load_policy(adapter, torch.device("cpu")).eval()
     tokenizer = load_tokenizer(adapter)
     rollouts = in_order(

@@ -1,10 +1,10 @@
-"""Predicted memory against measured, phase by phase, of models with random weights.
+"""Compare predicted with measured memory, phase by phase, for models with random weights.
 
     python benchmarks/bench_memory.py                                  # small shapes; on a CPU too
     python benchmarks/bench_memory.py --shape deepseek-coder-1.3b      # on a GPU; needs 3 GB of disk for a while
 
-On a CPU what its allocator hands out is summed (torch.profiler), on a GPU torch.cuda.max_memory_allocated is read. Both
-count bytes of tensors, the kernels' own included, and neither CUDA's context nor what the allocator cannot hand out.
+On a CPU the allocations are summed (torch.profiler); on a GPU torch.cuda.max_memory_allocated is read. Both count the
+bytes of tensors, those inside kernels included. Neither counts CUDA's context or memory that the allocator cannot use.
 """
 
 from __future__ import annotations
@@ -48,23 +48,26 @@ SHAPES = {  # hidden, inner, layers, heads, key/value heads, vocabulary
 @dataclass
 class Args:
     shape: Literal["small", "small-grouped", "deepseek-coder-1.3b", "deepseek-coder-6.7b"] = "small"  # random weights
-    bfloat16: bool = False  # on a CPU compute in 16 bits all the same; a GPU always does
-    prompt: int = 192  # tokens
+    bfloat16: bool = False  # compute in 16 bits on a CPU too; a GPU always does
+    prompt: int = 192  # tokens of a prompt
     max_new_tokens: int = 64  # tokens of a completion
-    batch_size: int = 2  # tasks
-    num_samples: int = 4  # completions a task
+    batch_size: int = 2  # tasks per step
+    num_samples: int = 4  # completions per task
     top_p: float = 1.0  # below 1, sampling sorts the vocabulary
     micro_batch_tokens: int = 4096  # tokens of one forward and backward pass
     gradient_checkpointing: bool = False  # compute each layer again in the backward pass
     config: str = ""  # YAML file with any of these; flags win over it
 
 
-reserved: list[int] = []  # on a GPU: bytes that the allocator held at most, of each block measured
+reserved: list[int] = []  # on a GPU: the most bytes that the allocator held in each measured block
 
 
 @contextlib.contextmanager
 def peak_bytes(device: torch.device) -> Iterator[list[int]]:
-    """Within the block tensors take this many bytes more than before, at most; known when it ends."""
+    """Measure by how many bytes the memory of tensors rises at most within the block.
+
+    The number is appended to the yielded list when the block ends.
+    """
     found: list[int] = []
     gc.collect()
     if device.type == "cuda":
@@ -87,7 +90,7 @@ def peak_bytes(device: torch.device) -> Iterator[list[int]]:
 
 
 def random_policy(config, folder: Path, device: torch.device, rank: int = 8):
-    """A policy as a run has it, the reference beside it, of a model with random weights."""
+    """Return a policy of a model with random weights, with its reference, as in a run; and the adapter's folder."""
     torch.manual_seed(0)
     name, adapter = str(folder / "model"), str(folder / "adapter")
     with device:
@@ -100,7 +103,7 @@ def random_policy(config, folder: Path, device: torch.device, rank: int = 8):
 
 
 def weight_bytes(model) -> int:
-    """Of all weights, buffers and quantisation constants."""
+    """Return the bytes of all weights, buffers and quantisation constants."""
     tensors = [*model.parameters(), *model.buffers()]
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
@@ -111,24 +114,27 @@ def weight_bytes(model) -> int:
 
 
 def measure(model, args: memory.Args, prompt: int) -> dict[str, int]:
-    """Bytes that stay, and that each phase of a GRPO step adds; keys as in `memory.predict`."""
+    """Measure the bytes that are always held, and those that each phase of a GRPO step adds.
+
+    The keys are those of `memory.predict`. `prompt`: tokens of a prompt.
+    """
     device, vocab = model.get_input_embeddings().weight.device, model.config.vocab_size
     prompts = torch.randint(3, vocab, (args.batch_size, prompt)).tolist()
     if args.batch_size > 1:
-        prompts[-1] = prompts[-1][: prompt // 2]  # some padding
+        prompts[-1] = prompts[-1][: prompt // 2]  # so that there is some padding
     tokenizer = SimpleNamespace(eos_token_id=10**9, decode=lambda ids: "")
     trained = policy.trainable_parameters(model)
     optimizer = torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.0)
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()  # its moments are there from the second step on
+    optimizer.step()  # the first step creates the moments
     optimizer.zero_grad()
     moments = sum(p.numel() * p.element_size() for p in trained) * 2
     copy = merged_copy(model)
     drop_merged_copy(model)
     found = {"always": weight_bytes(model) + moments}
 
-    # a CPU in bfloat16 would take the states of the last tokens, which are strided, with a copy of the head for each
+    # the last tokens' states are strided; in bfloat16 a CPU would copy the head for each of them
     copy.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
     with peak_bytes(device) as sampling:
@@ -174,7 +180,7 @@ def measure(model, args: memory.Args, prompt: int) -> dict[str, int]:
 
 
 def compare(model, adapter: str, args: memory.Args, prompt: int) -> dict[str, tuple[float, int]]:
-    """Predicted and measured bytes: what stays, each phase, and the peak without the allowance."""
+    """Return predicted and measured bytes: always held, of each phase, and the peak without the allowance."""
     if model.device.type == "cpu":
         args = replace(args, cuda_graph=False)
     dtype = 4 if policy.compute_dtype(model.get_input_embeddings().weight.device) == torch.float32 else 2

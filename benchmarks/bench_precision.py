@@ -1,12 +1,12 @@
-"""What 16 bits do to a real model: the gate (model/parity.py) with and without a bug, and the gradient against float32.
+"""Measure what 16 bits do to a model: the gate (model/parity.py) with and without bugs, and the gradient's error.
 
     python benchmarks/bench_precision.py --model_name FOLDER --data HumanEval.jsonl --dtype bfloat16 float16
 
-The model is loaded in NF4 with a random adapter; it samples completions of the first tasks, and the gate compares them
-with the trainer, once as it is and once with each bug put into the trainer or, for EOS, into the samples (the commonest
-token is taken for it there). The gradient is of a policy-gradient loss with advantages of 1 and -1; a token's weight in
-a batch is 1/2048 in a GRPO step of 8 completions of 256 tokens, and 1 in REINFORCE. A CPU computes 16 bits slowly, with
-sums in float32.
+The model is loaded in NF4 with a random adapter and samples completions of the first tasks. The gate compares sampler
+and trainer, once without a bug and once with each bug put into the trainer. The EOS bugs are put into the samples; a
+common token then takes the place of EOS. The gradient of a policy-gradient loss with advantages of 1 and -1 is compared
+with float32's. A token's weight in a batch is 1/2048 in a GRPO step of 8 completions of 256 tokens, and 1 in REINFORCE.
+A CPU computes 16 bits slowly, with sums in float32.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ class Args:
     model_name: str = "data/pocket_coder"  # folder or hub name of a base model
     data: str = "data/pocket_train.jsonl"  # tasks whose prompts are completed
     dtype: tuple[str, ...] = ("bfloat16", "float16")  # 16-bit formats to try
-    num_tasks: int = 8  # the first so many
-    num_samples: int = 2  # completions a task
+    num_tasks: int = 8  # use this many tasks from the start of the file
+    num_samples: int = 2  # completions per task
     max_new_tokens: int = 48  # tokens of a completion
-    adapter_std: float = 0.02  # of the adapter's weights, both halves
-    weights: tuple[float, ...] = (1.0, 1 / 2048, 1 / 65536)  # of a token in the loss, for the gradient
-    gate: bool = True  # try it
-    bugs: bool = True  # try it on them too
-    gradients: bool = True  # measure them too
-    round_logits: bool = False  # to 16 bits, as the LM head itself does: what float32 logits are worth
-    seed: int = 0  # of adapter and sampling
+    adapter_std: float = 0.02  # standard deviation of the adapter's weights, both halves
+    weights: tuple[float, ...] = (1.0, 1 / 2048, 1 / 65536)  # weights of a token in the loss, for the gradient
+    gate: bool = True  # try the gate
+    bugs: bool = True  # try the gate with bugs too
+    gradients: bool = True  # measure gradients too
+    round_logits: bool = False  # round logits to 16 bits, as the LM head itself does, to see what float32 logits gain
+    seed: int = 0  # seed of adapter and sampling
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 def random_policy(name: str, dtype: torch.dtype, std: float, seed: int):
-    """A 4-bit model with an adapter of random weights, the same for every dtype; no dropout."""
+    """Return a 4-bit model with an adapter of random weights, the same for every dtype; no dropout."""
     model = add_lora(load_policy(name, pick_device(), dtype=dtype), 8, 16, 0.05)
     generator = torch.Generator().manual_seed(seed)
     for parameter in trainable_parameters(model):
@@ -66,7 +66,7 @@ def random_policy(name: str, dtype: torch.dtype, std: float, seed: int):
 
 @contextlib.contextmanager
 def shifted(model, prompts: list[list[int]]) -> Iterator[None]:
-    """Within the block the trainer has completions one position too far from their prompt."""
+    """Within the block, the trainer shifts the positions of completions by one."""
 
     def move(module, args, kwargs):
         ids, positions = kwargs["input_ids"], kwargs["position_ids"].clone()
@@ -93,7 +93,7 @@ def with_dropout(model) -> Iterator[None]:
 
 
 def ending(rollouts: list[Rollout], eos: int) -> list[Rollout]:
-    """The completions as they were if the token `eos` ended them."""
+    """Cut the completions as if the token `eos` had ended them."""
     found = []
     for r in rollouts:
         length = r.token_ids.index(eos) + 1 if eos in r.token_ids else len(r.token_ids)
@@ -102,14 +102,14 @@ def ending(rollouts: list[Rollout], eos: int) -> list[Rollout]:
 
 
 def without_eos(rollouts: list[Rollout]) -> list[Rollout]:
-    """Completions that the model ended, without what ended them."""
+    """Remove the end token from completions that the model ended."""
     return [replace(r, token_ids=r.token_ids[:-1], logprobs=r.logprobs[:-1]) if r.ended else r for r in rollouts]
 
 
 def gate(model, rollouts: list[Rollout], temperature: float, ends: set[int]) -> tuple[dict[str, float], str]:
-    """Differences of sampler and trainer in nats a token, and why the gate refuses them ("": it does not).
+    """Return the differences of sampler and trainer in nats per token, and why the gate refuses, or "" if it passes.
 
-    No differences are given where the completions themselves are refused.
+    There are no differences if the completions themselves are refused.
     """
     figures: dict[str, float] = {}
     try:
@@ -126,12 +126,12 @@ def gate(model, rollouts: list[Rollout], temperature: float, ends: set[int]) -> 
 
 
 def count_of_first(rollouts: list[Rollout]) -> int:
-    """Completions of the first prompt: so many at a time, and each pass has one prompt."""
+    """Count the completions of the first prompt; with this batch size, each pass has one prompt."""
     return sum(r.prompt_index == rollouts[0].prompt_index for r in rollouts)
 
 
 def gate_rows(model, tokenizer, prompts: list[list[int]], args: Args) -> Iterator[tuple[str, dict[str, float], str]]:
-    """(bug, differences, why it is refused) of the clean run and of each bug."""
+    """Yield (bug, differences, why the gate refuses) for the run without a bug and for each bug."""
     rollouts = in_order(
         generate(
             model,
@@ -145,7 +145,8 @@ def gate_rows(model, tokenizer, prompts: list[list[int]], args: Args) -> Iterato
     )
     drop_merged_copy(model)
     ends = eos_ids(base_of(model), tokenizer)
-    first = {r.token_ids[0] for r in rollouts}  # few completions end within so few tokens: a common one stands for EOS
+    # few completions end within this many tokens, so a common token replaces EOS; not one that starts a completion
+    first = {r.token_ids[0] for r in rollouts}
     eos = Counter(token for r in rollouts for token in r.token_ids if token not in first).most_common(1)[0][0]
     ended = ending(rollouts, eos)
     nothing = contextlib.nullcontext
@@ -165,7 +166,11 @@ def gate_rows(model, tokenizer, prompts: list[list[int]], args: Args) -> Iterato
 
 
 def gradient(model, rollouts: list[Rollout], weight: float, scaled: bool) -> tuple[torch.Tensor, int]:
-    """Of weight times the sum of advantage times log-probability, on the CPU; and how often it was not finite."""
+    """Return the gradient of -weight * sum(advantage * log-probability), on the CPU.
+
+    With a scaled loss, a gradient that is not finite is computed again with a smaller scale. The second value counts
+    these skipped tries, at most 5.
+    """
     scaler = loss_scaler(model) if scaled else torch.amp.GradScaler(enabled=False)
     optimizer = torch.optim.SGD(trainable_parameters(model), lr=0.0)
     for skipped in range(6):  # noqa: B007
@@ -186,10 +191,10 @@ def gradient(model, rollouts: list[Rollout], weight: float, scaled: bool) -> tup
 
 
 def gradient_rows(model, exact: torch.Tensor, rollouts: list[Rollout], weights: tuple[float, ...]) -> list[dict]:
-    """For each token weight, with and without a scaled loss: error and cosine against float32's gradient."""
+    """Compare gradients with float32's, for each token weight, with and without a scaled loss: error and cosine."""
     rows = []
     float16 = dtype_of(model) == torch.float16
-    for weight in weights if float16 else weights[:1]:  # bfloat16 has float32's range: no weight is too small
+    for weight in weights if float16 else weights[:1]:  # bfloat16 has float32's range, so no weight is too small
         for scaled in (False, True) if float16 else (False,):
             found, skipped = gradient(model, rollouts, weight, scaled)
             found = found.double() / weight

@@ -1,9 +1,9 @@
-"""How long a report of many rollouts takes to make, and to open in a headless Chromium.
+"""Measure how long a report of many rollouts takes to make, and to open in a headless Chromium.
 
     python benchmarks/bench_report.py --loads 7
 
-Opening is from the start of the navigation until the list and the first rollout stand in the document (the page's mark
-"ready"), and until the frame after that. Each load is in a browser of its own, so nothing is cached but by the system.
+Opening is timed from the start of the navigation until the list and the first rollout are in the document (the page's
+mark "ready"), and until the next frame. Each load uses a new browser, so only the system caches anything.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ PAINTED = "return new Promise(done => requestAnimationFrame(() => setTimeout(() 
 
 @dataclass
 class Args:
-    rollouts: int = 2000  # of about 60 to 110 tokens, two groups of eight a step
-    loads: int = 7  # times that the page is opened
+    rollouts: int = 2000  # number of rollouts of about 60 to 110 tokens, two groups of eight per step
+    loads: int = 7  # how often the page is opened
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 def open_page(page: Path) -> tuple[float, float, str]:
-    """Seconds until the page is ready, and until the next frame is done; the browser's version."""
+    """Open the page; return the seconds until it is ready and until the next frame is done, and the browser version."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 

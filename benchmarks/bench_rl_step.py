@@ -1,16 +1,16 @@
-"""Samples per second and peak memory of a GRPO step: this project, one completion at a time, and TRL's GRPOTrainer.
+"""Measure samples per second and peak memory of a GRPO step: this project, one completion at a time, and TRL.
 
     python benchmarks/bench_rl_step.py --rounds 3
     python benchmarks/bench_rl_step.py --workload humaneval --tokenizer DIR --data HumanEval.jsonl.gz --rounds 3
 
-The same model, adapter, tasks in the same order, group size, number of completion tokens, precision, optimizer, KL and
-loss for all three (`rl_sides.py` says how each works). Every round runs each side once, in a process of its own, in an
-order that moves on by one from round to round: one step to warm up, then `--steps` that count. A ratio is taken within
-a round; medians over the rounds, with the least and the largest, are printed. Samples per CPU second (of the process
-that samples and trains) say what a side needs, whoever else uses the machine.
+All three sides have the same model, adapter, tasks in the same order, group size, number of completion tokens,
+precision, optimizer, KL and loss; `rl_sides.py` says how each works. Every round runs each side once, in a separate
+process: one step to warm up, then `--steps` that count. The order of the sides rotates by one from round to round. A
+ratio is computed within a round; medians over the rounds are printed with the smallest and the largest. Samples per CPU
+second (of the process that samples and trains) show what a side needs, whatever else runs on the machine.
 
-Memory is the peak of the process that samples and trains, in all and above what it held when model and libraries were
-loaded (on a GPU what torch allocated there). What runs the completions is another process for every side.
+Memory is the peak of the process that samples and trains: in total, and above what it held once model and libraries
+were loaded (on a GPU, what torch allocated there). On every side, other processes run the completions.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ class Args:
     tokenizer: str = ""  # folder with a tokenizer.json; "": pocket's, for a random model filled up to 32,256 tokens
     data: str = ""  # task file, plain or .gz; "": the pocket tasks
     lengths: Literal["fixed", "natural"] = "fixed"  # natural: completions end where the pocket model ends them
-    only: tuple[Literal["ours", "loop", "trl"], ...] = ("ours", "loop", "trl")  # sides that take part
-    rounds: int = 3  # times that each side runs
-    steps: int = 2  # that count in a round, after one that does not
-    batch_size: int = 1  # tasks a step
-    num_samples: int = 8  # completions a task: the group, G
+    only: tuple[Literal["ours", "loop", "trl"], ...] = ("ours", "loop", "trl")  # sides to measure
+    rounds: int = 3  # how often each side runs
+    steps: int = 2  # measured steps per round, after one that does not count
+    batch_size: int = 1  # tasks per step
+    num_samples: int = 8  # completions per task: the group size, G
     new_tokens: int = 128  # tokens of a completion; with natural lengths at most
-    learning_rate: float = 1e-4  # of AdamW
+    learning_rate: float = 1e-4  # AdamW's learning rate
     kl_coef: float = 0.02  # weight of the KL to the adapter that the run starts from
-    micro_batch_tokens: int = 4096  # tokens of one of our forward and backward passes
+    micro_batch_tokens: int = 4096  # tokens in one forward and backward pass of this project
     trl_batch_size: int = 4  # the same for TRL (per_device_train_batch_size)
     ours_flags: str = ""  # more flags of train_grpo_lora.py, in one string
     trl_settings: str = ""  # more settings of GRPOConfig, as JSON
-    profile: bool = False  # print where the time of our steps goes (torch.profiler)
-    json: str = ""  # file for all that was measured
-    seed: int = 0  # order of tasks and sampling of the first round; the next has the next
+    profile: bool = False  # print where the time of this project's steps goes (torch.profiler)
+    json: str = ""  # file for all measurements
+    seed: int = 0  # seed of task order and sampling in the first round; each further round adds 1
     config: str = ""  # YAML file with any of these; flags win over it
 
 
@@ -76,7 +76,7 @@ def check(args: Args) -> None:
 
 
 def call(command: list[str], show: bool = False) -> None:
-    """Run one of the scripts beside this one. Its last lines are shown if it fails."""
+    """Run one of the scripts beside this one. If it fails, exit with its last lines, or raise its InputError again."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -89,7 +89,7 @@ def call(command: list[str], show: bool = False) -> None:
 
 
 def measure(args: Args, folder: Path) -> list[dict[str, Any]]:
-    """Every side once a round; the order moves on by one each time."""
+    """Run every side once per round; the order rotates by one each time."""
     names, results = list(dict.fromkeys(args.only)), []
     for turn in range(args.rounds):
         at = turn % len(names)
@@ -104,7 +104,7 @@ def measure(args: Args, folder: Path) -> list[dict[str, Any]]:
 
 
 def rates(result: dict[str, Any]) -> dict[str, float]:
-    """What is compared of one side in one round."""
+    """Return the figures by which sides are compared, for one side in one round."""
     return {
         "samples/s": result["samples"] / result["seconds"],
         "tokens/s": result["tokens"] / result["seconds"],
@@ -115,13 +115,13 @@ def rates(result: dict[str, Any]) -> dict[str, float]:
 
 
 def spread(values: list[float], digits: int = 2, unit: str = "") -> str:
-    """Median (least-largest)."""
+    """Write the median and, of several values, the range: "median (smallest-largest)"."""
     low, middle, high = (f"{value:.{digits}f}{unit}" for value in (min(values), median(values), max(values)))
     return middle if len(values) == 1 else f"{middle} ({low}-{high})"
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """A line a side: speed, seconds a step by part, memory."""
+    """Write a table with one line per side: speed, seconds per step by part, memory."""
     lines = [
         "| side | samples/s | tokens/s | samples per CPU s | s a step: sampling | scoring | training | peak MiB | "
         "above baseline |",
@@ -148,7 +148,7 @@ def part_seconds(result: dict[str, Any]) -> dict[str, float]:
 
 
 def ratios(results: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """{peer: {figure: ours / peer in each round}}."""
+    """Return {peer: {figure: [ours / peer in each round]}}."""
     by_round = {(r["side"], r["round"]): rates(r) for r in results}
     rounds = sorted({number for _, number in by_round})
     found = {}
@@ -160,7 +160,7 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
 
 
 def check_equal_work(results: list[dict[str, Any]], lengths: str) -> None:
-    """The sides of a round worked on the same tasks, prompts and numbers of tokens (natural lengths are each one's)."""
+    """Exit with an error unless the sides of a round had the same tasks, prompts and, for fixed lengths, tokens."""
     for first in results:
         for other in results:
             if first["round"] == other["round"]:

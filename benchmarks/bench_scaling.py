@@ -1,13 +1,13 @@
-"""Seconds of a training pass and of sampling against group size, prompt length, completion length and batch.
+"""Measure how training pass and sampling time grow with group size, prompt length, completion length and batch.
 
     python benchmarks/bench_scaling.py [--plot FILE.png]
 
-Every point is measured with the completions of a task sharing their prompt and not, one after the other in each of
-`--rounds`, on random tokens and a random model; medians are shown. Sharing a prompt, a step has P + G R tokens a task,
-else G (P + R). Which of the two a set of times grows as is asked of two least-squares lines, seconds against tokens.
+Every point is measured twice in each of `--rounds`, with and without sharing the prompt between a task's completions,
+on random tokens and by default a random model; medians are shown. A step has P + G R tokens per task if the prompt is
+shared, else G (P + R). Two least-squares lines, seconds against each of these, show which of them the times follow.
 
-A training pass is `logprobs.completion_outputs` and the backward pass; sampling is `rollout.sample`, not shared: the
-prompt given once a completion.
+A training pass is `logprobs.completion_outputs` and the backward pass. Sampling is `model.sampling.sample`; not shared
+means that the prompt is given once per completion.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ WORK = {"train": "training pass", "sample": "sampling"}
 @dataclass
 class Args:
     model: str = ""  # folder of a model or adapter; "": a random one of --hidden_size and --layers
-    hidden_size: int = 256  # of the random model
-    layers: int = 6  # of the random model
-    work: Literal["both", "train", "sample"] = "both"  # what is measured
-    group: tuple[int, ...] = (2, 4, 8, 16)  # G; the other factors stand at their middle
-    prompt: tuple[int, ...] = (64, 128, 256, 512)  # P, tokens
-    completion: tuple[int, ...] = (16, 32, 64, 128)  # R, tokens
-    batch: tuple[int, ...] = (1, 2, 4)  # B, tasks
-    middle: tuple[int, int, int, int] = (8, 256, 32, 1)  # G, P, R, B where another factor is varied
+    hidden_size: int = 256  # hidden size of the random model
+    layers: int = 6  # layers of the random model
+    work: Literal["both", "train", "sample"] = "both"  # what to measure
+    group: tuple[int, ...] = (2, 4, 8, 16)  # values of G; the other factors have their middle value
+    prompt: tuple[int, ...] = (64, 128, 256, 512)  # values of P, tokens
+    completion: tuple[int, ...] = (16, 32, 64, 128)  # values of R, tokens
+    batch: tuple[int, ...] = (1, 2, 4)  # values of B, tasks
+    middle: tuple[int, int, int, int] = (8, 256, 32, 1)  # G, P, R and B while another factor is varied
     clock: Literal["wall", "cpu"] = "wall"  # cpu: for one thread on a machine that does other work too
-    rounds: int = 3  # times that each point is measured, after one that does not count
+    rounds: int = 3  # how often each point is measured, after one time that does not count
     plot: str = ""  # PNG to write
-    table: str = ""  # Markdown file to write the table to, too
-    json: str = ""  # file for all that was measured
-    seed: int = 0  # of the model and the tokens
+    table: str = ""  # Markdown file to which the table is written too
+    json: str = ""  # file for all measurements
+    seed: int = 0  # seed of the model and the tokens
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 def points(args: Args) -> list[dict[str, int]]:
-    """The middle with one factor varied at a time; each point once."""
+    """List the middle point and those with one factor varied, each point once."""
     middle = dict(zip(FACTORS, args.middle, strict=True))
     found = [middle]
     for name in FACTORS:
@@ -71,7 +71,7 @@ def points(args: Args) -> list[dict[str, int]]:
 
 
 def tokens(point: dict[str, int], shared: bool) -> int:
-    """Tokens that go through the model in a step: B (P + G R), or B G (P + R).
+    """Return the tokens that go through the model in a step: B (P + G R) if shared, else B G (P + R).
 
     >>> point = {"group": 8, "prompt": 100, "completion": 10, "batch": 2}
     >>> tokens(point, shared=True), tokens(point, shared=False)
@@ -82,7 +82,7 @@ def tokens(point: dict[str, int], shared: bool) -> int:
 
 
 def load(args: Args, folder: Path) -> tuple[Any, Any]:
-    """The 4-bit policy with an adapter, and its tokenizer; no completion of a random model ends early."""
+    """Load the 4-bit policy with an adapter, and its tokenizer; a random model ends no completion early."""
     import torch
     from transformers import AutoTokenizer
 
@@ -103,7 +103,7 @@ def load(args: Args, folder: Path) -> tuple[Any, Any]:
 
 
 def training_pass(model, point: dict[str, int], shared: bool, rng: np.random.Generator) -> Callable[[], None]:
-    """Log-probabilities of random completions and their gradient."""
+    """Return a function that computes log-probabilities of random completions and their gradient."""
     from model.logprobs import completion_outputs
 
     group, prompt, completion, batch = (point[name] for name in FACTORS)
@@ -119,7 +119,7 @@ def training_pass(model, point: dict[str, int], shared: bool, rng: np.random.Gen
 
 
 def sampling(model, tokenizer, point: dict[str, int], shared: bool, rng: np.random.Generator) -> Callable[[], None]:
-    """`batch * group` completions at once, of as many tokens as asked."""
+    """Return a function that samples `batch * group` completions at once, all of the given length."""
     from model.sampling import generate, in_order
 
     group, prompt, completion, batch = (point[name] for name in FACTORS)
@@ -146,7 +146,10 @@ def sampling(model, tokenizer, point: dict[str, int], shared: bool, rng: np.rand
 
 
 def measure(args: Args, model, tokenizer) -> list[dict[str, Any]]:
-    """Seconds at every point, shared and not in turn; every round goes through all points, the first does not count."""
+    """Measure the seconds at every point, shared and not in turn.
+
+    Each round goes through all points, in alternating order; the first round does not count.
+    """
     results, works = [], []
     for point in points(args):
         for kind in (kind for kind in WORK if args.work in ("both", kind)):
@@ -166,7 +169,7 @@ def measure(args: Args, model, tokenizer) -> list[dict[str, Any]]:
 
 
 def now(clock: str) -> float:
-    """Seconds: of the wall, a GPU's work included, or of CPU time."""
+    """Return the time in seconds, after a GPU has finished its work: wall time or CPU time."""
     import torch
 
     if torch.cuda.is_available():
@@ -175,9 +178,10 @@ def now(clock: str) -> float:
 
 
 def fit(results: list[dict[str, Any]], shared_tokens: bool) -> dict[str, float]:
-    """Least squares of seconds on tokens, P + G R or G (P + R), with a constant: slope, constant, R^2, relative error.
+    """Fit seconds = constant + slope * tokens by least squares, with P + G R or G (P + R) as the tokens.
 
-    relative: the median of |measured - fitted| / measured.
+    Returns:
+        slope, constant, r2, and relative: the median of |measured - fitted| / measured.
     """
     x = np.array([tokens(r, shared_tokens) for r in results], dtype=float)
     y = np.array([median(r["seconds"]) for r in results])
@@ -188,7 +192,7 @@ def fit(results: list[dict[str, Any]], shared_tokens: bool) -> dict[str, float]:
 
 
 def fits(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Both lines for each kind of work, shared and not."""
+    """Fit both lines for each kind of work, shared and not."""
     found = []
     for work in dict.fromkeys(r["work"] for r in results):
         for shared in (True, False):
@@ -199,7 +203,7 @@ def fits(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tables(results: list[dict[str, Any]]) -> str:
-    """Markdown: a line a point, then the fits."""
+    """Write Markdown: a table with one line per point, then the fits."""
     kinds = list(dict.fromkeys(r["work"] for r in results))
     lines = ["| G | P | R | B | tokens, shared | not | " + " | ".join(
         f"{WORK[k]}: shared, s | not | faster" for k in kinds) + " |"]  # fmt: skip
@@ -225,7 +229,7 @@ def key(result: dict[str, Any]) -> tuple[int, ...]:
 
 
 def draw(results: list[dict[str, Any]], args: Args) -> None:
-    """A column a factor; tokens above, then the seconds of each kind of work."""
+    """Draw a column of panels for each factor: tokens at the top, then the seconds of each kind of work."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -257,7 +261,7 @@ def draw(results: list[dict[str, Any]], args: Args) -> None:
             if row == len(rows) - 1:
                 axis.set_xlabel(label)
         shown = [r["seconds"] if row else [r["tokens"]] for r in shown]
-        axes[row][0].set_ylim(0, 1.08 * max(map(median, shown)))  # shared by the row
+        axes[row][0].set_ylim(0, 1.08 * max(map(median, shown)))  # the whole row shares this axis
         if row:
             r2 = {(f["shared"], f["line"]): f["r2"] for f in fits(results) if f["work"] == kind}
             axes[row][0].set_title(

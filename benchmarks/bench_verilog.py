@@ -1,7 +1,9 @@
-"""Checks of Verilog per second, all parts but the judge model: `python benchmarks/bench_verilog.py [TASKS.jsonl ...]`.
+"""Measure Verilog checks per second, all parts except the judge model.
 
-Without a task file it judges the right answer to the small module of tests/verilog_attacks.py. CHECKS=300: at least so
-many checks.
+    python benchmarks/bench_verilog.py [TASKS.jsonl ...]
+
+Without a task file it judges the right answer to the small module of tests/verilog_attacks.py. The environment variable
+CHECKS (300 by default) gives the least number of checks.
 """
 
 import json

@@ -1,9 +1,10 @@
-"""Kernels, waits for the GPU and copies to it that a token of decoding takes, counted on a pretended card.
+"""Count the kernels, waits for the GPU and copies to it that decoding one token takes, on a simulated GPU.
 
     python tests/pretended_gpu.py benchmarks/count_kernels.py [LAYERS]
 
-A random Llama of 24 layers or LAYERS, narrow (what is counted does not depend on widths), 8 rows. A token is what 48
-tokens take more than 16 do. Attention is counted as torch's plain implementation, a card has one kernel for it.
+The model is a random Llama of 24 layers or LAYERS, with 8 rows; it is narrow, because the counts do not depend on
+widths. The counts of one token are the difference between 48 and 16 tokens, divided by 32. Attention is counted as
+torch's plain implementation; a real GPU has one kernel for it.
 """
 
 from __future__ import annotations

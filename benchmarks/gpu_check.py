@@ -1,18 +1,18 @@
-"""Does this project work on my card, and how fast? Under eight minutes; no network, no hub.
+"""Check whether this project works on your GPU, and how fast. It takes less than eight minutes and needs no network.
 
     python benchmarks/gpu_check.py
 
-Each section has a process and a time limit of its own; what it finds is written down as it is found, a JSON line each,
-and at the end a table is printed. The 1.3B model has DeepSeek-Coder's shape and random weights. Without a card the
-sections run in a small form on the CPU (`--tiny`), which tells that the check works, and nothing of any card.
+Each section has its own process and time limit. Results are written to a file as they are found, one JSON line each,
+and printed as tables at the end. The 1.3B model has DeepSeek-Coder's shape and random weights. Without a GPU, the
+sections run in a small form on the CPU (`--tiny`); this shows that the check works, but says nothing about any GPU.
 
-    card        card, driver, versions, bitsandbytes' library, the attention kernels taken
+    card        GPU, driver, versions, bitsandbytes' library, attention kernels used
     methods     pocket: a step of every method; GRPO twice, and killed and resumed: equal bits, or how far apart
-    exact       the same with --deterministic
+    exact       the same GRPO runs with --deterministic
     precision   sampler against trainer, and the gradient against float32's, by format and LM head
-    decoding    tokens/s of one step at a time: eager and under a CUDA graph, unpacked and on the 4-bit weights
+    decoding    tokens/s of decoding steps: eager and under a CUDA graph, with unpacked and with 4-bit weights
     memory      peaks of a GRPO step by phase, predicted and measured; does it fit in 16 and 24 GB?
-    step        a GRPO step against TRL's, one round (without TRL: ours alone)
+    step        a GRPO step against TRL's, one round (without TRL: only ours)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from common import require, run_script
 
 LIMITS = {"card": 40, "methods": 90, "exact": 60, "precision": 80, "decoding": 60, "memory": 50, "step": 100}  # seconds
-NEEDS = {"precision": 10, "decoding": 9, "memory": 12, "step": 9}  # GiB free; memory.predict has 7.1 to 9.5, and CUDA
+NEEDS = {"precision": 10, "decoding": 9, "memory": 12, "step": 9}  # GiB free: 7.1 to 9.5 by memory.predict, and CUDA
 LOOK = """
 import json, sys, torch
 from common import machine
@@ -44,14 +44,14 @@ print(json.dumps([machine(), torch.cuda.mem_get_info()[0] if torch.cuda.is_avail
 
 @dataclass
 class Args:
-    only: tuple[str, ...] = tuple(LIMITS)  # sections
-    out: str = "gpu_check.jsonl"  # what was found, a JSON line each
-    tiny: bool = False  # a small form, for a CPU
+    only: tuple[str, ...] = tuple(LIMITS)  # sections to run
+    out: str = "gpu_check.jsonl"  # file for the results, one JSON line each
+    tiny: bool = False  # run a small form, for a CPU
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 def run_section(name: str, folder: Path, tiny: bool, out: Any) -> list[dict[str, Any]]:
-    """What a section finds, each as it comes to the file too; its last line says how it ended."""
+    """Run a section and return its results, each also written to `out` at once; the last one says how it ended."""
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check_sections.py"), name, str(folder), str(int(tiny))]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     found, log = [], folder / f"{name}.log"
@@ -79,7 +79,7 @@ def run_section(name: str, folder: Path, tiny: bool, out: Any) -> list[dict[str,
             if over:
                 break
             if late := time.perf_counter() - started > limit:
-                os.killpg(child.pid, signal.SIGKILL)  # with whatever it started
+                os.killpg(child.pid, signal.SIGKILL)  # and all processes it started
                 child.wait()
                 break
             time.sleep(0.2)
@@ -95,7 +95,10 @@ def run_section(name: str, folder: Path, tiny: bool, out: Any) -> list[dict[str,
 
 
 def look() -> tuple[dict[str, Any], int | None]:
-    """The machine, and the bytes that are free on its card; by a child, for who looks takes a part of the card."""
+    """Return the machine and the free bytes on its GPU (None without one).
+
+    A child process asks, because asking takes some GPU memory.
+    """
     done = subprocess.run([sys.executable, "-c", LOOK], cwd=ROOT, capture_output=True, text=True)
     require(done.returncode == 0, f"this torch does not start here: {done.stderr.strip().splitlines()[-1:]}")
     here, free = json.loads(done.stdout.splitlines()[-1])
@@ -107,7 +110,7 @@ def shown(value: Any) -> str:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: of each section a table, a column for each thing found."""
+    """Write Markdown with the tables of each section; results with the same fields share a table."""
     parts = []
     for name in dict.fromkeys(record["section"] for record in found):
         rows = [{k: v for k, v in r.items() if k != "section"} for r in found if r["section"] == name]
@@ -129,8 +132,8 @@ def main(args: Args) -> None:
     started, (here, free), found = time.perf_counter(), look(), []
     names, tiny = list(args.only), args.tiny or free is None
     if free is None:
-        print("no CUDA GPU here, or none that this torch can use: what a CPU can run is run, in a small form; it says "
-              "nothing of any card")  # fmt: skip
+        print("no CUDA GPU here, or none that this torch can use: the sections run in a small form on the CPU, which "
+              "says nothing about any GPU")  # fmt: skip
     elif not tiny and (short := [name for name in names if free < NEEDS.get(name, 0) * 2**30]):
         needs = ", ".join(f"{name} needs {NEEDS[name]}" for name in short)
         print(f"{here['gpu']}: {free / 2**30:.1f} GiB are free; left out: {needs}")

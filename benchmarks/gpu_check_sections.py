@@ -1,4 +1,4 @@
-"""The sections of gpu_check.py; each runs in a process of its own: python gpu_check_sections.py NAME FOLDER TINY."""
+"""Run one section of gpu_check.py in a separate process: python gpu_check_sections.py NAME FOLDER TINY."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ import torch
 from common import Preempted, parse_args
 
 Note = Callable[..., None]
-SMALL = dict(hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4)  # in place of the 1.3B
+SMALL = dict(hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4)  # instead of the 1.3B
 
 
 def card(note: Note, folder: Path, tiny: bool) -> None:
-    """What is here, and which attention kernels torch takes with the masks of training and of decoding."""
+    """Report the hardware, and which attention kernels torch uses with the masks of training and of decoding."""
     import bitsandbytes
 
     from model.load import compute_dtype, pick_device
@@ -122,7 +122,10 @@ def stage(script: str, *flags: str) -> None:
 
 
 def repeated(note: Note, folder: Path, more: list[str]) -> None:
-    """GRPO of four steps, again, and killed after two and resumed: the largest difference of a weight."""
+    """Run four steps of GRPO, twice, and once killed after two and resumed; report the largest difference of a weight.
+
+    `more`: further flags of the script.
+    """
     from safetensors.torch import load_file
 
     from training.run import Run
@@ -150,7 +153,7 @@ def repeated(note: Note, folder: Path, more: list[str]) -> None:
 
 
 def model_folder(folder: Path, tiny: bool) -> Path:
-    """A random model of the 1.3B's shape with a fresh adapter, and tasks; made once."""
+    """Make a random model of the 1.3B's shape with a fresh adapter, and tasks, once; return their folder."""
     import rl_workloads
 
     place = folder / "model"
@@ -218,7 +221,7 @@ def free() -> None:
 
 
 def bandwidth() -> float:
-    """Bytes that the card can read a second, from copies of 512 MiB, which read and write."""
+    """Measure the GPU's memory bandwidth in bytes per second, from copies of 512 MiB, which read and write."""
     source = torch.empty(2**29, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     times = []
@@ -232,7 +235,7 @@ def bandwidth() -> float:
 
 
 def decoding(note: Note, folder: Path, tiny: bool) -> None:
-    """Seconds a step: what 64 tokens take more than 8 do, so that neither prefill nor capture counts."""
+    """Measure seconds per decoding step: the time of 64 tokens minus that of 8, so prefill and capture do not count."""
     from model.load import base_and_adapter, load_policy, pick_device
     from model.merged_copy import drop_merged_copy
     from model.sampling import generate, in_order
@@ -279,7 +282,7 @@ def decoding(note: Note, folder: Path, tiny: bool) -> None:
             step = (whole - seconds(few)) / (many - few)
             weights = sum(p.numel() for p in plain_weights(model)) * item
             cache = 2 * config.num_hidden_layers * config.hidden_size * item * rows * (prompt_length + many / 2)
-            limit = (weights + cache) / speed if gpu else 0.0  # of 16-bit weights, for the 4-bit ways too
+            limit = (weights + cache) / speed if gpu else 0.0  # with 16-bit weights, for the 4-bit ways too
             note(rows=rows, way=name, ms_a_step=1e3 * step, tokens_per_s=rows / step, with_prefill=rows * many / whole,
                  share_of_bandwidth=limit / step if gpu else "")  # fmt: skip
             drop_merged_copy(model)
@@ -287,7 +290,7 @@ def decoding(note: Note, folder: Path, tiny: bool) -> None:
 
 
 def plain_weights(model) -> list[torch.nn.Parameter]:
-    """What a step reads, as on the meta device: every weight but the embeddings."""
+    """Return the weights that a step reads, on the meta device: all except the embeddings."""
     from model.memory_parts import without_weights
 
     plain = without_weights(model.config.name_or_path)
@@ -319,7 +322,7 @@ def memory(note: Note, folder: Path, tiny: bool) -> None:
         if size * gib > whole:
             continue
         free()
-        torch.cuda.set_per_process_memory_fraction((size - 0.5) * gib / whole)  # half a GiB is CUDA's own
+        torch.cuda.set_per_process_memory_fraction((size - 0.5) * gib / whole)  # CUDA takes half a GiB
         bench_memory.reserved.clear()
         try:
             bench_memory.measure(model, args, prompt)
@@ -331,7 +334,7 @@ def memory(note: Note, folder: Path, tiny: bool) -> None:
 
 
 def step(note: Note, folder: Path, tiny: bool) -> None:
-    """Each side of bench_rl_step.py once, on the model that the other sections have too."""
+    """Run our side of bench_rl_step.py once, and TRL's if it is installed, on the model of the other sections."""
     import bench_rl_step as bench
 
     sides = ["ours"] + ["trl"] * (find_spec("trl") is not None and not tiny)

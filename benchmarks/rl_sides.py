@@ -1,13 +1,13 @@
-"""The three sides of bench_rl_step.py; each runs in a process of its own, started by it.
+"""Run one of the three sides of bench_rl_step.py, which starts each in a separate process.
 
-    ours  train_grpo_lora.main, nothing replaced: only its clock is read
-    loop  one at a time, as the system that this project started from did: `generate` for one completion on the 4-bit
-          policy with its adapter beside it, a fresh python for the one check, a forward and a backward pass over the
-          one sequence with the logits of every position
+    ours  train_grpo_lora.main, unchanged: only the time of its parts is measured
+    loop  one completion at a time, like the system from which this project started: `generate` for one completion on
+          the 4-bit policy with its adapter not merged, a new python process for its check, and a forward and a backward
+          pass over its sequence with the logits of every position
     trl   trl.GRPOTrainer on the same policy, sandbox and order of tasks
 
-All three: temperature 1, top_p 1, no top_k, GRPO's loss, KL to the adapter that the run starts from, AdamW without
-weight decay, gradients clipped to 1, no dropout, no gradient checkpointing, on a CPU float32 throughout.
+All three use temperature 1, top_p 1, no top_k, GRPO's loss, KL to the adapter that the run starts from, AdamW without
+weight decay, gradients clipped to 1, no dropout, no gradient checkpointing, and on a CPU float32 throughout.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from common import machine, parse_args
 from judging.tasks import candidate_source, read_tasks, test_source
 from training.samples import item_order
 
-TIME_LIMIT = 5.0  # seconds a check
-WARM_UP = 1  # steps not counted
+TIME_LIMIT = 5.0  # seconds per check
+WARM_UP = 1  # steps that do not count
 
 
 class Meter:
-    """Seconds by part and the work done in the measured steps; peak memory of all steps."""
+    """The seconds by part and the work done in the measured steps, and the peak memory of all steps."""
 
     def __init__(self, profile: bool = False) -> None:
         self.profiler = torch.profiler.profile() if profile else None
@@ -53,12 +53,12 @@ class Meter:
         self.started, self.cpu_started = now(), time.process_time()
 
     def begin(self) -> None:
-        """Model and libraries are loaded: what memory is held from here on is the steps'."""
+        """Start measuring, once model and libraries are loaded: memory above this baseline belongs to the steps."""
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what loading left behind is no baseline
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # free what loading no longer needs
         with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
         self.baseline = memory("VmRSS")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -67,7 +67,7 @@ class Meter:
         self.clear()
 
     def end_step(self) -> None:
-        """At the end of every step, the warm-up's too."""
+        """Note the end of a step; call it after every step, the warm-up's too."""
         self.ended += 1
         self.steps += 1
         self.seconds, self.cpu_seconds = now() - self.started, time.process_time() - self.cpu_started
@@ -83,7 +83,7 @@ class Meter:
         self.spent[name] = self.spent.get(name, 0.0) + now() - started
 
     def watch(self, owner: Any, method: str, part: str) -> None:
-        """Count the time in a method as a part's."""
+        """Count the time that a method takes as that of a part."""
         inner = getattr(owner, method)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
@@ -93,7 +93,7 @@ class Meter:
         setattr(owner, method, watched)
 
     def count(self, task_id: str, prompt: int, length: int) -> None:
-        """One completion of `length` tokens of a task whose prompt has `prompt`."""
+        """Count one completion of `length` tokens, whose task's prompt has `prompt` tokens."""
         self.tasks.append(task_id)
         self.prompt_tokens += prompt
         self.lengths.append(length)
@@ -107,10 +107,10 @@ class Meter:
         return {
             "steps": self.steps,
             "seconds": self.seconds,
-            "cpu_seconds": self.cpu_seconds,  # of this process, all threads: what it took, whoever else is running
+            "cpu_seconds": self.cpu_seconds,  # all threads of this process; other processes do not matter
             "sample_seconds": self.spent.pop("sample"),
             "score_seconds": self.spent.pop("score"),
-            "parts": self.spent,  # of training
+            "parts": self.spent,  # seconds of the parts of training
             "samples": len(self.lengths),
             "tokens": sum(self.lengths),
             "prompt_tokens": self.prompt_tokens,
@@ -123,7 +123,7 @@ class Meter:
 
 
 def profile_table(events: Any, rows: int = 25) -> str:
-    """Where the time of the measured steps went: each operation by the time it took itself."""
+    """List the operations of the measured steps by the time that each took itself."""
     field = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     whole = sum(getattr(event, field) for event in events)
     lines = ["| operation | calls | ms | share |", "|---|---|---|---|"]
@@ -140,13 +140,13 @@ def now() -> float:
 
 
 def memory(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at most."""
+    """Return the resident bytes of this process: VmRSS is the present value, VmHWM the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def order_of_tasks(s: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tasks of all steps, in the order in which a run of this project draws them."""
+    """Return the tasks of all steps, in the order in which a run of this project draws them."""
     tasks = read_tasks(f"{s['folder']}/tasks.jsonl")
     return [tasks[i] for i in islice(item_order(len(tasks), s["seed"]), s["batch_size"] * (WARM_UP + s["steps"]))]
 
@@ -209,7 +209,7 @@ def loop(s: dict[str, Any], meter: Meter) -> None:
     tasks = order_of_tasks(s)
 
     def logprobs_of(ids: torch.Tensor, prompt: int) -> torch.Tensor:
-        """(R,) log-probabilities of the tokens after the prompt."""
+        """Return the log-probabilities (R,) of the tokens after the prompt."""
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, prompt - 1 : -1].float()  # (R, V)
         return logits.log_softmax(-1).gather(1, ids[0, prompt:, None]).squeeze(1)
 
@@ -234,7 +234,7 @@ def loop(s: dict[str, Any], meter: Meter) -> None:
             with torch.no_grad(), as_reference(model):
                 reference = logprobs_of(ids, prompt_length)
             logprobs = logprobs_of(ids, prompt_length)
-            ratio = (logprobs - logprobs.detach()).exp()  # one update a batch: the policy is the one that sampled
+            ratio = (logprobs - logprobs.detach()).exp()  # 1: one update per batch
             objective = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
             loss = (s["kl_coef"] * kl_estimate(logprobs, reference, "k3") - objective).mean() / len(rows)
             loss.backward()
@@ -245,7 +245,7 @@ def loop(s: dict[str, Any], meter: Meter) -> None:
 
 
 def passes(task: dict[str, Any], completion: str) -> bool:
-    """Prompt, completion and tests as one program, in an interpreter started for it."""
+    """Return whether prompt, completion and tests pass as one program, in a new interpreter."""
     with tempfile.NamedTemporaryFile("w", suffix=".py", encoding="utf-8", errors="replace") as file:
         file.write(candidate_source(task, completion) + "\n" + test_source(task))
         file.flush()
@@ -274,7 +274,7 @@ def trl(s: dict[str, Any], meter: Meter) -> None:
         "use_cpu": device.type == "cpu",
         "bf16": device.type != "cpu",
         "per_device_train_batch_size": size,
-        "gradient_accumulation_steps": batch // size,  # as many as it generates at once: no second forward pass
+        "gradient_accumulation_steps": batch // size,  # a whole generated batch: no second forward pass
         "num_generations": s["num_samples"],
         "max_completion_length": s["new_tokens"],
         "num_iterations": 1,
@@ -321,7 +321,7 @@ def trl(s: dict[str, Any], meter: Meter) -> None:
         )
         if device.type == "cpu":
             for weight in trainable_parameters(trainer.model):
-                weight.data = weight.data.float()  # it takes 4-bit policies' adapters to bfloat16; the others do not
+                weight.data = weight.data.float()  # TRL casts adapters on 4-bit models to bfloat16; undo it
         meter.watch(trainer, "_generate", "sample")
         meter.watch(trainer, "_calculate_rewards", "score")
         meter.begin()

@@ -1,7 +1,7 @@
-"""What the benchmarks of sampling and training work on: a model with a fresh adapter, and tasks, made on the spot.
+"""Make the model with a fresh adapter, and the tasks, for the benchmarks of sampling and training.
 
-For speed no learned weights are needed. A random model never ends a completion by itself, the pocket model does; for
-completions of one length the end-of-sequence token becomes one that the model has no logit for.
+Measuring speed needs no learned weights. A random model never ends a completion by itself, but the pocket model does.
+To give all completions one length, the end-of-sequence token is set to one for which the model has no logit.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ sys.path[:0] = [str(ROOT)]
 from common import require
 from judging.tasks import read_tasks
 
-# blocks: what the random models are named by is the size of their blocks (for 1.3b and 7b, as DeepSeek-Coder's are,
-# with the embeddings); "humaneval" has 4.7M in the blocks and 2 x 8.2M in the embeddings and the head
+# 1.3b and 7b are named like DeepSeek-Coder's models, by their size with the embeddings. "humaneval" has 4.7M parameters
+# in the blocks and 2 x 8.2M in the embeddings and the head.
 SHAPES = {
     "humaneval": dict(hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=4),
     "1.3b": dict(hidden_size=2048, intermediate_size=5504, num_hidden_layers=24, num_attention_heads=16),
     "7b": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
 }
 NEEDS_GPU = ("1.3b", "7b")
-VOCABULARY = 32256  # DeepSeek-Coder's, of the models over the pocket tokenizer too
+VOCABULARY = 32256  # DeepSeek-Coder's size, also for random models with the pocket tokenizer
 
 
 def build(workload: str, folder: Path, tokenizer_folder: str = "", data: str = "", natural: bool = False) -> None:
-    """Write folder/base (model and tokenizer), folder/adapter (a fresh one: the identity) and folder/tasks.jsonl.
+    """Write folder/base (model and tokenizer), folder/adapter (new, so it changes nothing) and folder/tasks.jsonl.
 
     Args:
         workload: "pocket", or a name in `SHAPES`: a random Llama with the tokenizer in `tokenizer_folder`, or with the
             pocket tokenizer, filled up to a real one's size.
         data: task file, plain or .gz; "": the pocket tasks.
-        natural: leave the end-of-sequence token as it is; else no completion ends before its limit.
+        natural: keep the end-of-sequence token; otherwise no completion ends before its limit.
 
     Raises:
         InputError: a file or a GPU is missing.
@@ -43,7 +43,7 @@ def build(workload: str, folder: Path, tokenizer_folder: str = "", data: str = "
     pocket = workload == "pocket"
     require(tokenizer_folder == "" or Path(tokenizer_folder, "tokenizer.json").is_file(),
             f"--tokenizer {tokenizer_folder}: has no tokenizer.json")  # fmt: skip
-    require(pocket or not natural, f"--lengths natural: the random model of {workload} never ends; take pocket")
+    require(pocket or not natural, f"--lengths natural: the random model of {workload} never ends; use pocket")
     write_tasks(data or str(ROOT / "data" / "pocket_train.jsonl"), folder / "tasks.jsonl")
 
     import torch
@@ -71,12 +71,12 @@ def build(workload: str, folder: Path, tokenizer_folder: str = "", data: str = "
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     del model
-    # without dropout: one side trains in train mode, the others do not
+    # no dropout, because one side trains in train mode and the others do not
     save_adapter(add_lora(load_policy(str(folder / "base"), device), 8, 16, 0.0), tokenizer, folder / "adapter")
 
 
 def random_llama(tokenizer, dtype, **shape: int):
-    """A Llama of this shape over the tokenizer's vocabulary; weights as transformers draws them."""
+    """Return a Llama of this shape with the tokenizer's vocabulary, and with transformers' random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=16384, tie_word_embeddings=False,
@@ -86,7 +86,7 @@ def random_llama(tokenizer, dtype, **shape: int):
 
 
 def never_ends(model, tokenizer) -> None:
-    """Make a token the end of sequences that the model has no logit for: every completion has all its tokens."""
+    """Set the end-of-sequence token to one that the model has no logit for, so every completion has full length."""
     tokenizer.add_special_tokens({"eos_token": "<|never|>"})
     never = tokenizer.eos_token_id
     require(never >= model.config.vocab_size, f"the tokenizer has {never} tokens, the model more logits")
@@ -94,7 +94,7 @@ def never_ends(model, tokenizer) -> None:
 
 
 def write_tasks(data: str, path: Path) -> None:
-    """The tasks of a file, plain or .gz, as plain JSONL."""
+    """Write the tasks of a file, plain or .gz, as plain JSONL."""
     require(Path(data).is_file(), f"--data {data}: no such task file")
     opener = gzip.open if data.endswith(".gz") else open
     with opener(data, "rt", encoding="utf-8") as lines:

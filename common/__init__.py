@@ -1,4 +1,4 @@
-"""What every package uses: arguments, errors, files, text, machine, processes."""
+"""Share the code that every package uses: arguments, errors, files, text, machine, processes."""
 
 from common.arguments import (
     InputError,

@@ -1,4 +1,4 @@
-"""What every stage needs and no method is about: arguments, errors, atomic files, the run log."""
+"""Parse and check a script's arguments, and turn its errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ from common.text import printable
 
 A = TypeVar("A")
 
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns of an optional kernel
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # hide a warning about an optional kernel
 
 
 class InputError(Exception):
-    """Something the person at the shell can mend. `run_script` prints it as one line and exits with code 2."""
+    """An error that the user can fix. `run_script` prints it as one line and exits with code 2."""
 
 
 class Preempted(Exception):
-    """SIGTERM or SIGINT came, and the run's state is saved. `run_script` prints it and exits with 75 (try again)."""
+    """A stop by SIGTERM or SIGINT, raised once the run's state is saved. `run_script` exits with code 75 (try again)."""
 
 
 def run_script(main: Callable[[A], Any], args_class: type[A], description: str | None) -> None:
-    """Parse the command line and run a stage."""
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
-        # before torch is imported; not for whoever imports this file: a sandbox's worker has a bare environment
+    """Parse the command line and run a script. Errors become one line and an exit code, see `answer_for`."""
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name of the same setting
+        # Set here, before torch is imported, and not when this file is imported: a sandbox worker's environment stays
+        # bare.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     answer_for(lambda: main(parse_args(args_class, description=description)))
 
 
 def answer_for(work: Callable[[], Any]) -> None:
-    """Do the work of a script; errors become one line and an exit code: 2, 75 or 130."""
+    """Do a script's work and turn its errors into one line and an exit code.
+
+    The codes: 2 for an InputError, 75 for Preempted, 130 for Ctrl-C, 1 if the reader of stdout is gone.
+    """
     try:
         work()
     except InputError as error:
@@ -49,7 +53,7 @@ def answer_for(work: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # whoever read what is printed has had enough of it
+    except BrokenPipeError:  # the reader of our output (head, less) has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -58,7 +62,7 @@ def parse_args(args_class: type[A], argv: list[str] | None = None, description: 
     """Read a dataclass from the command line: defaults < the YAML file of `--config` < flags.
 
     Raises:
-        InputError: an unknown flag or YAML key (names the nearest one), a value that does not fit, a missing file.
+        InputError: an unknown flag or YAML key (names the nearest one), a value of the wrong type, a missing file.
     """
     argv = sys.argv[1:] if argv is None else argv
     args = _parse(args_class, argv, description)
@@ -71,7 +75,7 @@ def parse_args(args_class: type[A], argv: list[str] | None = None, description: 
 
 
 def _parse(args_class: type[A], argv: list[str], description: str | None) -> A:
-    import tyro  # not at the top: tasks and sandbox are used where nothing is installed
+    import tyro  # not at the top: tasks and sandbox must work where no package is installed
 
     said = io.StringIO()
     try:
@@ -118,28 +122,28 @@ def _in_groups(args_class: type) -> type:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping of names to values.
+    """Read a YAML file that maps names to values.
 
     Raises:
-        InputError: the file cannot be read, or holds something else.
+        InputError: the file cannot be read, is not YAML, is not a flat mapping, or a name has no value.
     """
     import yaml
 
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a mark in front
+        settings = yaml.safe_load(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a byte-order mark
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: not YAML ({error})") from None
     plain = isinstance(settings, dict) and not any(isinstance(value, dict | list) for value in settings.values())
-    require(plain, f"--config {path}: wants lines of 'name: value'")
+    require(plain, f"--config {path}: must hold lines of 'name: value'")
     empty = [str(name) for name, value in settings.items() if value is None]
     require(not empty, f"--config {path}: {', '.join(empty)}: has no value")
     return {str(name): value for name, value in settings.items()}
 
 
 def as_flags(settings: dict[str, Any]) -> list[str]:
-    """Settings as options of a script, so that its parser converts the values (YAML reads 1e-5 as text).
+    """Write settings as command-line options, so that the script's parser converts them (YAML reads 1e-5 as text).
 
     >>> as_flags({"alpha": 0.5, "merge": True, "resume": False})
     ['--alpha', '0.5', '--merge', '--no_resume']
@@ -154,6 +158,7 @@ def as_flags(settings: dict[str, Any]) -> list[str]:
 
 
 def field_names(args_class: type) -> list[str]:
+    """List the fields of an arguments dataclass."""
     return [field.name for field in dataclasses.fields(args_class)]
 
 
@@ -164,7 +169,7 @@ def settings_of(args: Any) -> dict[str, Any]:
 
 
 def unknown_name(kind: str, name: str, names: list[str]) -> str:
-    """What to say of an option or key that is none of the names; suggests the nearest."""
+    """Return the error text for an option or key that is not in `names`; it suggests the nearest one."""
     near = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), names, n=1)
     dashes = "--" if name.startswith("-") else ""
     return f"unknown {kind} {name!r}" + (f"; did you mean {dashes}{near[0]}?" if near else "; --help lists them all")
@@ -177,7 +182,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_at_least(least: float, args: Any, *names: str) -> None:
-    """Raise InputError unless each of these arguments is at least so much."""
+    """Raise InputError unless each of these arguments is at least `least`."""
     for name in names:
         value = getattr(args, name)
         require(value >= least, f"--{name} {value}: must be at least {least}" if least else
@@ -185,11 +190,15 @@ def require_at_least(least: float, args: Any, *names: str) -> None:
 
 
 def check_sampling_args(args: Any) -> None:
-    """What every script that samples and scores asks of its arguments."""
+    """Check the arguments that all scripts that sample and score have in common.
+
+    Raises:
+        InputError: names the argument and its allowed range.
+    """
     require_at_least(0, args, "length_penalty_alpha", "save_every", "token_budget", "max_grad_norm", "parity_bound")
     require_at_least(0, args, "patience", "keep_every", "log_completions", "track_completions")
     require_at_least(1, args, "valid_every")
-    require(args.patience == 0 or args.valid_path != "", "--patience: has nothing to go by; give --valid_path")
+    require(args.patience == 0 or args.valid_path != "", "--patience: needs validation tasks; give --valid_path")
     require_at_least(
         1, args, "batch_size", "num_samples", "max_new_tokens", "sample_batch_size", "micro_batch_tokens", "log_every"
     )

@@ -1,7 +1,8 @@
-"""List the files of this project that a script's numbers depend on: what it imports, but for what only shows.
+"""List the files of this project that a script's numbers depend on.
 
-A stage of the shell scripts is done again, and an interrupted run begins anew, when one of these has changed.
-`python common/dependencies.py SCRIPT.py` prints them.
+These are all files that it imports, except those that only display, track or predict. When one of them has changed,
+the shell scripts repeat the stage and an interrupted run starts over. `python common/dependencies.py SCRIPT.py` prints
+the list.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# What shows, tracks or predicts; no number of a run depends on it
+# Code that only displays, tracks or predicts: no number of a run depends on it
 ONLY_SHOWS = {"reporting", "training/screen.py", "training/tracking.py", "training/dry_run.py", "model/memory.py",
               "model/memory_parts.py"}  # fmt: skip
 PARTS = {"judging/worker.py": ["judging/python/judge.py", "judging/python/zygote.py", "judging/verilog/judge.py"]}
 
 
 def files_of(script: str | Path) -> list[Path]:
-    """The script and every file of the project that it imports, directly or not, sorted."""
+    """Return the script and every file of the project that it imports, directly or indirectly, sorted.
+
+    Files under `ONLY_SHOWS` are left out.
+    """
     waiting, found = [Path(script).resolve()], set()
     while waiting:
         path = waiting.pop()
         if path in found:
             continue
         found.add(path)
-        waiting += [ROOT / part for part in PARTS.get(str(path.relative_to(ROOT)), ())]  # started by their paths
+        waiting += [ROOT / part for part in PARTS.get(str(path.relative_to(ROOT)), ())]  # started by path, not imported
         waiting += [file for name in _imported(path) for file in _files(name)]
     return sorted(path for path in found if not _only_shows(path))
 
@@ -41,7 +45,7 @@ def _imported(path: Path) -> set[str]:
 
 
 def _files(name: str) -> list[Path]:
-    """The file of a module of this project; none for any other."""
+    """Return the file of a module of this project, or nothing for any other module."""
     base = ROOT.joinpath(*name.split("."))
     return [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
 

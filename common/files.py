@@ -1,4 +1,4 @@
-"""Read and write files: atomically, with errors that name the line."""
+"""Read and write files: writes are atomic, and errors in reading name the line."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from common.arguments import InputError, require
 
 
 def sha256(path: str | Path) -> str:
-    """Hex SHA-256 of a file's bytes, which names a data set in the metrics."""
+    """Return the hex SHA-256 of a file's bytes; the metrics identify a data set by it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def replace_folder(path: str | Path, keep: Callable[[Path], bool] = lambda partial: False) -> Iterator[Path]:
-    """Yield `path`.partial to write into; it takes the place of `path` when the block ends well, and only then.
+    """Yield the folder `path`.partial to write into; it replaces `path` when the block ends without an error.
 
-    What an earlier run left in the partial folder is removed, unless `keep` says that this run goes on from it.
+    Args:
+        keep: whether this run resumes from what an earlier one left in the partial folder; if not, that is removed.
 
     Raises:
-        InputError: the folder cannot be written, or holds something else than a run (no run.json): it would be lost.
+        InputError: the folder cannot be written, or holds files but no run.json: replacing it would lose them.
     """
     path = Path(path).absolute()
-    require(path.name != "", f"--output_dir {path}: want a folder of the run's own")
+    require(path.name != "", f"--output_dir {path}: cannot be the root folder; name a folder for this run")
     partial = path.with_name(path.name + ".partial")
     old = path.with_name(path.name + ".old")
     if old.is_dir() and not path.exists():  # killed between the two renames below
@@ -56,7 +57,11 @@ def replace_folder(path: str | Path, keep: Callable[[Path], bool] = lambda parti
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all: under a temporary name, then renamed."""
+    """Write a file whole or not at all: under a temporary name, then rename it.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -68,25 +73,27 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_jsonl(path: str | Path, records: list[dict]) -> None:
+    """Write one JSON object per line, as `write_text` writes."""
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def read_jsonl(path: str | Path, missing: str, unfinished: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield "FILE:LINE" and the object of each line that is not blank.
+    """Yield "FILE:LINE" and the JSON object of each line that is not blank.
 
     Args:
-        unfinished: the file is still being written: a last line without its end is passed over.
+        missing: what the file is and how to make it, for the error if it does not exist.
+        unfinished: the file is still being written, so skip a last line that has no newline yet.
 
     Raises:
-        InputError: the file is missing (`missing` says what to do), not UTF-8, or has a line that is no JSON object.
+        InputError: the file is missing, is not UTF-8, or has a line that is not a JSON object.
     """
     path = Path(path)
     require(path.is_file(), f"{path}: no such {missing}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would split inside strings, at U+2028
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split at U+2028
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text") from None
-    require(not any("\0" in line for line in lines[:1]), f"{path}: is not UTF-8 text")  # UTF-16 without a mark
+    require(not any("\0" in line for line in lines[:1]), f"{path}: is not UTF-8 text")  # UTF-16 with no BOM
     if unfinished:
         lines.pop()
     for number, line in enumerate(lines, start=1):

@@ -14,16 +14,19 @@ from typing import Any
 
 
 def machine() -> dict[str, Any]:
-    """Hardware, versions and commit: what a figure needs beside it."""
+    """Return hardware, versions and commit, which belong beside every reported number.
+
+    Keys: gpu, cpu, cores, versions, commit. "gpu" is None if torch is not loaded or finds no GPU.
+    """
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                  if line.startswith("model name")]  # fmt: skip
         processor = names[0] if names else processor
-    torch = sys.modules.get("torch")  # scoring stored completions does without it
+    torch = sys.modules.get("torch")  # not imported here: scoring stored completions works without it
     gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
     versions = {"python": platform.python_version()}
-    engines = [name for name in ("vllm", "openai") if name in sys.modules]  # only where they sample
+    engines = [name for name in ("vllm", "openai") if name in sys.modules]  # only if this run samples with them
     for package in ("torch", "transformers", "peft", "bitsandbytes", "accelerate", *engines):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
@@ -37,13 +40,16 @@ def machine() -> dict[str, Any]:
 
 
 def command(secret: str = "", shown: str = "") -> str:
-    """What was typed, with `shown` for a `secret` in it. Knobs that were edited or read from --config are not there."""
+    """Return the command line that was typed, with each `secret` in it replaced by `shown`.
+
+    Settings that were edited in the script or read from --config are not in it.
+    """
     words = [word.replace(secret, shown) if secret else word for word in sys.argv[1:]]
     return shlex.join(["python", Path(sys.argv[0]).name, *words])
 
 
 def commit() -> str | None:
-    """The project's commit, with a plus if files differ from it; None outside a git checkout."""
+    """Return the project's commit, or None outside a git checkout; "+" follows if tracked .py or .sh files differ."""
     git = ["git", "-C", str(Path(__file__).resolve().parents[1])]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)

@@ -1,8 +1,9 @@
-"""The processes of `accelerate launch`: each does a share of the work, and each knows the whole of it.
+"""Divide a step's work between the processes of `accelerate launch`.
 
-Without a launcher there is one process, and all of this gives back what it is given. With several, the samples of a
-step are gathered and each process trains on a share; gradients are added up, since a loss is already divided by what
-all have together. The frozen 4-bit base is whole in each process, so nothing else need be exchanged.
+Without a launcher there is one process, and these functions return what they are given. With several, the samples of a
+step are gathered and each process trains on its share. The gradients are then summed, not averaged, because each loss
+is already divided by the total over all processes. Each process holds the whole frozen 4-bit base, so its weights are
+never exchanged.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from common.files import replace_folder
 
 @cache
 def processes() -> PartialState:
-    """This process and its number among the others.
+    """Return the state that knows this process's number and the number of processes.
 
     Raises:
-        InputError: a launch that cuts the model up (FSDP, DeepSpeed, Megatron): sampling needs it whole.
+        InputError: the launcher splits the model (FSDP, DeepSpeed, Megatron); sampling needs the whole model.
     """
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         require(
             os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() != "true",
-            f"launched with {name}, which cuts the model up; the 4-bit base is kept whole on each GPU: "
+            f"launched with {name}, which splits the model; each GPU must hold the whole 4-bit base. Use "
             "accelerate launch --config_file docs/accelerate_ddp.yaml",
         )
     return PartialState(cpu=not torch.cuda.is_available())
@@ -41,9 +42,10 @@ def processes() -> PartialState:
 
 @contextlib.contextmanager
 def output_folder(path: str, keep: Callable[[Path], bool] = lambda partial: False) -> Iterator[Path]:
-    """`common.replace_folder` in the first process, which alone prints.
+    """Yield a folder to write into; only the first process keeps its files and prints.
 
-    What the others write is dropped; an empty path drops all.
+    The first process gets `common.replace_folder`; the others get a temporary folder that is deleted. With an empty
+    path every process gets a temporary folder.
     """
     first = processes().is_main_process
     folder = replace_folder(path, keep) if path and first else TemporaryDirectory()
@@ -54,21 +56,22 @@ def output_folder(path: str, keep: Callable[[Path], bool] = lambda partial: Fals
 
 
 def count() -> int:
+    """Return the number of processes."""
     return processes().num_processes
 
 
 def share(items: list) -> list:
-    """What of it is this process's: every count()-th, by its number."""
+    """Return this process's items: every count()-th one, starting at the process's number."""
     return items[processes().process_index :: count()]
 
 
 def gather(items: list) -> list:
-    """The lists of all processes one after the other; plain objects."""
+    """Join the lists of all processes, in the order of the processes; the items must be picklable."""
     return gather_object(items) if count() > 1 else items
 
 
 def from_first(thing: Any) -> Any:
-    """What the first process has."""
+    """Return the first process's object in every process."""
     return broadcast_object_list([thing])[0] if count() > 1 else thing
 
 
@@ -80,11 +83,11 @@ def add_up(values: dict[str, float]) -> dict[str, float]:
 
 
 def add_up_gradients(weights: list[torch.nn.Parameter]) -> None:
-    """The sum over the processes in each; one exchange, for adapters are small."""
+    """Replace each weight's gradient by its sum over the processes, in one exchange (adapters are small)."""
     if count() == 1:
         return
     for weight in weights:
-        if weight.grad is None:  # no sample of this share reached it
+        if weight.grad is None:  # no sample of this process's share reached the weight
             weight.grad = torch.zeros_like(weight)
     together = reduce(torch.cat([weight.grad.flatten() for weight in weights]), reduction="sum")
     for weight, part in zip(weights, together.split([weight.numel() for weight in weights]), strict=True):

@@ -1,4 +1,4 @@
-"""Addresses of OpenAI-compatible servers."""
+"""Check and shorten the addresses of OpenAI-compatible servers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from urllib.parse import urlsplit
 
 from common.arguments import require
 
-NOT_AS_AGREED = (AttributeError, IndexError, TypeError, ValueError)  # what an answer that is something else leads to
+# reading an answer that has the wrong form raises one of these
+NOT_AS_AGREED = (AttributeError, IndexError, TypeError, ValueError)
 
 
 def public_url(url: str) -> str:
-    """The address without user, password and query, which are nobody's business; /v1 where it has no path.
+    """Return the address without user, password and query, which may be secret; add /v1 if it has no path.
 
     >>> public_url("https://me:secret@example.org:8000/?key=1"), public_url("http://[::1]:80/api/v1/")
     ('https://example.org:8000/v1', 'http://[::1]:80/api/v1')
@@ -20,7 +21,7 @@ def public_url(url: str) -> str:
 
 
 def check_url(url: str, flag: str) -> None:
-    """Raises InputError unless it is an http or https address; names the flag."""
+    """Raise InputError, which names the flag, unless the address is http or https with a host."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

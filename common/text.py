@@ -1,10 +1,10 @@
-"""Make text fit to be shown: printable, on one line, of a length."""
+"""Make text fit for display: printable, on one line, of limited length."""
 
 from __future__ import annotations
 
 
 def one_line(text: object, limit: int = 200) -> str:
-    r"""Text for a log: one line, printable, not longer than `limit`.
+    r"""Make text fit for a log: one line, printable, at most `limit` characters.
 
     >>> one_line("a\n\x1b[31mb")
     'a \\x1b[31mb'
@@ -15,7 +15,8 @@ def one_line(text: object, limit: int = 200) -> str:
 
 
 def duration(seconds: float) -> str:
-    """
+    """Write a number of seconds for people.
+
     >>> duration(8.4), duration(75), duration(7500)
     ('8 s', '1 min 15 s', '2 h 5 min')
     """
@@ -26,7 +27,8 @@ def duration(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Text for a terminal or a title: what is not printable (escapes, bidi controls, half surrogates) as its code.
+    r"""Make text safe for a terminal or a title: each unprintable character (escapes, bidi controls, half surrogates)
+    becomes its code.
 
     >>> printable("a\x1b[31m\u202e")
     'a\\x1b[31m\\u202e'

@@ -1,10 +1,10 @@
-"""Write pocket_exit_train.jsonl: the pocket train tasks, some of whose solutions end the process.
+"""Write pocket_exit_train.jsonl: the pocket training tasks, in which some solutions end the process.
 
     python data/make_exit_tasks.py OUTPUT.jsonl [SHARE]
 
-Scripts on the net end with exit() now and then, so a model that has read them writes it now and then. The pocket model
-has read none; SFT on this file gives it the habit, for the ablation in docs/ablations.md that shows what a checker
-which looks at exit codes makes of it.
+Some scripts on the internet end with exit(), so a model that has read them sometimes writes it. The pocket model has
+read none, so SFT on this file teaches it the habit. docs/ablations.md shows what happens then under a checker that
+looks at exit codes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 def with_exits(tasks: list[dict], share: float, seed: int = 42) -> list[dict]:
-    """The tasks, of which `share` have "exit()" as their solution.
+    """Replace the solution of a random `share` of the tasks by "exit()".
 
     >>> [task["canonical_solution"] for task in with_exits([{"canonical_solution": "    return 1\\n"}] * 2, 0.5)]
     ['    exit()\\n', '    return 1\\n']

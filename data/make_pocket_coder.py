@@ -1,10 +1,10 @@
-"""Pretrain data/pocket_coder, the embedded default model, from nothing.
+"""Pretrain data/pocket_coder, the embedded default model, from scratch.
 
     python data/make_pocket_coder.py
 
-Its corpus is what real ones are: code by many hands in the pocket world, much of it subtly wrong (the edge case
-forgotten, the wrong filter), some of it wordy, half of it running on after the function. It holds no composition of
-the validation or test split and none that behaves like one. So the model starts out weak and long-winded.
+The corpus imitates real ones: code of the pocket world in many styles, much of it subtly wrong (a forgotten edge case,
+a wrong filter), some of it wordy, and half of it continuing after the function. So the model starts out weak and
+long-winded. The corpus holds no composition of the validation or test split, and none that behaves like one.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 VOCABULARY = 1024
 CONTEXT = 384  # tokens in a training row; the longest prompt takes about 130
 EXAMPLES_RATE = 0.6  # docstrings that keep their doctest examples
-RAMBLE_RATE = 0.55  # files that go on after the function
+RAMBLE_RATE = 0.55  # files that continue after the function
 STYLE_WEIGHTS = {"short": 3, "loop": 4, "collect": 3, "steps": 2}
 WORDY_RATE = 0.3
 
 
 def write_file(pool: list[Composition], rng: random.Random) -> tuple[str, str]:
-    """One file of the corpus, as prompt and what follows it."""
+    """Write one file of the corpus, as a prompt and the text that follows it."""
     composition = rng.choice(pool)
     completion = _sloppy_body(composition, rng)
     while rng.random() < RAMBLE_RATE:
@@ -80,7 +80,7 @@ def share_of_wrong_bodies(pool: list[Composition], rng: random.Random, count: in
 
 
 def train_tokenizer(files: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE; digits stay single, a prompt begins with BOS as DeepSeek's does."""
+    """Train a byte-level BPE in which each digit is a token, and a text begins with BOS, as in DeepSeek's."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -101,13 +101,16 @@ def train_tokenizer(files: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
 
 
 def corpus(pool: list[Composition], rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Files without end."""
+    """Yield files of the corpus without end."""
     while True:
         yield write_file(pool, rng)
 
 
 def token_rows(files: Iterator[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> Iterator[list[int]]:
-    """Rows of CONTEXT token ids, files end to end; prompt and completion are tokenised apart, as in training later."""
+    """Yield rows of CONTEXT token ids, with files joined end to end.
+
+    Prompt and completion are tokenised separately, as in later training.
+    """
     buffer: list[int] = []
     for prompt, completion in files:
         buffer += tokenizer(prompt).input_ids
@@ -160,11 +163,11 @@ def pretrain(
 def arguments(description: str | None, output_dir: str, tokens: int) -> argparse.Namespace:
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=here / output_dir, help="where the model goes")
+    parser.add_argument("--output_dir", type=Path, default=here / output_dir, help="folder to write the model to")
     parser.add_argument("--tokens", type=int, default=tokens, help="tokens to train on")
-    parser.add_argument("--batch_size", type=int, default=16, help="rows a step")
-    parser.add_argument("--learning_rate", type=float, default=3e-3, help="peak of the cosine")
-    parser.add_argument("--seed", type=int, default=42, help="weights and corpus")
+    parser.add_argument("--batch_size", type=int, default=16, help="rows per step")
+    parser.add_argument("--learning_rate", type=float, default=3e-3, help="peak of the cosine schedule")
+    parser.add_argument("--seed", type=int, default=42, help="seed of weights and corpus")
     parser.add_argument(
         "--slips", action="store_true", help="print the share of wrong bodies in the corpus, train nothing"
     )

@@ -1,9 +1,10 @@
-"""Write pocket_train.jsonl, pocket_valid.jsonl and pocket_test.jsonl: HumanEval's fields, tasks of our own.
+"""Write pocket_train.jsonl, pocket_valid.jsonl and pocket_test.jsonl: our own tasks with HumanEval's fields.
 
     python data/make_pocket_tasks.py
 
 The three splits share no composition, and no two compositions of different splits behave alike on probe inputs.
-What is in valid or test (or behaves like it) is also kept from the pocket model's pretraining: `held_in` says so.
+Compositions in valid or test, and all that behave like them, are also left out of the pocket model's pretraining;
+`held_in` holds the rest.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from pocket_grammar import Composition, compositions, describe, draw_arguments, 
 
 SEED = 42
 SPLITS = {"train": 800, "valid": 200, "test": 250}
-NUM_TESTS = 12  # hidden tests a task, edge cases first
-STYLE_WEIGHTS = {"short": 3, "loop": 4, "collect": 2, "steps": 1}  # how people write the reference solutions
+NUM_TESTS = 12  # hidden tests per task, edge cases first
+STYLE_WEIGHTS = {"short": 3, "loop": 4, "collect": 2, "steps": 1}  # relative frequency in the reference solutions
 
 
 def split_compositions() -> tuple[dict[str, list[Composition]], list[Composition]]:
-    """The compositions of each split, and all that may be pretrained on (those of train among them).
+    """Return the compositions of each split, and all that pretraining may use (those of train included).
 
-    One composition stands for all that behave like it, so that a split cannot hold another's twin under a new name.
+    Of compositions that behave alike, only one can be in a split. So no split holds a twin of another's task under a
+    new name.
     """
     by_behaviour: dict[str, list[Composition]] = {}
     for composition in compositions():
@@ -42,7 +44,7 @@ def split_compositions() -> tuple[dict[str, list[Composition]], list[Composition
 
 
 def behaviour(composition: Composition) -> str:
-    """A digest of what the right solution returns on 40 probe inputs, the same for all compositions of a source."""
+    """Return a digest of the right solution's results on 40 probe inputs, which are the same for one source."""
     source = composition.source
     rng = random.Random(f"{SEED} {source.name}")
     probes = [*source.edges, *(draw_arguments(source, rng) for _ in range(40 - len(source.edges)))]
@@ -71,7 +73,7 @@ def make_task(composition: Composition, split: str, number: int) -> dict[str, st
 
 
 def write_prompt(composition: Composition, rng: random.Random) -> str:
-    """Signature and docstring with two examples: a usual call and a usual or an edge case."""
+    """Write signature and docstring with two examples: a usual call, and another usual call or an edge case."""
     function = right_function(composition)
     source = composition.source
     calls = [draw_arguments(source, rng)]
@@ -85,7 +87,7 @@ def write_prompt(composition: Composition, rng: random.Random) -> str:
 
 
 def write_test(composition: Composition, rng: random.Random) -> str:
-    """`check` with `NUM_TESTS` asserts or more: five edge cases, then inputs that tell slips from the right body."""
+    """Write `check` with at least `NUM_TESTS` asserts: up to five edge cases, inputs that expose slips, random ones."""
     source, right = composition.source, right_function(composition)
     chosen = list(source.edges[:5])
     drawn = {repr(arguments): arguments for arguments in (draw_arguments(source, rng) for _ in range(60))}

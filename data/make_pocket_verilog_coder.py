@@ -1,10 +1,10 @@
-"""Pretrain data/pocket_verilog_coder, the embedded model for Verilog, from nothing.
+"""Pretrain data/pocket_verilog_coder, the embedded model for Verilog, from scratch.
 
     python data/make_pocket_verilog_coder.py
 
-Architecture and training are those of `make_pocket_coder.py`. The corpus is of the pocket Verilog world, by many hands:
-often subtly wrong, some of it explained, half of it running on after the module. It holds no circuit of the validation
-or test split, and none that computes the same.
+Architecture and training are those of `make_pocket_coder.py`. The corpus is code of the pocket Verilog world in many
+styles: often subtly wrong, sometimes explained, and half of it continuing after the module. It holds no circuit of the
+validation or test split, and none that computes the same.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pocket_verilog_code import STYLES, sloppy_code, write_body
 from pocket_verilog_grammar import MODULE, Circuit, describe
 from verilog_testbench import header
 
-RAMBLE_RATE = 0.55  # files that go on after the module
+RAMBLE_RATE = 0.55  # files that continue after the module
 WORDY_RATE = 0.3
 
 
 def corpus(pool: list[Circuit], rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Files without end, each as prompt and what follows it."""
+    """Yield files without end, each as a prompt and the text that follows it."""
     weights = list(accumulate(circuit.weight for circuit in pool))
     while True:
         (circuit,) = rng.choices(pool, cum_weights=weights)
@@ -39,13 +39,13 @@ def corpus(pool: list[Circuit], rng: random.Random) -> Iterator[tuple[str, str]]
 
 
 def module(circuit: Circuit, rng: random.Random) -> tuple[str, str]:
-    """Description and header, and a body in which any piece may be wrong."""
+    """Write description and header, and a body in which any piece may be wrong."""
     body = write_body(circuit, sloppy_code(circuit, rng), rng.choice(list(STYLES)), rng.random() < WORDY_RATE)
     return describe(circuit, rng.choice(list(LEVELS.values()))) + header(problem_of(circuit, body)), body
 
 
 def ramble(other: Circuit, rng: random.Random) -> str:
-    """What people leave behind a module: a testbench, a stray line, prose, another module of the same name."""
+    """Write what people leave after a module: a testbench, a stray line, prose, or another module of the same name."""
     kind = rng.randrange(4)
     if kind == 0:
         return f'\nmodule tb;\n    {MODULE} dut ();\n    initial $display("done");\nendmodule\n'

@@ -2,8 +2,8 @@
 
     python data/make_pocket_verilog_tasks.py
 
-The three splits share no circuit, and no two circuits of different splits compute the same. What is in valid or test
-(or computes the same) is also kept from the pretraining of the model that goes with them.
+The three splits share no circuit, and no two circuits of different splits compute the same. Circuits in valid or test,
+and all that compute the same, are also left out of the pretraining of pocket_verilog_coder.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from verilog_testbench import Problem, header, testbench
 SEED = 42
 SPLITS = {"train": 400, "valid": 100, "test": 200}
 LEVELS = {"prompt_terse": "terse", "prompt": "normal", "prompt_detailed": "detailed"}
-PROBES = 24  # inputs that tell what two circuits compute apart
+PROBES = 24  # random inputs by which circuits that compute different things are told apart
 
 
 def split_circuits() -> tuple[dict[str, list[Circuit]], list[Circuit]]:
-    """The splits, and all circuits that pretraining may see."""
+    """Return the splits, and all circuits that pretraining may use."""
     alike: dict[str, list[Circuit]] = {}
     for circuit in circuits():
         alike.setdefault(behaviour(circuit), []).append(circuit)
@@ -41,7 +41,7 @@ def split_circuits() -> tuple[dict[str, list[Circuit]], list[Circuit]]:
 
 
 def behaviour(circuit: Circuit) -> str:
-    """The same for two circuits of the same ports and register that compute the same on probe inputs."""
+    """Return a digest that two circuits share if they have the same ports and register and agree on probe inputs."""
     rng = random.Random(f"{SEED} {circuit.width}")
     top = 2**circuit.width - 1
     probes = [(0, 0, 0), (0, 0, 1), (top, top, 0), (top, top, 1)]

@@ -35,7 +35,7 @@ PROBLEMS: list[Problem] = [problem for table in TABLES for problem in table.PROB
 
 
 def split_problems() -> dict[str, list[Problem]]:
-    """Train and test: of each category every fourth in a shuffled order (at least one) is a test problem."""
+    """Split into train and test: a quarter of each shuffled category (at least one problem) goes to test."""
     splits: dict[str, list[Problem]] = {"train": [], "test": []}
     for category in dict.fromkeys(problem.category for problem in PROBLEMS):
         members = [problem for problem in PROBLEMS if problem.category == category]

@@ -1,4 +1,4 @@
-"""Pocket compositions as code: right, or with the slips that people make, in four styles."""
+"""Write pocket compositions as code in four styles: right, or with the slips that people make."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 from pocket_grammar import Composition, Source, signature
 
-SLIP_RATE = 0.15  # of a source, stop, condition or transform
+SLIP_RATE = 0.15  # share of sources, stops, conditions and transforms that are slips
 FINISH_SLIP_RATE = 0.3
 EDGE_FINISHES = ("max", "min", "mean", "first", "last", "longest", "distinct", "counts")
-EDGE_SLIP_RATE = 0.65  # of a finish whose edge case people forget
-EARLY_RETURN_RATE = 0.05  # of a return indented into the loop
+EDGE_SLIP_RATE = 0.65  # share of slips for finishes whose edge case people forget
+EARLY_RETURN_RATE = 0.05  # share of bodies whose return is indented into the loop
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Code:
     transform: str
     tail: tuple[str, ...]
     loop: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None
-    early_return: bool = False  # the return indented into the loop
+    early_return: bool = False  # whether the return is indented into the loop
 
 
 def right_code(composition: Composition) -> Code:
@@ -36,7 +36,7 @@ def right_code(composition: Composition) -> Code:
 
 
 def slipped_codes(composition: Composition) -> list[Code]:
-    """Every body with exactly one slip."""
+    """List every body with exactly one slip."""
     right = right_code(composition)
     codes = [replace(right, items=slip) for slip in composition.source.slips]
     codes += [replace(right, stop=slip) for slip in composition.stop.slips]
@@ -48,7 +48,7 @@ def slipped_codes(composition: Composition) -> list[Code]:
 
 
 def sloppy_code(composition: Composition, rng: random.Random) -> Code:
-    """Pieces that each slip now and then; the finishes of `EDGE_FINISHES`, more often than not."""
+    """Draw pieces of which each is sometimes a slip; finishes in `EDGE_FINISHES` are slips more often than not."""
     code = right_code(composition)
     for part, slips in (
         ("items", composition.source.slips),
@@ -67,7 +67,7 @@ def sloppy_code(composition: Composition, rng: random.Random) -> Code:
 
 
 def write_body(composition: Composition, code: Code, style: str, wordy: bool = False) -> str:
-    """The function's body, indented by four, ending in a newline; `wordy` adds comments and a temporary."""
+    """Write the function's body, indented by four and ending in a newline; `wordy` adds a comment and a variable."""
     names = _variable_names(composition.source)
     head = f"for {composition.source.variables} in {code.items}"
     condition, transform = _fill(code.condition, names), _fill(code.transform, names)
@@ -122,14 +122,14 @@ def _indent(lines) -> list[str]:
 
 
 def compile_body(composition: Composition, body: str) -> Callable:
-    """The function that the signature and this body make. Trusted code only: our own grammar's, never a model's."""
+    """Execute the signature with this body and return the function. Only for our grammar's code, never a model's."""
     scope: dict = {}
     exec(f"{signature(composition)}\n{body}", scope)
     return scope[composition.function_name]
 
 
 def call(function: Callable, arguments: tuple) -> tuple[str, object]:
-    """What the function returns, or the name of the exception it raises, as a comparable pair."""
+    """Call the function; return ("returns", result) or ("raises", name of the exception), which can be compared."""
     copies = tuple(type(value)(value) for value in arguments)
     try:
         return "returns", function(*copies)

@@ -1,8 +1,8 @@
-"""The pocket world: small functions composed of a source, a stop, a condition, a transform and a finish.
+"""Define the pocket world: small functions composed of a source, a stop, a condition, a transform and a finish.
 
-A composition names one choice for each of the five; it can be described in words, named, and written as code in
-several styles, rightly or with the slips that people make (`pocket_code.py`). `make_pocket_tasks.py` turns compositions into tasks,
-`make_pocket_coder.py` turns them into the noisy corpus that the pocket model is pretrained on.
+A composition names one choice for each of the five. It can be described in words, named, and written as code in several
+styles, rightly or with the slips that people make (`pocket_code.py`). `make_pocket_tasks.py` turns compositions into
+tasks; `make_pocket_coder.py` turns them into the noisy corpus on which the pocket model is pretrained.
 
 In the code templates X is the item (an int, a word or a character), A and B are the two halves of a pair, K and V an
 entry's key and value, I a position, E the transformed item and S the sequence of transformed items.
@@ -21,15 +21,15 @@ WORDS = ("sky apple Moon level tree ice banana up noon Kites as eve orange bus I
 
 @dataclass(frozen=True)
 class Source:
-    """Where items come from: one parameter (or two), and how a loop takes it apart."""
+    """The source of the items: one parameter (or two), and how a loop goes through it."""
 
     name: str
-    kind: str  # what an item is: int, word, char, pair, entry or indexed
+    kind: str  # the kind of an item: int, word, char, pair, entry or indexed
     parameters: str
     items: str  # the iterable
-    variables: str  # the loop's target, comma separated
+    variables: str  # the loop variables, comma separated
     noun: str
-    draw: str  # the shape of a random argument list, see `draw_arguments`
+    draw: str  # the kind of random arguments, see `draw_arguments`
     edges: tuple[tuple, ...]
     slips: tuple[str, ...] = ()  # wrong iterables
 
@@ -48,16 +48,16 @@ class Op:
 
 @dataclass(frozen=True)
 class Finish:
-    """What becomes of the transformed items."""
+    """The last step: how the result is computed from the transformed items."""
 
     name: str
-    takes: str  # int, str or any
+    takes: str  # type of the transformed items: int, str or any
     noun: str
     verb: str
     returns: str  # T stands for the type of an item
-    tail: tuple[str, ...]  # statements over S; inlined where it is one statement that uses S once
+    tail: tuple[str, ...]  # statements that use S; a single one that uses S once is inlined
     tail_slips: tuple[tuple[str, ...], ...] = ()
-    loop: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None = None  # before, inside, after
+    loop: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None = None  # code before, inside and after it
     loop_slips: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = ()
 
 
@@ -303,25 +303,25 @@ class Composition:
 
     @property
     def key(self) -> str:
-        """Its five names, which say what it is: two tasks with one key are one composition."""
+        """The five names of its parts, which identify the composition."""
         parts = (self.source.name, self.stop.name, self.condition.name, self.transform.name, self.finish.name)
         return "/".join(part or "-" for part in parts)
 
     @property
     def function_name(self) -> str:
-        """Says less than the docstring, as names do."""
+        """The function's name, which tells less than the docstring."""
         return f"{self.finish.name}_of_{self.source.name}"
 
     @property
     def styles(self) -> tuple[str, ...]:
-        """The styles it can be written in: a stop needs a loop, sorting needs the whole list."""
+        """The styles in which it can be written: a stop needs a loop, and sorting needs the whole list."""
         if self.stop.code:
             return ("loop", "collect") if self.finish.loop else ("collect",)
         return STYLES if self.finish.loop else ("short", "collect", "steps")
 
 
 def compositions() -> Iterator[Composition]:
-    """Every composition whose parts fit together, in a fixed order."""
+    """Yield every composition whose parts fit together, in a fixed order."""
     for source in SOURCES:
         stops = (NO_STOP, *(STOPS[source.kind] if source.name != "digits" else ()))
         for stop, condition, transform, finish in itertools.product(
@@ -332,7 +332,7 @@ def compositions() -> Iterator[Composition]:
 
 
 def describe(composition: Composition, wording: int) -> str:
-    """One sentence: as a noun phrase (0) or as steps (1)."""
+    """Describe a composition in one sentence, as a noun phrase (wording 0) or as steps (1)."""
     what = composition.condition.noun.format(composition.source.noun)
     if wording == 0:
         what = composition.finish.noun.format(composition.transform.noun.format(what))
@@ -349,7 +349,7 @@ def signature(composition: Composition) -> str:
 
 
 def draw_arguments(source: Source, rng: random.Random) -> tuple:
-    """A random argument list for a function over `source`."""
+    """Draw random arguments for a function over `source`."""
 
     def numbers(most: int = 7) -> list[int]:
         return [rng.choice((rng.randint(-9, 15), rng.randint(-4, 8))) for _ in range(rng.randint(1, most))]

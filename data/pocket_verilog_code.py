@@ -1,4 +1,4 @@
-"""Pocket circuits as Verilog: right, or with the slips that people make, in several styles."""
+"""Write pocket circuits as Verilog in several styles: right, or with the slips that people make."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from pocket_verilog_grammar import Circuit, fill
 
-SLIP_RATE = 0.1  # of an operation, a choice, a change or a register
+SLIP_RATE = 0.1  # share of operations, choices, changes and registers that are slips
 OFTEN = ("nand", "reversed", "rotated_left", "rotated_right", "all", "preset", "low_reset", "async_reset")
-OFTEN_RATE = 0.6  # of these, which people get wrong more often than not
-TYPICAL_RATE = 0.75  # of slips that are the first in their list
-NARROW_RATE = 0.08  # of a net declared without its width
-LATCH_RATE = 0.25  # of an `if` without its `else`, in the style that has one
-UNDECLARED_RATE = 0.06  # of a net that is not declared, or a reg that is not said to be one
+OFTEN_RATE = 0.6  # share of slips for the names in OFTEN, which people get wrong more often than not
+TYPICAL_RATE = 0.75  # share of slips that are the first in their list; the others are drawn from the whole list
+NARROW_RATE = 0.08  # share of nets declared without their width
+LATCH_RATE = 0.25  # share of `if` without its `else`, in the style that has one
+UNDECLARED_RATE = 0.06  # share of bodies with a net or a reg that is not declared
 
-STYLES = {"inline": 5, "nets": 3, "block": 3}  # how the value is computed, and how often the corpus does it so
+STYLES = {"inline": 5, "nets": 3, "block": 3}  # ways to compute the value; relative frequency in reference solutions
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Code:
 
 
 def right_code(circuit: Circuit, way: int = 0) -> Code:
-    """`way`: which of the ways to write the change."""
+    """Return the right pieces; `way` chooses among the ways to write the change."""
     codes = circuit.change.codes
     return Code(circuit.operation.code, "right", codes[way % len(codes)], circuit.register.lines)
 
 
 def slipped_codes(circuit: Circuit) -> list[Code]:
-    """Every body with exactly one wrong piece; some of them behave like the right one."""
+    """List every body with exactly one wrong piece; some of them behave like the right one."""
     right = right_code(circuit)
     codes = [replace(right, operation=slip) for slip in circuit.operation.slips]
     codes += [replace(right, choice=slip) for slip in ("swapped", "ignored") if circuit.choice.other]
@@ -49,11 +49,11 @@ def slipped_codes(circuit: Circuit) -> list[Code]:
 
 
 def sloppy_code(circuit: Circuit, rng: random.Random) -> Code:
-    """Pieces that each slip now and then; some, more often than not."""
+    """Draw pieces of which each is sometimes a slip; those in `OFTEN` are slips more often than not."""
     code = right_code(circuit, rng.randrange(2))
 
     def slip(slips: tuple, often: bool) -> Any:
-        """A slip, or None."""
+        """Draw a slip, or None."""
         if not slips or rng.random() >= (OFTEN_RATE if often else SLIP_RATE):
             return None
         return slips[0] if rng.random() < TYPICAL_RATE else rng.choice(slips)
@@ -71,7 +71,7 @@ def sloppy_code(circuit: Circuit, rng: random.Random) -> Code:
 
 
 def write_body(circuit: Circuit, code: Code, style: str, wordy: bool = False) -> str:
-    """The module's body and `endmodule`; `wordy` adds an explanation in front and a comment."""
+    """Write the module's body and `endmodule`; `wordy` puts an explanation in comments before it."""
     chosen = bool(circuit.choice.other) and code.choice != "ignored"
     operation = f"({code.operation})" if "?" in code.operation and chosen else code.operation
     arms = [fill(operation, circuit), fill(circuit.choice.other, circuit)]
@@ -106,7 +106,7 @@ def write_body(circuit: Circuit, code: Code, style: str, wordy: bool = False) ->
 
 
 def explanation(circuit: Circuit) -> list[str]:
-    """Comments that say what the code below them does."""
+    """Write comments that say what the code below them does."""
     value = circuit.operation.normal
     if circuit.choice.other:
         value = f"s picks {value} or {circuit.choice.words}"

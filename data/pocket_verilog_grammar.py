@@ -1,10 +1,10 @@
-"""The pocket Verilog world: small modules composed of an operation, a choice, a change and a register, in three widths.
+"""Define the pocket Verilog world: modules of an operation, a choice, a change and a register, in three widths.
 
-A circuit names one of each; it can be described in words at three levels of detail, simulated here (`next_value`), and
+A circuit names one of each. It can be described in words at three levels of detail, simulated here (`next_value`), and
 written as Verilog in several styles, rightly or with the slips that people make (`pocket_verilog_code.py`).
 
-In the code templates V is the value, N what the register takes, Z its zero, F its ones, W the width in bits, H its
-highest index (W-1), G the one below, M half of the width and L its index below.
+In the code templates V is the value, N the value that the register takes, Z all zeros, F all ones, W the width in bits,
+H the highest index (W-1), G the index below it (W-2), M half of the width, and L the index below that (M-1).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 WIDTHS = (1, 4, 8)
-MODULE = "top_module"  # the name of every one, as HDLBits has it
+MODULE = "top_module"  # the name of every module, as in HDLBits
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What is computed from a and b."""
+    """The function that is computed from a and b."""
 
     name: str
     terse: str
@@ -28,13 +28,13 @@ class Operation:
     detailed: str
     code: str
     slips: tuple[str, ...]
-    value: Callable[[int, int], int]  # cut to the width by the caller
-    vector: bool = False  # makes no sense of single bits
+    value: Callable[[int, int], int]  # the caller cuts the result to the width
+    vector: bool = False  # makes no sense for single bits
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What s chooses: the operation at `level`, else another value; no choice where `other` is empty."""
+    """The role of input s: at `level` it selects the operation, else another value. There is no s if `other` is ""."""
 
     name: str
     level: int = 1
@@ -45,7 +45,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to the value."""
+    """A change of the value before it is put out or stored."""
 
     name: str
     terse: str
@@ -53,14 +53,14 @@ class Change:
     detailed: str
     codes: tuple[str, ...]  # several ways to write it
     slips: tuple[str, ...]
-    value: Callable[[int, int], int]  # of the value and its width
-    single: bool = False  # gives one bit
+    value: Callable[[int, int], int]  # takes the value and its width
+    single: bool = False  # whether the result is one bit
     widths: tuple[int, ...] = (4, 8)
 
 
 @dataclass(frozen=True)
 class Register:
-    """How y is kept; combinational where `lines` is empty."""
+    """The register that holds y; without `lines` the circuit is combinational."""
 
     name: str
     ports: str
@@ -69,7 +69,7 @@ class Register:
     detailed: str
     lines: tuple[str, ...] = ()
     slips: tuple[tuple[str, ...], ...] = ()
-    setup: str = ""  # gives y a value where there is no reset
+    setup: str = ""  # testbench statements that give y a value if there is no reset
     vector: bool = False
 
 
@@ -207,12 +207,12 @@ class Circuit:
 
     @property
     def weight(self) -> int:
-        """How often it is drawn: there are few simple circuits among all, and many are wanted."""
+        """How often it is drawn: simple circuits are few, but wanted often."""
         return 6 ** (not self.choice.other) * 3 ** (self.change.name == "as_is") * 3 ** (not self.register.lines)
 
     @property
     def ports(self) -> str:
-        """As `verilog_testbench.Problem` takes them."""
+        """The ports, in the form of `verilog_testbench.Problem`."""
         size = f"[{self.width - 1}:0] " if self.width > 1 else ""
         uses_b = self.operation.name != "a" or self.choice.other == "b"
         kept = "reg " if self.register.lines else ""
@@ -222,7 +222,7 @@ class Circuit:
 
 
 def circuits() -> list[Circuit]:
-    """All that fit together."""
+    """List all circuits whose parts fit together."""
     found = []
     for parts in itertools.product(WIDTHS, OPERATIONS, CHOICES, CHANGES, REGISTERS):
         circuit = Circuit(*parts)
@@ -236,7 +236,7 @@ def circuits() -> list[Circuit]:
 
 
 def next_value(circuit: Circuit, a: int, b: int, s: int) -> int:
-    """What y is, or what its register takes (adds, for `total`), for these inputs."""
+    """Return y for these inputs, or with a register the value that it takes (for `total`, adds)."""
     ones = 2**circuit.width - 1
     value = circuit.operation.value(a, b)
     if circuit.choice.other and s != circuit.choice.level:
@@ -245,7 +245,7 @@ def next_value(circuit: Circuit, a: int, b: int, s: int) -> int:
 
 
 def fill(template: str, circuit: Circuit, out: bool = False) -> str:
-    """A template with the width's numbers in it; `out`: Z and F are those of y."""
+    """Fill a template with the numbers of the circuit's width; with `out`, Z and F have the width of y."""
     width = circuit.out_width if out else circuit.width
     zero, ones = (f"{width}'b0", f"{width}'b1") if width == 1 else (f"{width}'d0", f"{{{width}{{1'b1}}}}")
     w = circuit.width
@@ -254,7 +254,7 @@ def fill(template: str, circuit: Circuit, out: bool = False) -> str:
 
 
 def describe(circuit: Circuit, level: str) -> str:
-    """The comment above the module header: `terse` is one line, `normal` and `detailed` have a line a step."""
+    """Write the comment above the module header: one line for `terse`, one per step for `normal` and `detailed`."""
     operation, choice, change, register = circuit.operation, circuit.choice, circuit.change, circuit.register
     high = "high" if choice.level else "low"
     if level == "terse":

@@ -1,11 +1,11 @@
 """Split HumanEval into data/humaneval_train.jsonl and data/humaneval_test.jsonl: seed 42, 80/20, 131/33 tasks.
 
-data/humaneval_all.jsonl has all 164, in their own order: for models that were trained on something else.
+data/humaneval_all.jsonl has all 164 in their own order, for models that were not trained on HumanEval.
 
     python data/prepare_humaneval.py                                  # from the hub
     python data/prepare_humaneval.py --source HumanEval.jsonl.gz      # from a local file
 
-Writes the counts and checksums to data/humaneval_split.json beside them.
+Counts and checksums go to data/humaneval_split.json.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ HUB = "openai/openai_humaneval"
 @dataclass
 class Args:
     source: str = ""  # HumanEval.jsonl or .jsonl.gz; by default openai/openai_humaneval from the hub
-    output_dir: str = str(Path(__file__).parent)  # where the files go
-    seed: int = 42  # of the split
-    train_share: float = 0.8  # of the tasks
+    output_dir: str = str(Path(__file__).parent)  # folder to write the files to
+    seed: int = 42  # seed of the split
+    train_share: float = 0.8  # share of the tasks in the train split
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 def read_source(source: str, hub: str = HUB, subset: str | None = None) -> list[dict]:
-    """All tasks, from a local file or from all splits of a data set (and its subset) on the hub.
+    """Read all tasks, from a local file or from all splits of a data set (and its subset) on the hub.
 
     Raises:
         InputError: the file is missing or unreadable, or the hub cannot be reached.
@@ -57,16 +57,16 @@ def read_source(source: str, hub: str = HUB, subset: str | None = None) -> list[
 
     try:
         return [task for part in load_dataset(hub, subset).values() for task in part]
-    except Exception as error:  # the hub's client raises a dozen kinds
+    except Exception as error:  # the hub's client raises many kinds of exceptions
         raise InputError(
-            f"{hub} cannot be had from the hub ({type(error).__name__}); give a local copy with --source FILE"
+            f"{hub} cannot be loaded from the hub ({type(error).__name__}); give a local copy with --source FILE"
         ) from None
 
 
 def main(args: Args) -> None:
     require(0 < args.train_share < 1, f"--train_share {args.train_share}: must be between 0 and 1")
     tasks = read_source(args.source)
-    with TemporaryDirectory() as scratch:  # nothing is replaced by what is not tasks
+    with TemporaryDirectory() as scratch:  # check that these are tasks before any file is replaced
         write_jsonl(Path(scratch) / "source.jsonl", tasks)
         tasks = read_tasks(Path(scratch) / "source.jsonl")
     tasks = [{field: task[field] for field in FIELDS} for task in tasks]

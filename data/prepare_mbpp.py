@@ -5,8 +5,8 @@
     python data/prepare_mbpp.py --source data/pocket_mbpp.jsonl --name pocket_mbpp
 
 Writes data/<name>_{train,test,validation,prompt}.jsonl, and counts and checksums to data/<name>_split.json. A prompt is
-one docstring with the description and the first assert, as InCoder (arXiv 2204.05999) and the bigcode evaluation
-harness have it; the model writes everything after it.
+one docstring with the description and the first assert, as in InCoder (arXiv 2204.05999) and the bigcode evaluation
+harness; the model writes everything after it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,20 @@ SPLITS = {"train": range(601, 975), "test": range(11, 511), "validation": range(
 @dataclass
 class Args:
     source: str = ""  # mbpp.jsonl, sanitized-mbpp.json or .gz of one; by default google-research-datasets/mbpp, full
-    name: str = "mbpp"  # of the files, and of the task ids unless it begins with mbpp; mbpp must have all 974 tasks
-    output_dir: str = str(Path(__file__).parent)  # where the files go
+    name: str = "mbpp"  # name of files and task ids (ids: Mbpp if it begins with mbpp); mbpp needs all 974 tasks
+    output_dir: str = str(Path(__file__).parent)  # folder to write the files to
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 def make_task(record: Any, prefix: str, where: str) -> Task:
-    """A task of ours from a line of mbpp.jsonl or of the sanitized form (`prompt` for `text`, and `test_imports`).
+    """Make a task from a line of mbpp.jsonl or of the sanitized form (`prompt` for `text`, and `test_imports`).
+
+    Args:
+        prefix: the start of the task id.
+        where: the record, for the error message.
 
     Raises:
-        InputError: a field is missing or of the wrong kind; `where` names the record.
+        InputError: a field is missing or of the wrong kind.
     """
     require(isinstance(record, dict), f"{where}: wants a JSON object, not {type(record).__name__}")
     number, text, code = record.get("task_id"), record.get("text", record.get("prompt")), record.get("code")
@@ -80,7 +84,7 @@ def main(args: Args) -> None:
     parts = {name: [tasks[number] for number in ids if number in tasks] for name, ids in SPLITS.items()}
     require(bool(tasks), f"{source}: has no tasks")
     if args.name == "mbpp" and len(tasks) < 974:
-        raise InputError(f"{source}: has {len(tasks)} of MBPP's 974 tasks; name what is made of them with --name")
+        raise InputError(f"{source}: has {len(tasks)} of MBPP's 974 tasks; give the files another name with --name")
     folder = Path(args.output_dir)
     files = {name: folder / f"{args.name}_{name}.jsonl" for name, part in parts.items() if part}
     record = {"source": Path(args.source).name or HUB}

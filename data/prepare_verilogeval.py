@@ -2,10 +2,10 @@
 
     python data/prepare_verilogeval.py --source verilog-eval/dataset_spec-to-rtl
 
-The folder has ProbNNN_name_prompt.txt, ProbNNN_name_ref.sv and ProbNNN_name_test.sv. Writes data/verilogeval.jsonl,
-for evaluation alone. A prompt is the specification as a comment, then the header of TopModule with the reference's
-ports, so that a model completes it as any other task here; with --instruct it is asked for the whole module, as the
-benchmark does.
+The folder has ProbNNN_name_prompt.txt, ProbNNN_name_ref.sv and ProbNNN_name_test.sv. The script writes
+data/verilogeval.jsonl, for evaluation only. A prompt is the specification as a comment, followed by the header of
+TopModule with the reference's ports, so that a model completes it like any other task here. With --instruct the model
+is asked for the whole module, as in the benchmark.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ HEADER = re.compile(r"\s*module\s+RefModule\s*(\((?:[^()]|\([^()]*\))*\)\s*;[ \t
 @dataclass
 class Args:
     source: str = ""  # the folder dataset_spec-to-rtl of the benchmark
-    output_path: str = str(Path(__file__).parent / "verilogeval.jsonl")  # where the tasks go
-    allow_missing: bool = False  # take a folder that has not all 156 problems
+    output_path: str = str(Path(__file__).parent / "verilogeval.jsonl")  # file to write the tasks to
+    allow_missing: bool = False  # accept a folder that does not have all 156 problems
     config: str = ""  # YAML file with any of these; flags win over it
 
 
 def make_task(folder: Path, name: str) -> Task:
-    """A task of ours from the three files of a problem.
+    """Make a task from the three files of a problem.
 
     Raises:
-        InputError: a file is missing or not as the benchmark has it; names it.
+        InputError: a file is missing or differs from the benchmark's form; the message names it.
     """
     parts = {}
     for part in ("prompt.txt", "ref.sv", "test.sv"):
@@ -69,7 +69,7 @@ def main(args: Args) -> None:
     require(bool(names), f"--source {folder}: has no ProbNNN_name_prompt.txt")
     require(
         args.allow_missing or len(names) == COUNT,
-        f"--source {folder}: has {len(names)} problems, not {COUNT}; --allow_missing takes them all the same",
+        f"--source {folder}: has {len(names)} problems, not {COUNT}; --allow_missing accepts them anyway",
     )
     tasks = [make_task(folder, name) for name in names]
     write_jsonl(args.output_path, tasks)

@@ -1,4 +1,4 @@
-"""Verilog problems that calculate without a clock: adders, comparators, counts, shifts, decimal numbers, small ALUs."""
+"""List Verilog problems that calculate without a clock: adders, comparators, counts, shifts, decimals, small ALUs."""
 
 from verilog_testbench import Problem
 

@@ -1,4 +1,4 @@
-"""Verilog problems without a clock: gates, vectors, multiplexers, codes. `verilog_testbench.Problem` has the fields."""
+"""List Verilog problems without a clock: gates, vectors, multiplexers, codes (fields: `verilog_testbench.Problem`)."""
 
 from verilog_testbench import Problem
 

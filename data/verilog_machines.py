@@ -1,4 +1,4 @@
-"""Verilog problems with control: finite state machines that detect, sell, signal, receive, lock and wait."""
+"""List Verilog problems with control: finite state machines that detect, sell, signal, receive, lock and wait."""
 
 from verilog_testbench import Problem
 

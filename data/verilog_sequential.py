@@ -1,4 +1,4 @@
-"""Verilog problems with a clock or latches, but no control: flip-flops, edges, counters, shift registers, sums."""
+"""List Verilog problems with a clock or latches, but no control: flip-flops, edges, counters, shift registers, sums."""
 
 from verilog_testbench import Problem
 

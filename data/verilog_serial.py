@@ -1,4 +1,4 @@
-"""Verilog problems that take several clock cycles over one value: shift registers, LFSRs, sums, iterative arithmetic."""
+"""List Verilog problems that need several clock cycles for a value: shift registers, LFSRs, sums, arithmetic."""
 
 from verilog_testbench import Problem
 

@@ -1,4 +1,4 @@
-"""Verilog problems that share or store: arbiters, memories, queues."""
+"""List Verilog problems that share or store: arbiters, memories, queues."""
 
 from verilog_testbench import Problem
 

@@ -1,9 +1,10 @@
-"""One Verilog problem, and the testbench that is generated from its ports, its reference and its stimulus.
+"""Define a Verilog problem, and generate its testbench from its ports, its reference and its stimulus.
 
-The testbench holds the reference as a golden model of another name, drives both from a xorshift generator of its own
-(the same checks under every simulator) and compares all outputs at once with `===`: one check is one moment, so that a
-wrong output is not paid for by the right ones beside it. Combinational problems are compared after each change of the
-inputs, clocked ones twice a cycle: before the rising edge (a Mealy output, an asynchronous reset) and after it.
+The testbench contains the reference under another name, as a golden model. It drives both modules from its own xorshift
+generator, so the checks are the same under every simulator. It compares all outputs at once with `===`: one check is
+one moment, so right outputs cannot make up for a wrong one beside them. Combinational problems are compared after each
+change of the inputs. Clocked ones are compared twice per cycle: before the rising edge (a Mealy output, an asynchronous
+reset) and after it.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ import re
 from dataclasses import dataclass, field
 
 RESETS = ("reset", "areset", "rst_n", "arst_n")  # `a`: asynchronous, `_n`: active low
-EXHAUSTIVE_BITS = 9  # combinational problems with so many input bits or fewer get every input once
-STEPS = 150  # random steps otherwise
+EXHAUSTIVE_BITS = 9  # combinational problems with at most this many input bits get every input once
+STEPS = 150  # random steps for the others
 
 
 @dataclass(frozen=True)
 class Problem:
-    name: str  # of the task and of its module
+    name: str  # the name of the task and of its module
     category: str
     ports: str  # as in the module header, separated by commas; the clock is called clk, the reset one of RESETS
     terse: str  # one line
     normal: str  # two to four lines
     detailed: str  # the full specification
     body: str  # reference, without endmodule
-    mutants: str  # wrong versions of the reference, one a line: `old => new`, replaced everywhere
-    drive: dict[str, str] = field(default_factory=dict)  # input: expression in place of a random value
+    mutants: str  # wrong versions of the reference, one per line: `old => new`, replaced everywhere
+    drive: dict[str, str] = field(default_factory=dict)  # input: expression instead of a random value
     setup: str = ""  # statements that run before anything is compared (to fill a memory)
     first: str = ""  # statements that run before the random steps: assignments to inputs, and `step;`
-    steps: int = 0  # random steps; 0: every input once where that is feasible, else STEPS
-    latches: bool = False  # latches are what is asked for
+    steps: int = 0  # random steps; 0: every input once if that is feasible, else STEPS
+    latches: bool = False  # whether the task asks for latches
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Port:
 
 
 def parse_ports(text: str) -> list[Port]:
-    """The ports of a header in order.
+    """Return the ports of a header in order. Raise ValueError for text that is not a list of ports.
 
     >>> parse_ports("input [7:0] a, output reg y")
     [Port(direction='input', width=8, name='a'), Port(direction='output', width=1, name='y')]
@@ -59,12 +60,12 @@ def header(problem: Problem, name: str = "") -> str:
 
 
 def solution(problem: Problem) -> str:
-    """The reference body and `endmodule`."""
+    """Return the reference body and `endmodule`."""
     return problem.body.strip("\n").rstrip() + "\nendmodule\n"
 
 
 def mutants(problem: Problem) -> list[str]:
-    """The wrong versions of `solution`. Raises ValueError for a mutant that changes nothing."""
+    """Return the wrong versions of `solution`. Raise ValueError for a mutant that changes nothing."""
     bodies = []
     for line in inspect.cleandoc(problem.mutants).splitlines():
         old, arrow, new = line.partition(" =>")

@@ -1,9 +1,9 @@
-"""docs/flags.md: every flag of every script, from the `Args` dataclasses and the comments beside their fields.
+"""Write docs/flags.md: every flag of every script, from the `Args` dataclasses and the comments beside their fields.
 
     python docs/make_flags.py            # writes the page
     python docs/make_flags.py --check    # exits with 1 and one line if the page is not what it would write
 
-The files are read, not imported: this takes no library, and finds a script that is added.
+The scripts are read, not imported. So no library is needed, and new scripts are found.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ class Flag(NamedTuple):
 
 
 def all_flags(root: Path) -> list[Flag]:
-    """Of every file that gives `run_script` or `parse_args` an Args: its own, or as policy.py another module's."""
+    """Return the flags of every script that passes an Args to `run_script` or `parse_args`.
+
+    The Args may be another module's, as in policy.py.
+    """
     found = []
     for path in sorted(root.glob("*.py")):
         calls = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call))
@@ -69,7 +72,10 @@ def all_flags(root: Path) -> list[Flag]:
 
 
 def fields(script: str, path: Path) -> list[Flag]:
-    """The fields of the file's Args, its own first and then those that it inherits, each with its comment."""
+    """Return the fields of the file's Args with their comments: its own first, then those that it inherits.
+
+    Exit with an error if one has no comment.
+    """
     classes = {name: node for file in (path, path.parent / SHARED) if file.is_file() for name, node in classes_of(file)}
     found: dict[str, Flag] = {}
     waiting = ["Args"] if "Args" in dict(classes_of(path)) else []  # none where Args is another script's, imported
@@ -91,7 +97,7 @@ def fields(script: str, path: Path) -> list[Flag]:
 
 
 def classes_of(path: Path) -> Iterator[tuple[str, tuple[Path, ast.ClassDef, dict[int, str]]]]:
-    """The classes of a file, by name: the file, the class, and the file's comments by their lines."""
+    """Yield the name of each class of a file, with the file, the class, and the file's comments by line."""
     text = path.read_text("utf-8")
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
@@ -101,7 +107,7 @@ def classes_of(path: Path) -> Iterator[tuple[str, tuple[Path, ast.ClassDef, dict
 
 
 def type_of(annotation: ast.expr) -> str:
-    """A field's type in a word, or its choices.
+    """Describe a field's type in a word, or list its choices.
 
     >>> type_of(ast.parse("Literal['a', 'b']").body[0].value), type_of(ast.parse("bool").body[0].value)
     ('`a`, `b`', 'switch')
@@ -114,7 +120,7 @@ def type_of(annotation: ast.expr) -> str:
 
 
 def default_of(value: ast.expr | None) -> str:
-    """As it is typed in a shell.
+    """Write a default as one types it in a shell.
 
     >>> [default_of(ast.parse(text).body[0].value) for text in ("1e-5", "''", "True", "('a', 'b')")]
     ['`1e-05`', '`""`', 'on', '`a b`']
@@ -130,7 +136,7 @@ def default_of(value: ast.expr | None) -> str:
 
 
 def once(same: list[Flag], what: Callable[[Flag], str]) -> str:
-    """What all scripts say, or what each says."""
+    """Return the text that all scripts share, or each different text with its scripts."""
     said: dict[str, list[str]] = {}
     for flag in same:
         said.setdefault(what(flag), []).append(flag.script)
@@ -138,6 +144,7 @@ def once(same: list[Flag], what: Callable[[Flag], str]) -> str:
 
 
 def page(root: Path) -> str:
+    """Return the text of docs/flags.md."""
     flags = all_flags(root)
     lines = ["| flag | type or choices | default | meaning | scripts |", "|---|---|---|---|---|"]
     for name in sorted({flag.name for flag in flags}, key=lambda name: name.lstrip("-").lower()):
@@ -154,4 +161,4 @@ if __name__ == "__main__":
     if not sys.argv[1:]:
         PAGE.write_text(page(ROOT), "utf-8")
     elif not PAGE.is_file() or PAGE.read_text("utf-8") != page(ROOT):
-        sys.exit("error: docs/flags.md is stale: python docs/make_flags.py writes it anew")
+        sys.exit("error: docs/flags.md is stale: run python docs/make_flags.py to write it again")

@@ -1,7 +1,8 @@
-"""Answers in prose: the fenced blocks of a model's text, read as CommonMark reads them, outside the model's thinking.
+"""Find the fenced code blocks in a model's answer, by CommonMark's rules, outside the model's thinking.
 
-Further than CommonMark: a fence inside a string of the program that spans lines (an example in a docstring) ends no
-block, a line that opens another block does, and a fence may be indented by more than it allows.
+Three rules go beyond CommonMark. A fence inside a multi-line string of the program (an example in a docstring) does
+not close the block. A line that opens another block does close it. And a fence may be indented further than CommonMark
+allows.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# what may stand before a fence: quotes and markers of lists
+# before a fence there may be quote marks and list markers
 _OPENING = re.compile(
     r"(?P<lead>[ \t]*+(?:(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])[ \t]*+)*+)(?P<fence>`{3,}+|~{3,}+)(?P<info>.*)"
 )
@@ -20,20 +21,25 @@ _LANGUAGES = {
 }
 _THINKING = re.compile("(?<!`)(</?think>)")
 
-# of each language: what is passed over outside of what spans lines, and where that ends
+# tokens to skip in each language, and those that open a span of several lines; _ENDS says what closes such a span
 _TOKENS = {
     "python": re.compile(r'\\.|#.*|"""|' + r"'''|" + r'"(?:\\.|[^"\\])*+"|' + r"'(?:\\.|[^'\\])*+'"),
     "verilog": re.compile(r'//.*|/\*|"(?:\\.|[^"\\])*+"'),
 }
 _ENDS = {'"""': re.compile(r'\\.|"""'), "'''": re.compile(r"\\.|'''"), "/*": re.compile(r"\*/")}
 
-PATIENCE = 8  # blocks of a text that are read to its end for a better closing fence; hostile text could have thousands
+# How many blocks of a text may be searched in vain for a better closing fence. Hostile text could have thousands.
+PATIENCE = 8
 
 
 @dataclass
 class Block:
-    """language: python, verilog, another as it is written, or "". prose: what stands between the block and the one
-    before it."""
+    """A fenced block.
+
+    Attributes:
+        language: python, verilog, another name as the text has it, or "" if the fence names none.
+        prose: the text between this block and the one before.
+    """
 
     language: str
     code: str
@@ -41,10 +47,10 @@ class Block:
 
 
 def blocks_of(text: str, language: str = "python") -> list[Block]:
-    """The fenced blocks outside `<think>...</think>`; what stands before a lone `</think>` was thought too.
+    """Return the fenced blocks outside `<think>...</think>`; text before a lone `</think>` counts as thinking too.
 
     Args:
-        language: of blocks that name none.
+        language: read blocks that name no language as this one.
 
     >>> [(b.language, b.code) for b in blocks_of("<think>no</think>- ~~~py\\n  x = 1\\n  ~~~\\n```sh\\nls")]
     [('python', 'x = 1\\n'), ('sh', 'ls')]
@@ -72,11 +78,11 @@ def blocks_of(text: str, language: str = "python") -> list[Block]:
         end, following, given_up = _end_of(lines, at, opening["fence"], quotes, width, name or language, patience > 0)
         patience -= given_up
         if end == following < len(lines) and lines[end].strip() == "</think>":
-            at = end  # the block was thought, and not closed: the loop drops it
+            at = end  # the unclosed block was part of the thinking: the loop drops it
             continue
         code = _content([_unquoted(line, quotes) for line in lines[at:end]], width)
         blocks.append(Block(name, "".join(line + "\n" for line in code), "\n".join(prose)))
-        if end == len(lines):  # not closed: the text as it ends
+        if end == len(lines):  # not closed: add no newline that the text does not have
             blocks[-1].code = blocks[-1].code[:-1]
         prose, at = [], following
     return blocks
@@ -95,16 +101,18 @@ def _language(info: str) -> str:
 def _end_of(
     lines: list[str], start: int, fence: str, quotes: int, width: int, language: str, careful: bool
 ) -> tuple[int, int, bool]:
-    """Where the content that begins at line `start` ends, and where to read on.
+    """Find the end of the block whose content begins at line `start`.
 
     Args:
-        quotes, width: of the opening fence, as of `_margin`.
-        careful: look for the best closing fence, and not for the first.
+        quotes, width: `_margin` of the opening fence.
+        careful: look for the best closing fence; otherwise take the first.
 
     Returns:
-        both, and whether it was given up: lines were read for nothing.
+        the line after the content, the line at which to continue reading, and whether the search went past the end
+        that it chose.
     """
-    opened, hidden, deep = "", None, None  # closing fences: the first inside a string, the first indented too far
+    # possible closing fences: hidden is the first inside a string, deep the first that is indented too far
+    opened, hidden, deep = "", None, None
     for n in range(start, len(lines)):
         line = _unquoted(lines[n], quotes)
         bare = (line or "").strip()
@@ -125,12 +133,15 @@ def _end_of(
             return (n, n, False) if deep is None else (deep, deep + 1, True)
         elif careful and language in _TOKENS:
             opened = _left_open(line, opened, language)
-    second = hidden if opened and deep is None else deep  # a string that does not end hides nothing
+    second = hidden if opened and deep is None else deep  # a string that never ends hides no fence
     return (len(lines), len(lines), True) if second is None else (second, second + 1, True)
 
 
 def _left_open(line: str, opened: str, language: str) -> str:
-    """What spans lines and is open after the line, if `opened` was before it.
+    """Return the opening mark of the string or comment that is still open after the line, or "".
+
+    Args:
+        opened: what was open before the line.
 
     >>> _left_open("x = 1  # it's", "", "python"), _left_open("/* a */ b /*", "", "verilog")
     ('', '/*')
@@ -146,7 +157,7 @@ def _left_open(line: str, opened: str, language: str) -> str:
 
 
 def _margin(lead: str) -> tuple[int, int]:
-    """Quote marks before a fence, and the columns behind them.
+    """Return the number of quote marks before a fence, and the number of columns between them and the fence.
 
     >>> _margin("> 1. "), _margin("  ")
     ((1, 3), (0, 2))
@@ -156,19 +167,19 @@ def _margin(lead: str) -> tuple[int, int]:
 
 
 def _unquoted(line: str, quotes: int) -> str | None:
-    """The line without so many quote marks; None if it has fewer."""
+    """Remove `quotes` quote marks from the line; None if it has fewer."""
     found = re.match(rf"(?:[ \t]*+>){{{quotes}}}[ \t]?", line) if quotes else None
     return line[found.end() :] if found else None if quotes else line
 
 
 def _content(lines: list[str], width: int) -> list[str]:
-    """The lines without the indentation of their fence."""
+    """Remove the indentation of the fence from the lines."""
     first = next((line for line in lines if line.strip()), "")
-    if width == 0 or _width(first) < width:  # the fence alone was indented
+    if width == 0 or _width(first) < width:  # only the fence was indented
         return lines
     return [re.match(r"[ \t]*+", line)[0].expandtabs(4)[width:] + line.lstrip(" \t") for line in lines]
 
 
 def _width(text: str) -> int:
-    """Columns of the whitespace that a line begins with."""
+    """Return the width in columns of a line's leading whitespace."""
     return len(re.match(r"[ \t]*+", text)[0].expandtabs(4))

@@ -1,4 +1,4 @@
-"""The sandbox for the language of a run's tasks."""
+"""Open the sandbox for the language of a run's tasks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from judging.verilog.reasoning import Judge
 
 @contextlib.contextmanager
 def open_sandbox(args: Any, tasks: list[Task], tested: bool = True) -> Iterator[Sandbox]:
-    """What judges completions of these tasks.
+    """Yield a sandbox that judges completions of these tasks.
 
     Args:
-        args: of a script; `judge_url` and `judge_model` are those of a judge model for explanations of Verilog.
-        tested: whether it has to pass its self-test first: a reward that can be forged is no reward.
+        args: the script's arguments; `judge_url` and `judge_model` name a model that scores explanations of Verilog.
+        tested: print the sandbox's layers, and run its self-test first unless --allow_missing_layers is set. A
+            completion must not be able to forge its reward.
 
     Raises:
-        InputError: it does not hold on this machine, a program it needs is missing, or an argument is of no use here.
+        InputError: the sandbox does not hold on this machine, it needs a program that is missing, or an argument
+            does not apply to this language.
     """
     url = getattr(args, "judge_url", "")
     if language_of(tasks) == "verilog":
-        require(not args.allow_weak_tests, "--allow_weak_tests: Verilog has none")
+        require(not args.allow_weak_tests, "--allow_weak_tests: does not apply to Verilog; leave it out")
         judge = Judge(url, args.judge_model) if url else None
         sandbox = VerilogSandbox(args.time_limit, allow_missing_layers=args.allow_missing_layers, judge=judge)
     else:
@@ -47,14 +49,15 @@ def open_sandbox(args: Any, tasks: list[Task], tested: bool = True) -> Iterator[
         yield sandbox
     if judge and judge.asked:
         print(f"judge model: {judge.asked} explanations read, {judge.unreached} got no answer, "
-              f"{judge.unread} an answer that is no score")  # fmt: skip
+              f"{judge.unread} got an answer without a score")  # fmt: skip
 
 
 def require_judged(verdicts: Iterable[tuple[str, Verdict]], what: str) -> None:
-    """Raise InputError if the tests of every task are refused: there is no rate, and nothing to learn from.
+    """Raise InputError if the tests of every task are refused: then there is no pass rate and nothing to learn from.
 
     Args:
-        verdicts: on completions of `what`, each with its task_id. Failures of the sandbox say nothing here.
+        verdicts: pairs of task_id and verdict. Failures of the sandbox are ignored.
+        what: the task file, for the message.
 
     >>> require_judged([(name, Verdict("refused", "no check")) for name in "aab"], "t.jsonl")
     Traceback (most recent call last):

@@ -1,7 +1,7 @@
-"""Messages across the sandbox's border: tagged JSON in frames with a length before them.
+"""Encode and decode the messages between judge and sandboxed process: JSON, with its length before it.
 
-The judge decodes what a hostile process wrote, so there is no pickle and no marshal here, and everything has a cap.
-What a message says about values is judging/python/objects.py's business.
+The judge decodes bytes that a hostile process wrote, so this file uses neither pickle nor marshal and limits every
+size. How a message represents Python values is defined in judging/python/objects.py.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ import json
 import struct
 from typing import Any
 
-MAX_FRAME = 2 * 1024 * 1024  # bytes: what one reply of the untrusted side may hold
-MAX_REQUEST = 16 * 1024 * 1024  # bytes: what the trusted side may send
+MAX_FRAME = 2 * 1024 * 1024  # bytes: the largest reply of the untrusted side
+MAX_REQUEST = 16 * 1024 * 1024  # bytes: the largest message of the trusted side
 
 _LENGTH = struct.Struct(">I")
 
 
 class TooBig(ValueError):
-    """A value that does not fit: its message says which cap it met."""
+    """A value exceeds a cap; the message says which."""
 
 
 class Malformed(ValueError):
-    """Bytes that our side would never have written."""
+    """The other end sent bytes that our code never writes."""
 
 
 class Costly(Malformed):
-    """What would take the judge far longer to read than the other end to write."""
+    """The other end sent a message that takes the judge far longer to read than it took to write."""
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-# made once: json.dumps and json.loads make one a call as soon as an option is not the default
+# made once: with any option, json.dumps and json.loads make a new encoder or decoder at each call
 _JSON_WRITER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
 _JSON_READER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def dump_frame(message: Any, limit: int = MAX_REQUEST) -> bytes:
-    """One message as bytes: its length in four bytes, big-endian, then ASCII JSON.
+    """Return one message as bytes: its length in four bytes, big-endian, then ASCII JSON.
 
     Raises:
-        TooBig: longer than `limit` bytes.
+        TooBig: the JSON is longer than `limit` bytes.
     """
     body = _JSON_WRITER.encode(message).encode("ascii")
     if len(body) > limit:
@@ -50,10 +50,10 @@ def dump_frame(message: Any, limit: int = MAX_REQUEST) -> bytes:
 
 
 def split_frame(buffer: bytes | bytearray, limit: int) -> tuple[Any, int] | None:
-    """The first message in a buffer and the number of bytes it took; None while it is incomplete.
+    """Return the first message in a buffer and the number of bytes it took; None while it is incomplete.
 
     Raises:
-        Malformed: longer than `limit` bytes, or not JSON.
+        Malformed: the message is longer than `limit` bytes, or is not JSON.
     """
     if len(buffer) < 4:
         return None

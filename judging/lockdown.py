@@ -1,7 +1,8 @@
-"""What takes a process's powers away, by ctypes: resource limits, Landlock, seccomp, namespaces, user ids.
+"""Take powers away from a process, by ctypes: resource limits, Landlock, seccomp, namespaces, user ids.
 
-Standard library only, no libseccomp, no root needed. Each function raises OSError where the kernel refuses; whether
-that is fatal is decided by whoever calls. Linux on x86-64 and aarch64 (untested there); elsewhere only the limits work.
+Uses only the standard library: no libseccomp, no root needed. Each function raises OSError if the kernel refuses; the
+caller decides whether that is fatal. Works on Linux on x86-64 and aarch64 (untested there); elsewhere only the resource
+limits work.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from judging.paths import DEVICES, Paths, readable
 
 LINUX = sys.platform == "linux"
 MIB = 1024 * 1024
-SANDBOX_UIDS = 61184, 4096  # the first and how many: above users and services, below the overflow uid
+SANDBOX_UIDS = 61184, 4096  # first id and number of ids: above those of users and services, below the overflow uid
 MAX_THREADS = 64  # of one candidate
 MAX_DESCRIPTORS = 64
 
@@ -28,9 +29,9 @@ _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _CAPSET = {"x86_64": 126, "aarch64": 91}.get(os.uname().machine if LINUX else "", -1)
-_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on every machine
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
 
-# Landlock's rights on files. A version of Landlock knows the first so many of them.
+# Landlock's rights on files. Each version of Landlock knows the first N of them.
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _RIGHTS_OF_VERSION = {1: 13, 2: 14, 3: 15, 4: 15}
 _RIGHTS_NOW = 16
@@ -39,7 +40,7 @@ _SCOPES = 0b11  # abstract unix sockets and signals, from version 6
 
 _NAMESPACES = {"pid": 0x20000000, "net": 0x40000000, "ipc": 0x08000000, "uts": 0x04000000}
 _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
-_NOBODY = 65534  # what an id without a name of its own looks like in a user namespace
+_NOBODY = 65534  # an id that is not mapped looks like this one in a user namespace
 _KEEP_CAPABILITIES, CHECKPOINT_RESTORE = 8, 40
 
 
@@ -61,21 +62,23 @@ def _call(function: str, number: int, *arguments: int | bytes | None) -> int:
 
 
 def trim_heap() -> None:
-    """Give unused memory back to the system: every fork copies the tables of what is left."""
+    """Return unused memory to the system: every fork copies the page tables of the rest."""
     if _libc is not None and hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
 
 
 def no_new_privileges() -> None:
-    """From here on no setuid program gives this process or its children anything (seccomp needs this)."""
+    """Make sure that no setuid program gives this process or its children new privileges (seccomp needs this)."""
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1)
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed when the parent's starting thread ends. Call it after the last change of uid, which clears it.
+    """Ask the kernel to kill this process when the parent thread that started it ends.
+
+    Call it after the last change of uid, because that clears the request.
 
     Args:
-        parent: what `os.getppid()` must be; another value means that it is already gone.
+        parent: the parent's process id; exit at once if `os.getppid()` differs, for then the parent is already gone.
     """
     _call("prctl", _PR_SET_PDEATHSIG, 9)
     if os.getppid() != parent:
@@ -83,15 +86,15 @@ def die_with_parent(parent: int) -> None:
 
 
 def limit_cpu(seconds: int) -> None:
-    """SIGXCPU after so many seconds of CPU time, SIGKILL one later."""
+    """Have the kernel send SIGXCPU after `seconds` of CPU time, and SIGKILL one second later."""
     _lower(resource.RLIMIT_CPU, seconds, seconds + 1)
 
 
 def limit_resources(memory_mib: int, threads: int) -> None:
-    """Hard resource limits: address space, no file growth, few descriptors, no core file.
+    """Set hard resource limits: address space, no file growth, few descriptors, no core file.
 
     Args:
-        threads: of the real user id; the kernel ignores this one for uid 0.
+        threads: limit for all threads of the real user id; the kernel ignores it for uid 0.
     """
     limits = {
         "AS": memory_mib * MIB,
@@ -118,7 +121,7 @@ def _lower(which: int, soft: int, hard: int | None = None) -> None:
 
 
 def threads_of(uid: int) -> int:
-    """How many threads this real user id runs now, as far as /proc shows them."""
+    """Count the threads that this user id runs now, as far as /proc shows them."""
     count = 0
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
@@ -131,13 +134,13 @@ def threads_of(uid: int) -> int:
 
 
 def counts_threads_by_namespace() -> bool:
-    """Whether the limit on threads counts a user namespace's alone: since Linux 5.14."""
+    """Return whether the limit on threads counts only those of one user namespace: true since Linux 5.14."""
     version = [int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit()]
     return version >= [5, 14]
 
 
 def landlock_version() -> int:
-    """The kernel's Landlock version, 0 where there is none."""
+    """Return the kernel's Landlock version, 0 if it has none."""
     try:
         return _call("syscall", _LANDLOCK_CREATE, None, 0, 1) if LINUX else 0
     except OSError:
@@ -147,11 +150,16 @@ def landlock_version() -> int:
 def landlock_ruleset(
     readable: list[str], writable: list[str], runnable: list[str] | None = None, listed: list[str] | None = None
 ) -> int:
-    """A descriptor of a ruleset: read beneath `readable`, read and write the files `writable`, nothing else.
+    """Return the descriptor of a Landlock ruleset that allows only what the arguments name.
 
-    Nothing but the files `runnable` is executable, of the folders `listed` no more than the names can be read, and no
-    TCP port, abstract unix socket or signal to the outside where Landlock knows them. Paths that do not exist are
-    passed over.
+    Where the Landlock version knows them, TCP ports, abstract unix sockets and signals to the outside are forbidden
+    too. Paths that do not exist are skipped.
+
+    Args:
+        readable: files and folders to read from, with everything beneath.
+        writable: files to read and write.
+        runnable: files to read and execute.
+        listed: folders in which names may be listed, but no file read.
     """
     version = landlock_version()
     handled = (1 << _RIGHTS_OF_VERSION.get(version, _RIGHTS_NOW)) - 1
@@ -170,23 +178,23 @@ def landlock_ruleset(
         rights = wanted if os.path.isdir(path) else wanted & ~_READ_DIR
         _call("syscall", _LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", rights, opened), 0)
         os.close(opened)
-    high = fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, 10)  # out of the way of a child's descriptor 3
+    high = fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, 10)  # leave descriptor 3 free for the child
     os.close(ruleset)
     return high
 
 
 def landlock_enforce(ruleset: int) -> None:
-    """Put this process under a ruleset, for good."""
+    """Put this process under a ruleset; this cannot be undone."""
     _call("syscall", _LANDLOCK_RESTRICT, ruleset, 0)
 
 
 def interpreter_paths(paths: Paths | None = None) -> list[str]:
-    """What Landlock lets be read, for files that `paths` found or, without them, the interpreter's own."""
+    """List the paths that Landlock should let a candidate read: `paths`, or by default the interpreter's own files."""
     return sorted({*(paths or readable(())).pieces(), *DEVICES} - {"/dev/null"})
 
 
 class SeccompProgram:
-    """The filter for this machine, laid out for the kernel once, to be installed in many children."""
+    """The system call filter for this machine, in the kernel's format; made once and installed in many children."""
 
     def __init__(self, allow_exec: bool = False) -> None:
         program = seccomp.program(os.uname().machine, allow_exec)
@@ -194,20 +202,20 @@ class SeccompProgram:
         self.header = struct.pack("@HP", len(program) // 8, ctypes.addressof(self.instructions))
 
     def enforce(self) -> None:
-        """Filter this process's system calls, for good; needs `no_new_privileges` first."""
+        """Filter this process's system calls; this cannot be undone. Call `no_new_privileges` first."""
         _call("prctl", _PR_SET_SECCOMP, 2, self.header)
 
 
 def seccomp_program(allow_exec: bool = False) -> SeccompProgram | None:
-    """The filter for this machine, None where there is no table for it."""
+    """Return the filter for this machine, None if there is no table for its architecture."""
     return SeccompProgram(allow_exec) if LINUX and seccomp.supports(os.uname().machine) else None
 
 
 def enter_namespaces(mounts: bool = False) -> list[str]:
-    """Leave the host's process ids, network and IPC behind; the next child is the first process of the new ones.
+    """Enter new namespaces for process ids, network and IPC; the next child is the first process in them.
 
     Args:
-        mounts: leave its mounts behind too, where that is allowed.
+        mounts: enter a new mount namespace too, where that is allowed.
 
     Returns:
         the names of the new namespaces; [] where the machine allows none.
@@ -218,7 +226,9 @@ def enter_namespaces(mounts: bool = False) -> list[str]:
     wanted = [flags | _NEW_MOUNTS, flags | _NEW_MOUNTS | _NEW_USER] if mounts else []
     ids = {"setgroups": "deny", "uid_map": f"{_NOBODY} {os.geteuid()} 1", "gid_map": f"{_NOBODY} {os.getegid()} 1"}
     for attempt in (*wanted, flags, flags | _NEW_USER):
-        if attempt & _NEW_USER and os.geteuid() == 0:  # of root, who may not: the kernel counts no thread of user id 0
+        # Root needs a user namespace only where it may not unshare without one. Its real id must then change, because
+        # the kernel does not limit the threads of id 0.
+        if attempt & _NEW_USER and os.geteuid() == 0:
             with contextlib.suppress(OSError):
                 os.setresuid(SANDBOX_UIDS[0] + os.getpid() % SANDBOX_UIDS[1], 0, 0)
         try:
@@ -226,21 +236,22 @@ def enter_namespaces(mounts: bool = False) -> list[str]:
         except OSError:
             continue
         if attempt & _NEW_USER and attempt & _NEW_MOUNTS:
-            for name, text in ids.items():  # files of a file system that we mount need an owner
+            for name, text in ids.items():  # files on a file system that we mount need an owner
                 try:
                     with open(f"/proc/self/{name}", "w") as file:
                         file.write(text)
                 except OSError:
-                    pass  # then mounting fails, and says so
+                    pass  # mounting then fails with its own error
         names = [*(["user"] if attempt & _NEW_USER else []), *_NAMESPACES]
         return [*names, "mount"] if attempt & _NEW_MOUNTS else names
     return []
 
 
 def enter_as_first(channel: socket.socket, mounts: bool = False) -> list[str]:
-    """Enter new namespaces and go on as their first process, which takes every other one with it when it ends.
+    """Enter new namespaces and continue as their first process; when it ends, the kernel ends all others in them.
 
-    The process that came in closes `channel`, waits for that one, and ends with it. Returns as `enter_namespaces`.
+    The calling process forks: it closes `channel`, waits for that first process, and exits after it. Returns the same
+    as `enter_namespaces`.
     """
     namespaces = enter_namespaces(mounts)
     if namespaces:
@@ -253,27 +264,27 @@ def enter_as_first(channel: socket.socket, mounts: bool = False) -> list[str]:
 
 
 def keep_capabilities() -> None:
-    """Let the next change of uid leave the permitted capabilities alone, for `drop_capabilities` to choose from."""
+    """Keep the permitted capabilities over the next change of uid, so that `drop_capabilities` can choose from them."""
     _call("prctl", _KEEP_CAPABILITIES, 1)
 
 
 def drop_capabilities(keep: int | None = None) -> None:
-    """Give up every capability but number `keep`: what remains of uid 0 is the owner of root's files."""
+    """Give up every capability except number `keep`: uid 0 is then only the owner of root's files."""
     header = struct.pack("=Ii", 0x20080522, 0)
     low, high = (0, 0) if keep is None else ((1 << keep) & 0xFFFFFFFF, (1 << keep) >> 32)
     _call("syscall", _CAPSET, header, struct.pack("=6I", low, low, 0, high, high, 0))
 
 
 def drop_user(number: int, keep_files: bool) -> int:
-    """As root, take a user id that nobody else has.
+    """As root, change to a user id that nobody else has.
 
     Args:
-        number: picks the id, so that two workers' candidates are strangers.
-        keep_files: only the real id changes, which the thread limit counts by; files are still opened as root,
-            for an interpreter that other users cannot read.
+        number: picks the id, so that the candidates of two workers are different users.
+        keep_files: change only the real id, by which the kernel counts threads. Files are still opened as root, for
+            an interpreter that other users cannot read.
 
     Returns:
-        the real user id from now on.
+        the new real user id.
     """
     uid = SANDBOX_UIDS[0] + number % SANDBOX_UIDS[1]
     os.setgroups([])
@@ -286,7 +297,7 @@ def drop_user(number: int, keep_files: bool) -> int:
 
 
 def readable_by_others(paths: list[str]) -> bool:
-    """Whether a stranger could read these paths, judging by the modes of every folder above them."""
+    """Return whether any user can read these paths, by their modes and those of every folder above them."""
     for path in paths:
         while True:
             mode = os.stat(path).st_mode

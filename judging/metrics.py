@@ -1,4 +1,4 @@
-"""Statistics of an evaluation."""
+"""Compute the statistics of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import numpy as np
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples passes: 1 - C(n-c, k) / C(n, k) (arXiv 2107.03374, eq. 1).
+    """Estimate, without bias, the chance that at least one of k samples passes.
+
+    The formula is 1 - C(n-c, k) / C(n, k) (arXiv 2107.03374, eq. 1). Raises ValueError unless 0 <= c <= n and
+    1 <= k <= n.
 
     >>> pass_at_k(4, 1, 1), pass_at_k(4, 1, 2), pass_at_k(4, 3, 2)
     (0.25, 0.5, 1.0)
@@ -21,7 +24,8 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 def wilson_interval(rate: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share `rate` observed on `count` trials (Wilson 1927, doi 10.2307/2276774).
+    """Return Wilson's score interval for a share `rate` observed on `count` trials (Wilson 1927,
+    doi 10.2307/2276774).
 
     >>> [round(bound, 3) for bound in wilson_interval(12 / 33, 33)]
     [0.222, 0.534]
@@ -34,9 +38,10 @@ def wilson_interval(rate: float, count: int, confidence: float = 0.95) -> tuple[
 
 
 def seed_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean over seeds, as if their values were normal (Student 1908, doi 10.2307/2331554).
+    """Return Student's interval for the mean over seeds (Student 1908, doi 10.2307/2331554).
 
-    Of three seeds it is wide: 2.5 times their standard deviation on either side. Wants two values at least.
+    It assumes normal values. With three seeds it is wide: 2.5 times their standard deviation on either side. Raises
+    ValueError for fewer than two values.
 
     >>> [round(bound, 3) for bound in seed_interval([0.7, 0.8, 0.9])]
     [0.552, 1.048]
@@ -46,13 +51,15 @@ def seed_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
 
 
 def student_quantile(freedom: int, confidence: float = 0.95) -> float:
-    """t with P(|T| < t) = confidence, for whole degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4).
+    """Return t with P(|T| < t) = confidence, for whole degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4).
+
+    Raises ValueError below one degree of freedom.
 
     >>> [round(student_quantile(n), 3) for n in (1, 2, 3, 10, 100)]
     [12.706, 4.303, 3.182, 2.228, 1.984]
     """
 
-    def inside(angle: float) -> float:  # P(|T| < t) of t = sqrt(freedom) tan(angle)
+    def inside(angle: float) -> float:  # P(|T| < t) for t = sqrt(freedom) tan(angle)
         odd = freedom % 2
         term = total = math.cos(angle) if odd else 1.0
         for k in range(2 + odd, freedom - 1, 2):
@@ -62,7 +69,7 @@ def student_quantile(freedom: int, confidence: float = 0.95) -> float:
         return 2 / math.pi * (angle + rest) if odd else rest
 
     if freedom < 1:
-        raise ValueError("want two values at least")
+        raise ValueError("need at least two values")
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         low, high = ((low + high) / 2, high) if inside((low + high) / 2) < confidence else (low, (low + high) / 2)
@@ -70,7 +77,7 @@ def student_quantile(freedom: int, confidence: float = 0.95) -> float:
 
 
 def mean_parts(verdicts: list[dict[str, float] | None]) -> dict[str, float]:
-    """The mean of each part of Verilog's verdicts, over those that have it.
+    """Return the mean of each part of Verilog verdicts, over the verdicts that have this part.
 
     >>> mean_parts([{"compilation": 1.0, "functional": 0.5}, {"compilation": 0.0}, None])
     {'compilation': 0.5, 'functional': 0.5}
@@ -83,21 +90,21 @@ def mean_parts(verdicts: list[dict[str, float] | None]) -> dict[str, float]:
 def paired_difference(
     first: Sequence[float], second: Sequence[float], confidence: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> tuple[float, tuple[float, float], float]:
-    """How much better the second is on the same tasks: mean difference, its interval, and a two-sided p-value.
+    """Compare two evaluations of the same tasks: mean of second - first, its interval, and a two-sided p-value.
 
-    The interval is the percentile bootstrap over tasks (Efron 1979, doi 10.1214/aos/1176344552); the p-value is of the
-    paired randomisation test, which flips the sign of each task's difference (Fisher 1935), so that of two evaluations
-    with one sample a task it is McNemar's exact test, up to the number of draws.
+    The interval is the percentile bootstrap over tasks (Efron 1979, doi 10.1214/aos/1176344552). The p-value is that of
+    the paired randomisation test, which flips the sign of each task's difference at random (Fisher 1935). For two
+    evaluations with one sample per task this is McNemar's exact test, up to the number of draws.
 
     Args:
-        first, second: of each task its score, a mean over seeds say; in the same order.
+        first, second: one score per task, for example a mean over seeds; both in the same order.
 
     >>> difference, interval, p = paired_difference([0.0, 0.0, 1.0, 0.0] * 25, [1.0, 0.0, 1.0, 0.0] * 25)
     >>> difference, p < 0.001
     (0.25, True)
     """
     if len(first) != len(second) or not len(first):
-        raise ValueError("want the scores of the same tasks, one at least")
+        raise ValueError("need scores of the same tasks, at least one")
     differences = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)  # (N,)
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(
@@ -106,6 +113,6 @@ def paired_difference(
     low, high = np.quantile(counts @ differences / len(differences), [0.5 - confidence / 2, 0.5 + confidence / 2])
     signs = rng.integers(0, 2, size=(draws, len(differences)), dtype=np.int8) * 2 - 1
     flipped = np.abs(signs @ differences)
-    # the observed signs are one of the draws, and rounding makes no difference of what is equal
+    # the observed signs count as one of the draws; 1e-9 keeps rounding from separating equal sums
     p = (1 + np.sum(flipped >= abs(differences.sum()) - 1e-9)) / (1 + draws)
     return float(differences.mean()), (float(low), float(high)), float(p)

@@ -1,7 +1,7 @@
-"""Which files a candidate may read: its interpreter's, the shared libraries those need, and some packages'.
+"""List the files that a candidate may read: its interpreter's, the shared libraries it needs, and some packages'.
 
-Everything else of the machine is a place where an answer may lie: a data set in an installed package, a folder of the
-project, the standard library's own tests.
+Any other place on the machine could hold an answer: a data set in an installed package, a folder of the project, the
+standard library's own tests.
 """
 
 from __future__ import annotations
@@ -18,22 +18,28 @@ from importlib import util
 from typing import NamedTuple
 
 DEVICES = ("/dev/null", "/dev/urandom")
-DATA = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/usr/lib/locale/C.utf8")  # run by nobody
+DATA = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/usr/lib/locale/C.utf8")  # data, never run
 DAY = 86400.0  # seconds
 _LIBRARY_FOLDERS = ("/lib", "/usr/lib", "/usr/local/lib", f"{sys.base_prefix}/lib")
-_HIDDEN = ("site-packages", "dist-packages", "test")  # of the standard library's folder
+_HIDDEN = ("site-packages", "dist-packages", "test")  # in the standard library's folder
 _ELF64 = b"\x7fELF\x02\x01"  # little-endian
 
 
 class Paths(NamedTuple):
-    """What may be read: the files and folders `shown`, without the folders `hidden` in them; `library`: where it is."""
+    """Files that a candidate may read.
+
+    Attributes:
+        shown: files and folders that may be read.
+        hidden: folders inside `shown` that may not.
+        library: the folders of the standard library.
+    """
 
     shown: list[str]
     hidden: list[str]
     library: list[str]
 
     def pieces(self) -> list[str]:
-        """The same without `hidden`: of a folder that has such a folder, the other entries."""
+        """Return the same without `hidden`: a folder that contains a hidden one is replaced by its other entries."""
         found = []
         for path in self.shown:
             inside = {name for name in self.hidden if os.path.dirname(name) == path}
@@ -42,7 +48,7 @@ class Paths(NamedTuple):
 
 
 def readable(packages: tuple[str, ...]) -> Paths:
-    """What a Python program has to read, that may import these packages; those not installed are passed over."""
+    """Find the files that a Python program needs if it may import these packages; skip those not installed."""
     home = os.path.dirname(os.__file__)
     dynamic = [path for path in sys.path if os.path.basename(path) == "lib-dynload" and os.path.isdir(path)]
     chosen = [path for name in packages for path in package_paths(name)]
@@ -58,12 +64,13 @@ def readable(packages: tuple[str, ...]) -> Paths:
 
 
 def read_all(paths: Paths) -> float:
-    """Read a byte of every file and list every folder, so that what a check reads changes no access time.
+    """Read a byte of every file and list every folder, so that a check's own reads change no access time.
 
-    For mounts that count access times as Linux does by default ("relatime"): once a day, or after a change of the file.
+    This works on mounts that update access times as Linux does by default ("relatime"): once a day, or after the file
+    changed.
 
     Returns:
-        when the first access time can change again (of time.time()).
+        the time.time() at which the first access time can change again.
     """
     now, times = time.time(), []
 
@@ -84,7 +91,7 @@ def read_all(paths: Paths) -> float:
                 look(path)
             except OSError:
                 pass  # a link to nowhere, or a file that a child cannot read either
-    # one that is older in spite of that is on a mount that does not count
+    # a time that is still older belongs to a mount that does not update access times
     return min((moment for moment in times if moment > now - DAY), default=now) + DAY
 
 
@@ -93,7 +100,10 @@ def _of(folders: Iterable[str]) -> tuple[str, ...]:
 
 
 def package_paths(name: str) -> list[str]:
-    """The files and folders of an importable package, with what its distribution puts beside it (numpy.libs)."""
+    """Return the files and folders of a package and those its distribution installs beside it (numpy.libs).
+
+    A package that is not installed has none.
+    """
     try:
         spec = util.find_spec(name)
     except (ImportError, ValueError):
@@ -107,7 +117,7 @@ def package_paths(name: str) -> list[str]:
 
 
 def _beside(name: str, folder: str) -> list[str]:
-    from importlib import metadata  # loads much, and a zygote, which needs this file too, is to stay small
+    from importlib import metadata  # not at the top: it loads much, and the zygote, which imports this, must stay small
 
     try:
         distributions = [name] if metadata.distribution(name) else []
@@ -117,13 +127,13 @@ def _beside(name: str, folder: str) -> list[str]:
         )
     tops = {file.parts[0] for one in distributions for file in metadata.files(one) or []}
     tops |= {f"{name}.libs"}
-    # its .dist-info, its scripts and the byte code that all packages share are not for importing
+    # a program does not import the .dist-info, the scripts, or the byte code folder that all packages share
     return [path for path in (f"{folder}/{top}" for top in tops if re.fullmatch(r"\w+(\.libs|\.\S*so|\.py)?", top))
             if os.path.exists(path) and not path.endswith("__pycache__")]  # fmt: skip
 
 
 def shared_libraries(files: Iterable[str]) -> list[str]:
-    """The libraries that these programs and modules name, and those that these name in turn, where the loader looks."""
+    """Find the shared libraries that these programs and modules need, directly or not, where the loader looks."""
     try:
         with open("/etc/ld.so.cache", "rb") as cache:
             listed = [os.fsdecode(path) for path in re.findall(rb"/[^\0]+", cache.read())]
@@ -136,7 +146,7 @@ def shared_libraries(files: Iterable[str]) -> list[str]:
         list(files),
         set(),
         {path for path in where.get("libgcc_s.so.1", ())},
-    )  # opened by pthread_exit
+    )  # libgcc_s: pthread_exit opens it
     while waiting:
         path = waiting.pop()
         if path in seen:
@@ -152,7 +162,10 @@ def shared_libraries(files: Iterable[str]) -> list[str]:
 
 
 def _needed(path: str) -> tuple[list[str], list[str]]:
-    """The libraries that an ELF file names, and the folders in which it wants them looked for; [] for other files."""
+    """Return the libraries that an ELF file names and the folders that it wants searched for them.
+
+    Both are empty for other files.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(64)
@@ -167,7 +180,7 @@ def _needed(path: str) -> tuple[list[str], list[str]]:
                 return [], []
             file.seek(dynamic[2])
             entries = list(struct.iter_unpack("<QQ", file.read(dynamic[5] // 16 * 16)))
-            text = dict(entries)[5]  # its address in memory
+            text = dict(entries)[5]  # address in memory of the string table
             start = next(s[2] + text - s[3] for s in segments if s[0] == 1 and s[3] <= text < s[3] + s[5])
 
             def string(offset: int) -> str:

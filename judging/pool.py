@@ -1,4 +1,4 @@
-"""Judge completions on a pool of workers: `Sandbox` and `Verdict`."""
+"""Judge completions on a pool of workers: `Sandbox` takes them and returns a `Verdict` for each."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from judging.tasks import before, code_of
 from judging.worker import Dead, Worker
 
 STATUSES = (
-    "pass",  # the last line of the tests was reached, every assert held, and the function was called
-    "fail",  # an assert did not hold, or the program or a test raised
-    "timeout",  # wall or CPU time
+    "pass",  # the tests ran to their last line, every assert held, and they called the function
+    "fail",  # an assert did not hold, or the program or a test raised an exception
+    "timeout",  # the limit on wall or CPU time was exceeded
     "memory",  # MemoryError
-    "crash",  # the program ended itself or died of a signal
-    "protocol",  # it wrote to the judge what it was not asked for, or closed the connection
-    "syntax",  # it does not compile
-    "no_entry_point",  # it does not define the function, or what it defines cannot be called
-    "refused",  # the task's tests cannot be kept apart from the program; says nothing about the completion
-    "infrastructure",  # ours or the machine's failure, twice; says nothing about the completion
+    "crash",  # the program ended itself or a signal killed it
+    "protocol",  # the program sent the judge something unasked, or closed the connection
+    "syntax",  # the program does not compile
+    "no_entry_point",  # the program does not define the function, or defines something that cannot be called
+    "refused",  # the tests cannot be run outside the program's interpreter; says nothing about the completion
+    "infrastructure",  # our code or the machine failed twice; says nothing about the completion
 )
 
 
-UNJUDGED = ("refused", "infrastructure")  # not a reward of 0: no reward
+UNJUDGED = ("refused", "infrastructure")  # these give no reward at all, not a reward of 0
 
 
 REQUIRED_LAYERS = ("rlimits", "landlock", "seccomp")
@@ -45,31 +45,32 @@ TASK_FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point",
 START_LIMIT = 20.0  # seconds for a worker to start
 
 
-CLOSE_LIMIT = 0.3  # seconds that workers get to clean up by themselves
+CLOSE_LIMIT = 0.3  # seconds that workers have to clean up by themselves
 
 
-JUDGE_MIB = 4096  # of a judge's address space, at most
+JUDGE_MIB = 4096  # upper limit on a judge's address space
 
 
-JUDGE_SHARE = 0.5  # of the machine's memory, for all judges together
+JUDGE_SHARE = 0.5  # share of the machine's memory for all judges together
 
 
-# what a judge dies of by itself, on what a program returned; nobody sends it these from outside
+# signals that end a judge that fails on a returned value; nothing outside sends it these
 CRASHES = tuple(-number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one completion.
+    """The result of checking one completion.
 
     Attributes:
         status: one of `STATUSES`.
-        reason: one line that a person can act on; "" for a pass.
-        wall_seconds, cpu_seconds: from the start of the check, and used by the candidate's process.
-        peak_mib: the most memory that process had resident.
-        tests_passed, tests_total: where the task's tests can be counted, else None.
-        weak: the tests ran in the candidate's interpreter, so a pass can be forged.
-        parts: what verilog.py judges, each in [0, 1]; None for Python.
+        reason: one line that says what went wrong; "" for a pass.
+        wall_seconds: wall time since the start of the check.
+        cpu_seconds: CPU time of the candidate's process.
+        peak_mib: the largest resident memory of that process, in MiB.
+        tests_passed, tests_total: counts of the task's tests; None if they cannot be counted.
+        weak: the tests ran in the candidate's interpreter, so it could have forged a pass.
+        parts: the parts of a Verilog verdict, each in [0, 1]; None for Python.
     """
 
     status: str
@@ -84,12 +85,12 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the completion is right."""
+        """Whether the completion passed all tests."""
         return self.status == "pass"
 
     @property
     def judged(self) -> bool:
-        """Whether this says anything about the completion; if not, leave it out of the batch."""
+        """Whether the verdict says anything about the completion; if not, leave the sample out of the batch."""
         return self.status not in UNJUDGED
 
 
@@ -97,23 +98,25 @@ class Sandbox:
     """A pool of workers that judge completions.
 
     Args:
-        time_limit: seconds of wall time for one check, its loading included.
-        memory_mib: address space of one candidate.
-        num_workers: checks that run at the same time; None: one for each core this process may use.
-        allow_missing_layers: run even where a required layer does not hold (anything but a recent Linux).
-        allow_weak_tests: run tests that cannot be kept apart in the candidate's interpreter instead of refusing them.
-        namespaces: use them where the machine allows it; False is for trying out what holds without.
-        packages: what programs may import beside the standard library, where it is installed.
+        time_limit: seconds of wall time for one check, including loading the program.
+        memory_mib: MiB of address space for one candidate.
+        num_workers: number of checks that run at the same time; None means one for each core that this process may
+            use, divided among the processes of a launcher.
+        allow_missing_layers: run even if a required layer is missing (on anything but a recent Linux).
+        allow_weak_tests: run tests that cannot be separated from the program in the candidate's interpreter; otherwise
+            such tests are refused.
+        namespaces: use them where the machine allows it; False tests the sandbox without them.
+        packages: packages that programs may import beside the standard library; those not installed are ignored.
 
     Attributes:
-        layers: what holds on this machine, for run logs and metrics files.
+        layers: the protections that hold on this machine, for run logs and metrics files.
 
     Raises:
-        InputError: a required layer does not hold here, or a worker does not start.
+        InputError: a required layer is missing on this machine, a limit is too small, or a worker does not start.
     """
 
-    program = "python/judge.py"  # what a worker runs
-    extra: dict[str, Any] = {}  # settings of a worker beyond those of __init__
+    program = "python/judge.py"  # the script that a worker runs
+    extra: dict[str, Any] = {}  # further settings for a worker, from subclasses
 
     def __init__(
         self,
@@ -131,11 +134,11 @@ class Sandbox:
             raise InputError("the sandbox needs a time limit above 0 s and 64 MiB of memory or more")
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0] * (os.cpu_count() or 1)
         self.time_limit = time_limit
-        # the processes of a launcher share their machine
+        # the processes of a launcher share the machine's cores and memory
         sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self.num_workers = num_workers or max(1, len(cores) // sharing)
-        # A worker's judge and child take turns, so they share a core where there is a worker for every one: handing
-        # over on one core costs less than waking another (a third more checks per second on a busy machine).
+        # A worker's judge and its child take turns. If there is a worker for every core, the two share one: switching
+        # on one core costs less than waking another (a third more checks per second on a busy machine).
         pins = [cores[n % len(cores)] if self.num_workers >= len(cores) else None for n in range(self.num_workers)]
         self.allow_weak_tests = allow_weak_tests
         paths = readable(tuple(packages))
@@ -150,7 +153,7 @@ class Sandbox:
         self._settings = [{**shared, "core": pin} for pin in pins]
         self._pid = os.getpid()
         self._closed = False
-        self._lock = threading.Lock()  # a worker that is restarted while the sandbox is closed must not stay behind
+        self._lock = threading.Lock()  # close() must not miss a worker that is being restarted
         self._jobs: queue.SimpleQueue[tuple[Future[Verdict], dict[str, Any]] | None] = queue.SimpleQueue()
         self._workers: list[Worker | None] = [Worker(settings, self.program) for settings in self._settings]
         try:
@@ -173,8 +176,12 @@ class Sandbox:
     def submit(self, task: dict[str, Any], completion: str, time_limit: float | None = None) -> Future[Verdict]:
         """Queue one check and return at once; its verdict is the future's result.
 
+        Args:
+            time_limit: seconds of wall time; None means the sandbox's own limit.
+
         Raises:
             InputError: the task lacks a field.
+            RuntimeError: the sandbox is closed.
         """
         if self._closed:
             raise RuntimeError("the sandbox is closed")
@@ -194,7 +201,7 @@ class Sandbox:
 
     def _queue(self, job: dict[str, Any]) -> Future[Verdict]:
         future: Future[Verdict] = Future()
-        with self._lock:  # or close() could drain the queue between the look and the put
+        with self._lock:  # otherwise close() could drain the queue between the test and the put
             if self._closed:
                 raise RuntimeError("the sandbox is closed")
             self._jobs.put((future, job))
@@ -205,14 +212,14 @@ class Sandbox:
         return self.submit(task, completion, time_limit).result()
 
     def check_many(self, pairs: Iterable[tuple[dict[str, Any], str]]) -> list[Verdict]:
-        """Judge (task, completion) pairs on all workers; verdicts in the order of the pairs."""
+        """Judge (task, completion) pairs on all workers; return the verdicts in the order of the pairs."""
         futures = [self.submit(task, completion) for task, completion in pairs]
         return [future.result() for future in futures]
 
     def as_completed(self, pairs: Iterable[tuple[dict[str, Any], str]]) -> Iterator[tuple[int, Verdict]]:
         """Yield (index of the pair, verdict) as checks finish.
 
-        `pairs` may be a generator that samples: what it has produced is judged while it produces the rest.
+        `pairs` may be a generator that samples: completions are judged while it produces the next ones.
         """
         done: queue.SimpleQueue[tuple[int, Future[Verdict]]] = queue.SimpleQueue()
         pending = 0
@@ -229,12 +236,12 @@ class Sandbox:
             yield finished, future.result()
 
     def versions(self) -> dict[str, str]:
-        """Of the programs that a check runs, beside Python."""
+        """Return the versions of the programs that a check runs beside Python; none for Python tasks."""
         return {}
 
     def close(self) -> None:
-        """Drop what is queued, end the workers, and wait until nothing is left of them."""
-        if self._closed or os.getpid() != self._pid:  # a fork of the caller does not own the workers
+        """Cancel queued checks, end the workers, and wait until they are gone."""
+        if self._closed or os.getpid() != self._pid:  # a forked copy of this process does not own the workers
             return
         with self._lock:
             self._closed = True
@@ -274,7 +281,7 @@ class Sandbox:
             item[0].set_exception(CancelledError())
 
     def _judge(self, number: int, job: dict[str, Any]) -> Verdict:
-        """Run one job on one worker, starting another worker where the first one broke."""
+        """Run one job on one worker; if the worker breaks, start another and try once more."""
         verdict, ends = Verdict("infrastructure", ""), []
         for _ in range(2):
             try:
@@ -298,7 +305,7 @@ class Sandbox:
         return verdict
 
     def _running(self, number: int) -> Worker:
-        """The worker of this number, started again if it was ended."""
+        """Return the worker with this number; start it again if it was ended."""
         worker = self._workers[number]
         if worker is None:
             with self._lock:
@@ -312,7 +319,7 @@ class Sandbox:
 
 
 def machine_mib() -> int:
-    """The memory of this machine, or of this container where that has a limit."""
+    """Return the memory in MiB of this machine, or of this container if it has a limit."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # versions 2 and 1
         try:
@@ -324,7 +331,7 @@ def machine_mib() -> int:
 
 
 def missing_layers(layers: dict[str, Any]) -> list[str]:
-    """The required layers that do not hold, or why none could be tried."""
+    """List the required layers that do not hold, or the reason why none could be tried."""
     if "error" in layers:
         return [f"everything ({layers['error']})"]
     return [name for name in REQUIRED_LAYERS if not layers.get(name)]

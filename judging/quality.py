@@ -1,4 +1,4 @@
-"""How clean code is, by ruff, a linter that reads code and runs none of it."""
+"""Measure how clean code is with ruff, a linter that reads code and never runs it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from common import InputError, require
 from judging.tasks import Task, before
 
 RULES = ("--select=E,F,W,B,C4,SIM", "--ignore=B905")  # B905 wants strict= in every zip
-# nothing around or inside the code changes what is found: no settings file, no noqa, one version of the language
+# Findings must depend only on the code: no settings file, no noqa comments, one version of the language.
 OPTIONS = ("--isolated", "--no-cache", "--ignore-noqa", f"--target-version=py3{sys.version_info.minor}")
 OUTPUT = ("--quiet", "--exit-zero", "--output-format=concise", "--stdin-filename=program.py", "-")
 FINDING = re.compile(rb"^program\.py:(\d+):\d+: ([\w-]+)", re.MULTILINE)
-AGAIN = ("F811", "E402")  # a name defined, or a module imported, a second time and late
-LIMIT_SECONDS, LIMIT_BYTES = 5.0, 1 << 20  # a message may quote all of the code, and there may be many
+AGAIN = ("F811", "E402")  # a name is defined a second time; an import is not at the top
+LIMIT_SECONDS, LIMIT_BYTES = 5.0, 1 << 20  # per program; each of many messages may quote all of the code
 
 
 def quality_measure() -> Callable[[list[tuple[Task, str]]], list[float]]:
-    """Gives the quality in [0, 1] of each (task, completion): 1 / (1 + findings on the completion's lines).
+    """Return a function that gives each (task, completion) a quality in [0, 1].
 
-    0 where ruff does not finish: it overflows its stack on code nested deeply enough, so each program has a process.
+    The quality is 1 / (1 + findings on the completion's lines), or 0 if ruff cannot read the program or does not
+    finish. Each program has its own ruff process, because deeply nested code overflows ruff's stack.
 
     Raises:
         InputError: ruff is not installed, or does not run.
@@ -53,20 +54,21 @@ def quality_measure() -> Callable[[list[tuple[Task, str]]], list[float]]:
 
 
 def quality(command: list[str], before: str, completion: str, whole: bool = False) -> float | None:
-    """Of a completion after `before`; None if ruff could not read the two.
+    """Return the quality in (0, 1] of a completion that follows `before`; None if ruff could not read the program.
 
     Args:
-        whole: the completion defines again what stands before it, as it was asked to.
+        command: how to call ruff.
+        whole: the completion was asked to define everything, so repeating names and imports of `before` is no finding.
     """
     findings = lint(command, before + completion + "\n")
     if findings is None or any(rule == "invalid-syntax" for _, rule in findings):
         return None
-    first = len(re.split("\r\n|\r|\n", before))  # the line on which the completion begins, as ruff counts
+    first = len(re.split("\r\n|\r|\n", before))  # the line where the completion begins; ruff counts lines like this
     return 1 / (1 + sum(line >= first and not (whole and rule in AGAIN) for line, rule in findings))
 
 
 def lint(command: list[str], source: str) -> list[tuple[int, str]] | None:
-    """Line and rule of each finding; None if ruff failed, or took or said too much."""
+    """Return line and rule of each finding; None if ruff failed, took too long or printed too much."""
     with tempfile.TemporaryFile() as file:
         file.write(source.encode(errors="replace"))
         file.seek(0)

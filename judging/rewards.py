@@ -1,9 +1,9 @@
-"""From verdicts to what the policy is trained on: one of four presets, or a function of the user's own (--reward).
+"""Turn verdicts into rewards: four preset reward functions, or one from the user's file (--reward).
 
     unit_test  r - alpha * length / 100: r is 1 if every test passes, else 0; length in tokens, EOS included
     shaped     1 + bonus * quality if every test passes; -penalty if the code does not compile; else 0
     partial    1 if every test passes, else (1 - bonus) * share of the tests passed
-    parts      of Verilog: the mean of its verdict's parts by --part_weights, less alpha * length / 100
+    parts      (the verdict's parts, averaged by --part_weights) - alpha * length / 100; for Verilog only
 
 With the first three, wrong code always earns less than right code. `docs/rewards.md` says more.
 """
@@ -27,16 +27,16 @@ from judging.verilog.pool import PARTS, score
 MOVED = {"tasks": "judging.tasks", "rewards": "judging.rewards", "metrics": "judging.metrics",
          "training": "training.run", "quality": "judging.quality", "answers": "judging.answers",
          "batches": "training.samples"}  # fmt: skip
-Reward = Callable[[list[Any]], list[float]]  # of all samples of a step at once
+Reward = Callable[[list[Any]], list[float]]  # takes all samples of a step, returns one reward per sample
 
 
 def base_reward(verdict: Verdict) -> float:
-    """r: 1 if every test passes, else 0."""
+    """Return r: 1 if every test passes, else 0."""
     return 1.0 if verdict.passed else 0.0
 
 
 def unit_test_reward(verdict: Verdict, length: int, alpha: float) -> float:
-    """R = r - alpha * length / 100, the length in tokens, EOS included.
+    """Return R = r - alpha * length / 100; length in tokens, EOS included.
 
     >>> unit_test_reward(Verdict("pass", ""), 50, 0.02)
     0.99
@@ -47,7 +47,7 @@ def unit_test_reward(verdict: Verdict, length: int, alpha: float) -> float:
 
 
 def shaped_reward(verdict: Verdict, quality: float, syntax_penalty: float, quality_bonus: float) -> float:
-    """R = 1 + bonus * quality of what passes, -penalty of what does not compile, else 0; quality in [0, 1].
+    """Return R = 1 + bonus * quality if the code passes, -penalty if it does not compile, else 0; quality in [0, 1].
 
     >>> [shaped_reward(Verdict(status, ""), 0.5, 0.2, 0.1) for status in ("pass", "fail", "syntax")]
     [1.05, 0.0, -0.2]
@@ -58,9 +58,10 @@ def shaped_reward(verdict: Verdict, quality: float, syntax_penalty: float, quali
 
 
 def partial_reward(verdict: Verdict, full_bonus: float) -> float:
-    """R = (1 - bonus) * share of the tests passed + bonus if all are; a share of 0 where they cannot be counted.
+    """Return R = 1 if every test passes, else (1 - bonus) * share of the tests passed.
 
-    What passed before a crash or a time limit counts; nothing does of a program that wrote to the judge unasked.
+    The share is 0 if the tests cannot be counted. Tests that passed before a crash or a time limit count. A program
+    that sent the judge something unasked (status "protocol") gets 0.
 
     >>> [partial_reward(Verdict(status, "", tests_passed=2, tests_total=4), 0.5) for status in ("fail", "protocol")]
     [0.25, 0.0]
@@ -73,7 +74,7 @@ def partial_reward(verdict: Verdict, full_bonus: float) -> float:
 
 
 def parts_reward(verdict: Verdict, weights: Sequence[float], length: int, alpha: float) -> float:
-    """R = sum of weight * part / sum of weights, over the parts that the verdict has, less alpha * length / 100.
+    """Return R = sum(weight * part) / sum(weight) - alpha * length / 100; the sums are over the verdict's parts.
 
     >>> parts_reward(Verdict("fail", "", parts={"compilation": 1.0, "functional": 0.5}), (1, 3, 0, 0, 0), 100, 0.01)
     0.615
@@ -82,15 +83,17 @@ def parts_reward(verdict: Verdict, weights: Sequence[float], length: int, alpha:
 
 
 def chosen_reward(args: Any, language: str = "python") -> Reward:
-    """What `--reward` names: gives what each sample of a step earns. With several processes, each computes a share.
+    """Return the reward function that `--reward` names; it takes all samples of a step and returns their rewards.
+
+    With several processes, each computes the rewards of its share of the samples.
 
     Args:
-        language: of the tasks.
+        language: python or verilog, the language of the tasks.
 
     Raises:
-        InputError: there is no such reward, it is not for this language, its numbers would let wrong code earn as much
-            as right code, or ruff, which shaped needs, is missing. When called: the user's function raised, or gave no
-            number.
+        InputError: there is no such reward, it does not support this language, its settings would let wrong code earn
+            as much as right code, or ruff, which shaped needs, is missing. The returned function raises it if the
+            user's function raises or does not return a finite number.
     """
     if args.reward == "unit_test":
         alpha, most = args.length_penalty_alpha, args.max_new_tokens
@@ -106,7 +109,7 @@ def chosen_reward(args: Any, language: str = "python") -> Reward:
             language == "verilog",
             "--reward parts: only verdicts on Verilog have parts; want unit_test, shaped, partial",
         )
-        score(dict.fromkeys(PARTS[:4], 0.0), weights)  # raises if none counts that is there without a judge model
+        score(dict.fromkeys(PARTS[:4], 0.0), weights)  # raises if only parts that need a judge model have weight
         reward = _of_each(lambda s: parts_reward(s.verdict, weights, s.length, alpha))
     elif args.reward == "shaped":
         require(language == "python", "--reward shaped: ruff reads Python, not Verilog; want unit_test, partial, parts")
@@ -130,7 +133,7 @@ def chosen_reward(args: Any, language: str = "python") -> Reward:
 
 
 def read_weights(text: str) -> tuple[float, ...]:
-    """`--part_weights`: one number a part, commas between.
+    """Read `--part_weights`: one number per part, separated by commas. Raises InputError for anything else.
 
     >>> read_weights("0.4,0.5,0.3,0.5,0.6")
     (0.4, 0.5, 0.3, 0.5, 0.6)
@@ -142,7 +145,7 @@ def read_weights(text: str) -> tuple[float, ...]:
 
 
 def reward_file(reward: str) -> Path:
-    """The file of FILE.py:FUNCTION; of a preset, the folder "."."""
+    """Return the file of FILE.py:FUNCTION; for a preset, the folder "."."""
     return Path(reward.rpartition(":")[0])
 
 
@@ -152,7 +155,7 @@ def _of_each(reward: Callable[[Any], float]) -> Reward:
 
 def _shared_out(reward: Reward) -> Reward:
     def of_all(samples: list[Any]) -> list[float]:
-        from common import processes  # not at the top: nothing here needs torch
+        from common import processes  # not at the top: it imports torch, which nothing else here needs
 
         mine = processes.share(list(enumerate(samples)))
         earned = reward([s for _, s in mine])
@@ -163,7 +166,7 @@ def _shared_out(reward: Reward) -> Reward:
 
 
 def _users_own(name: str) -> Callable[[Any], float]:
-    """`function(task, completion, verdict, length) -> float` of FILE.py:FUNCTION."""
+    """Load `function(task, completion, verdict, length) -> float` from FILE.py:FUNCTION."""
     path, _, function_name = name.rpartition(":")
     require(path.endswith(".py"), f"--reward {name}: want unit_test, shaped, partial, parts, or FILE.py:FUNCTION")
     require(Path(path).is_file(), f"--reward {name}: there is no file {path}")
@@ -171,7 +174,7 @@ def _users_own(name: str) -> Callable[[Any], float]:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except ImportError as error:  # perhaps written before the modules moved into packages
+    except ImportError as error:  # the file may have been written before the modules moved into packages
         moved = MOVED.get(error.name or "")
         hint = f"; import it from {moved} (docs/extend.md)" if moved else ""
         raise InputError(f"--reward {name}: {path} does not load: {error!r}{hint}") from error

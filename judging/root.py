@@ -1,7 +1,7 @@
-"""A root folder of its own for the untrusted process: what it may read, read-only, and nothing else that has a name.
+"""Give the untrusted process a root folder with only the files that it may read, read-only.
 
-Made in a new mount namespace, of which the process must be in command. Reading changes no access time in here: the
-kernel writes none through a mount that is read-only, whatever that mount says of access times.
+The process must be in a new mount namespace and have the right to mount in it. Reading changes no access time here:
+the kernel never writes one through a read-only mount, whatever the mount's options for access times.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 
 from judging.paths import DEVICES, Paths
 
-_PLACE = "/proc"  # where the new root is built: a folder that always exists and holds nothing that is to be shown
+_PLACE = "/proc"  # where the new root is built: a folder that always exists and holds nothing that the process may read
 
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _NOATIME, _NODIRATIME = 1, 2, 4, 8, 32, 1024, 2048
 _BIND, _REC, _PRIVATE, _RELATIME, _STRICTATIME = 4096, 16384, 1 << 18, 1 << 21, 1 << 24
@@ -42,7 +42,7 @@ def _bind(source: str, target: str, more: int) -> None:
     _mount(source, target, None, _BIND)
     found = os.statvfs(target).f_flag
     flags = found & _KEPT | more | _REMOUNT | _BIND
-    if not found & _NOATIME:  # a user namespace may not change what it inherits, not even by leaving it out
+    if not found & _NOATIME:  # a user namespace must repeat the access-time option that it inherits
         flags |= _RELATIME if found & _RELATIME_IN_STATVFS else _STRICTATIME
     _mount(None, target, None, flags)
 
@@ -58,10 +58,10 @@ def _show(path: str, more: int) -> None:
 
 
 def enter(paths: Paths) -> None:
-    """Go under a root that has `paths` and two devices.
+    """Change the root to one that holds only `paths` and two devices.
 
     Raises:
-        OSError: the machine does not let us; the old root is still in place.
+        OSError: the machine does not allow it; the old root is then still in place.
     """
     os.umask(0o022)
     sealed = []
@@ -73,11 +73,11 @@ def enter(paths: Paths) -> None:
     _mount(None, "/", None, _REC | _PRIVATE)
     folder_of_our_own(_PLACE)
     try:
-        for path in sorted([*paths.shown, *paths.hidden]):  # a folder comes before what is in it
+        for path in sorted([*paths.shown, *paths.hidden]):  # sorted, so that a folder comes before its contents
             if path in paths.hidden:
                 folder_of_our_own(f"{_PLACE}{path}")
             else:
-                program = 0 if not path.startswith(("/etc/", "/usr/share/")) else _NOEXEC  # libraries are mapped to run
+                program = 0 if not path.startswith(("/etc/", "/usr/share/")) else _NOEXEC  # libraries need exec
                 _show(path, _RDONLY | _NOSUID | _NODEV | program)
         for path in DEVICES:
             _show(path, _NOSUID | _NOEXEC)
@@ -90,5 +90,5 @@ def enter(paths: Paths) -> None:
         os.chdir("/")
         _unmount(_PLACE)
         raise
-    _unmount(".")  # the old root lies over the new one
+    _unmount(".")  # the old root, which is mounted on top of the new one
     os.chdir("/")

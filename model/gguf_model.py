@@ -1,7 +1,8 @@
-"""A GGUF file as a model: converted once, by transformers' own loader, into a folder beside the checkpoints.
+"""Use a GGUF file as a model: convert it once, by transformers' own loader, into a folder under checkpoints/.
 
-The weights are the file's, taken out of its 4 (or 5, 6, 8) bits into bfloat16, and not those that the file was made
-from; results must say so. `run.json` in the folder has the file's SHA-256, and so have the runs that start from it.
+The weights are the file's, converted from its 4 (or 5, 6, 8) bits to bfloat16. They are not the weights that the file
+was made from; results must say so. `run.json` in the folder has the file's SHA-256, and so do the runs that start from
+it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ CHECKPOINTS = Path("checkpoints")
 
 
 def file_of(name: str) -> Path | None:
-    """The GGUF file that a name stands for: itself, or the only one in a folder without a config.json; else None.
+    """Return the GGUF file that a name means, or None: the file itself, or the only one in a folder without configs.
 
     Raises:
-        InputError: a folder with several, or one part of a model in parts.
+        InputError: the file does not exist or is one part of several, or the folder has several GGUF files.
     """
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
@@ -36,18 +37,18 @@ def file_of(name: str) -> Path | None:
 
 
 def as_folder(file: Path) -> str:
-    """The folder with the model of a GGUF file, converted if that has not been done.
+    """Return the folder with the converted model of a GGUF file; convert it if that was not done yet.
 
     Raises:
-        InputError: the package gguf is missing, or transformers does not know the file's kind.
+        InputError: the package gguf is missing, or transformers cannot convert the file.
     """
     status = file.stat()
     mark = {"file": file.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     with open(CHECKPOINTS / f".{file.stem}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes one converts
+        fcntl.flock(lock, fcntl.LOCK_EX)  # only one of several processes converts
         found = sorted(CHECKPOINTS.glob(f"{file.stem}-gguf*"))
-        for folder in found:  # the same file, untouched: no need to read all of it
+        for folder in found:  # same name, size and time: no need to read the whole file
             if mark.items() <= (origin(str(folder)) or {}).items():
                 return str(folder)
         digest = sha256(file)
@@ -76,9 +77,9 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).to(torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(**where)
-    except Exception as error:  # whatever the loader makes of a file of another kind
+    except Exception as error:  # the loader may raise anything on a file of another kind
         raise InputError(f"{file}: cannot be converted: {' '.join(str(error).split())[:200]}") from None
-    # it is loaded as quantised, and is not any more
+    # transformers marks it as quantised, which it no longer is
     for holder, names in ((model.config, ("quantization_config",)), (model, ("quantization_method", "hf_quantizer"))):
         for name in names:
             with contextlib.suppress(AttributeError):
@@ -89,7 +90,10 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def origin(name: str) -> dict[str, Any] | None:
-    """A GGUF file's name and SHA-256: of one, of a folder made from one, or of an adapter over that; else None."""
+    """Return a GGUF file's record (name, size, time, SHA-256), or None if `name` does not come from one.
+
+    `name` may be the file, a folder converted from it, or an adapter over that.
+    """
     if file := file_of(name):
         name = as_folder(file)
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):

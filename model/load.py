@@ -1,6 +1,6 @@
-"""The QLoRA policy: load it, save it, and copy it to sample from.
+"""Load, adapt and save the QLoRA policy.
 
-Base and adapters are always loaded in the same precision, 4-bit NF4 with double quantisation (arXiv 2305.14314).
+The base is always loaded in 4-bit NF4 with double quantisation (arXiv 2305.14314); adapters are in float32.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ transformers_logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing(_enable)?` is deprecated")  # new in 5.23
 
 CPU = torch.device("cpu")
-# What makes logits more than the LM head's product: capped (Gemma 2), scaled (Granite, Cohere), by transformers' names
+# transformers' names of settings that change the LM head's product: capped (Gemma 2), scaled (Granite, Cohere)
 LOGIT_SETTINGS = (
     "final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap",
     "logits_scaling", "logit_scale", "logits_mup_width_multiplier",
@@ -44,10 +44,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """cuda where there is one, else cpu.
+    """Return the device of this name; "auto" is this process's GPU if there is one, else the CPU.
 
     Raises:
-        InputError: a CUDA device was asked for and there is none.
+        InputError: a CUDA device was asked for and there is none, or the name is not a device.
     """
     if device == "auto":
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else CPU
@@ -58,15 +58,17 @@ def pick_device(device: str = "auto") -> torch.device:
     except RuntimeError:
         raise InputError(f"--device {device}: want auto, cpu, cuda or cuda:N") from None
     if found.index:
-        torch.cuda.set_device(found)  # streams and graphs are those of the current one
+        torch.cuda.set_device(found)  # streams and graphs belong to the current device
     return found
 
 
 def base_and_adapter(name: str) -> tuple[str, str | None]:
-    """The base model's name or folder, and the adapter's folder if `name` is one. A GGUF file is converted first.
+    """Return the base model's name or folder, and the adapter's folder, or None if `name` is not an adapter.
+
+    A GGUF file is converted first.
 
     Raises:
-        InputError: a folder that holds neither a model nor an adapter, or an adapter whose base cannot be found.
+        InputError: the folder holds neither a model nor an adapter, or the adapter's base cannot be found.
     """
     if file := gguf_model.file_of(name):
         return gguf_model.as_folder(file), None
@@ -91,13 +93,13 @@ def _is_hub_name(name: str) -> bool:
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False):
-    """The tokenizer of a model or of an adapter's base, with a pad token (masks never depend on which).
+    """Load the tokenizer of a model or of an adapter's base, with a pad token (masks never depend on which one).
 
-    Its chat template is the adapter folder's own where that has one; `template_of` says whose it is.
+    The adapter folder's chat template is used if it has one; the attribute `template_of` names the template's owner.
 
     Raises:
-        InputError: the name cannot be resolved, the hub cannot be reached, `load_config` refuses the model, or nothing
-            says which token ends a text.
+        InputError: the name cannot be resolved, the hub cannot be reached, `load_config` refuses the model, or neither
+            tokenizer nor configs name a token that ends a text.
     """
     base, adapter = base_and_adapter(name)
     config = load_config(name, trust_remote_code)
@@ -105,7 +107,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False):
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise InputError(f"{base}: its tokenizer cannot be loaded: {first_line(error)}") from None
-    tokenizer.clean_up_tokenization_spaces = False  # else "[1 , 2]" would be read as "[1, 2]"
+    tokenizer.clean_up_tokenization_spaces = False  # else decoding turns "[1 , 2]" into "[1, 2]"
     if tokenizer.eos_token is None:
         tokenizer.eos_token = _ending_token(base, config, tokenizer)
     if tokenizer.eos_token_id >= (size := config.get_text_config().vocab_size):
@@ -119,10 +121,10 @@ def load_tokenizer(name: str, trust_remote_code: bool = False):
 
 
 def _ending_token(base: str, config: PretrainedConfig, tokenizer) -> str:
-    """What ends a text, by the generation config or the model's, where the tokenizer does not say."""
+    """Return the token that ends a text, by the generation config or else the model's config."""
     try:
         named = GenerationConfig.from_pretrained(base).eos_token_id
-    except OSError:  # it has none
+    except OSError:  # there is no generation config
         named = None
     named = named if named is not None else config.get_text_config().eos_token_id
     first = named[0] if isinstance(named, list) and named else named
@@ -135,7 +137,7 @@ def _ending_token(base: str, config: PretrainedConfig, tokenizer) -> str:
 
 
 def chat_template_in(folder: str) -> str | None:
-    """A folder's own chat template."""
+    """Return a folder's own chat template, None if it has none."""
     with contextlib.suppress(OSError):
         return (Path(folder) / "chat_template.jinja").read_text(encoding="utf-8")
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -145,7 +147,11 @@ def chat_template_in(folder: str) -> str | None:
 
 
 def check_reachable(base: str) -> None:
-    """Ask the hub once for a model that is neither a folder nor in the cache; loading would retry for a minute."""
+    """Ask the hub once for a model that is neither a folder nor in the cache; loading would retry for a minute.
+
+    Raises:
+        InputError: the hub does not have it, or cannot be reached.
+    """
     if Path(base).is_dir() or isinstance(huggingface_hub.try_to_load_from_cache(base, "config.json"), str):
         return
     try:
@@ -159,14 +165,14 @@ def check_reachable(base: str) -> None:
 
 
 def load_config(name: str, trust_remote_code: bool = False, trainable: bool = False) -> PretrainedConfig:
-    """The config of a model or of an adapter's base; nothing else of it is loaded.
+    """Load the config of a model or of an adapter's base, and nothing else.
 
     Args:
-        trainable: whether log-probabilities are to be taken from its LM head (`logprobs`), as training does.
+        trainable: whether the model will be trained; `logprobs` then takes log-probabilities from its LM head.
 
     Raises:
-        InputError: it cannot be found or read, or is of no model that these scripts are for: decoders that continue a
-            text, and to be trained, such whose logits are the LM head's own.
+        InputError: the config cannot be found or read, the model is not a decoder that continues a text, or it will be
+            trained and changes its LM head's logits (scales or caps them).
     """
     base, adapter = base_and_adapter(name)
     if adapter:
@@ -176,7 +182,7 @@ def load_config(name: str, trust_remote_code: bool = False, trainable: bool = Fa
         written, _ = PretrainedConfig.get_config_dict(base)
         paired = written.get("is_encoder_decoder")
         config = PretrainedConfig() if paired else AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
-    except Exception as error:  # also what a value that does not fit, or the model's own code, raises
+    except Exception as error:  # a wrong value or the model's own code may raise anything
         hint = "; --trust_remote_code runs it" if "custom code" in str(error) else ""
         raise InputError(f"{base}: its config cannot be read: {first_line(error)}{hint}") from None
     kind = written.get("model_type", "of no named type")
@@ -191,14 +197,14 @@ def load_config(name: str, trust_remote_code: bool = False, trainable: bool = Fa
     for setting, value in logit_settings(config).items():
         require(
             not trainable,
-            f"{base}: its logits are more than its LM head gives ({setting} {value}); such a model can be evaluated "
-            "here, not trained",
+            f"{base}: it changes the logits of its LM head ({setting} {value}); such a model can be evaluated here, "
+            "not trained",
         )
     return config
 
 
 def logit_settings(config: PretrainedConfig) -> dict[str, float]:
-    """The settings by which a model's logits are more than its LM head's product; none for most models."""
+    """Return the settings by which a model changes its LM head's product; most models have none."""
     settings = {setting: getattr(config.get_text_config(), setting, None) for setting in LOGIT_SETTINGS}
     return {setting: value for setting, value in settings.items() if value not in (None, 1)}
 
@@ -220,14 +226,15 @@ def load_policy(
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
 ):
-    """A base model or adapter folder as a 4-bit model; with `trainable`, its adapter's weights require gradients.
+    """Load a base model or an adapter folder as a 4-bit model.
 
     Args:
-        dtype: what it computes in; None: what `compute_dtype` chooses for the device. Adapters are in float32.
+        trainable: whether the adapter's weights require gradients.
+        dtype: the dtype of computation; None lets `compute_dtype` choose for the device. Adapters are in float32.
 
     Raises:
-        InputError: the model cannot be found or downloaded, `load_config` refuses it, or its weights are not all there
-            or no safetensors.
+        InputError: the model cannot be found or downloaded, `load_config` refuses it, or its weights are incomplete or
+            not safetensors.
     """
     base, adapter = base_and_adapter(name)
     load_config(name, trust_remote_code, trainable)
@@ -258,17 +265,19 @@ def load_policy(
     require(not missing, f"{base}: cannot be loaded: its files lack {len(missing)} weights, such as {missing[:1]}")
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            # on a CPU with AVX512-BF16 the first forward without gradients repacks the weight for good: bfloat16
-            # products, and no gradient through the layer any more
+            # On a CPU with AVX512-BF16, the first forward pass without gradients would repack the weight for ever:
+            # products would be in bfloat16, and no gradient could pass the layer.
             module.support_avx512bf16_for_cpu = False
     return adapters.add_adapter(model, adapter, trainable) if adapter else model
 
 
 def compute_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
-    """What 4-bit weights are multiplied in; auto: bfloat16 on a GPU that has it, else float16; float32 on a CPU.
+    """Return the dtype in which 4-bit weights are multiplied.
+
+    "auto" means bfloat16 on a GPU that has it, float16 on other GPUs, and float32 on a CPU.
 
     Raises:
-        InputError: the device has no such arithmetic.
+        InputError: the device does not support the dtype.
     """
     gpu = device.type == "cuda"
     has_bfloat16 = not gpu or torch.cuda.is_bf16_supported(including_emulation=False)
@@ -284,44 +293,44 @@ def compute_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
 
 
 def dtype_of(model) -> torch.dtype:
-    """What a loaded policy computes in; its adapter is in float32."""
+    """Return the dtype in which a loaded policy computes; its adapter is in float32."""
     return model.get_input_embeddings().weight.dtype
 
 
 def set_deterministic(on: bool) -> None:
-    """Whether the same run on the same GPU gives the same bits; on a CPU it does in any case.
+    """Switch on or off that the same run on the same GPU gives the same bits; on a CPU it always does.
 
-    The fused attention kernels add gradients up in any order, so attention is computed by plain operations.
+    The fused attention kernels sum gradients in varying order, so `on` computes attention by plain operations.
     """
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(on, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads what nobody wrote
+    torch.utils.deterministic.fill_uninitialized_memory = False  # no code reads uninitialised memory
     for fused in ("flash", "mem_efficient", "cudnn"):
         getattr(torch.backends.cuda, f"enable_{fused}_sdp")(not on)
 
 
 def linear_layers(model) -> dict[str, torch.nn.Module]:
-    """By name the layers that are in 4 bits, or will be (of a model on the meta device, say): all but the LM head."""
+    """Return, by name, the layers that are in 4 bits, or will be once loaded: all linear ones except the LM head."""
     kinds = (Linear4bit,) if getattr(model, "is_loaded_in_4bit", False) else (torch.nn.Linear, Conv1D)
     head = model.get_output_embeddings()
     return {name: module for name, module in model.named_modules() if type(module) in kinds and module is not head}
 
 
 def lora_targets(model) -> list[str]:
-    """What an adapter is put on: `linear_layers`, by their names without the path, sorted."""
+    """List the layers that an adapter is put on: the names of `linear_layers` without their path, sorted."""
     return sorted({name.rpartition(".")[2] for name in linear_layers(model)})
 
 
 def add_lora(model, rank: int, alpha: int, dropout: float) -> PeftModel:
-    """A fresh adapter on every linear layer of the blocks; it starts as the identity.
+    """Add a new adapter to every linear layer of the blocks; at first it changes nothing.
 
     Raises:
-        InputError: the model has none, or not such as peft can adapt, or an adapter already.
+        InputError: the model has no 4-bit linear layers, peft cannot adapt it, or it has an adapter already.
     """
     targets, name = lora_targets(model), type(model).__name__
     require(not isinstance(model, PeftModel), f"{name}: has an adapter already; start from its base model")
-    require(bool(targets), f"{name}: has no linear layers that are loaded in 4 bits, and so none to adapt")
+    require(bool(targets), f"{name}: has no linear layers in 4 bits, so there is nothing to adapt")
     for parameter in model.parameters():
         parameter.requires_grad = False
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
@@ -336,7 +345,7 @@ def trainable_parameters(model) -> list[torch.nn.Parameter]:
 
 
 def zero_head(model) -> torch.nn.Linear:
-    """A value of 0 for every state, whatever the state."""
+    """Return a new value head, which gives 0 for every state."""
     head = torch.nn.Linear(model.get_output_embeddings().in_features, 1)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
@@ -344,10 +353,10 @@ def zero_head(model) -> torch.nn.Linear:
 
 
 def set_recomputing(model, on: bool) -> None:
-    """Whether to keep of each layer its input alone, and compute the rest again in the backward pass.
+    """Switch gradient checkpointing on or off: keep only each layer's input, and compute the rest in the backward pass.
 
-    transformers does so in training mode only (and then has no cache to sample with); of all modules just the layers
-    themselves are put into it, which have no dropout of their own.
+    transformers does this only in training mode, in which there is no cache to sample with. So only the layer modules
+    themselves are put into training mode; they have no dropout at their own level.
     """
     if on and not model.is_gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -357,13 +366,13 @@ def set_recomputing(model, on: bool) -> None:
 
 
 def save_adapter(model: PeftModel, tokenizer, folder: Path) -> None:
-    """Adapter and tokenizer."""
+    """Save adapter and tokenizer."""
     adapters.save(model, folder)
     tokenizer.save_pretrained(folder)
 
 
 def eos_ids(model, tokenizer) -> set[int]:
-    """Every id that ends a completion: the generation config may name several."""
+    """Return every token id that ends a completion; the generation config may name several."""
     named = model.generation_config.eos_token_id
     ids = set(named) if isinstance(named, list) else {named}
     return {i for i in ids | {tokenizer.eos_token_id} if i is not None}

@@ -1,7 +1,8 @@
-"""Log-probabilities of completion tokens under the policy.
+"""Compute log-probabilities of completion tokens under the policy.
 
-Completions of one prompt share it: their row is [prompt, completion 1, ..., completion G], each completion seeing the
-prompt and itself (a 4-D mask, positions that go on from the prompt): P + G R tokens instead of G (P + R).
+Completions of one prompt share it: their row is [prompt, completion 1, ..., completion G]. A 4-D mask lets each
+completion see only the prompt and itself, and its positions continue from the prompt. This takes P + G R tokens instead
+of G (P + R).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from model.load import dtype_of, logit_settings
 
 
 def pad(sequences: list[list[int]], value: int, left: bool, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, both (B, longest); the mask comes from the lengths, never from the pad id."""
+    """Return padded token ids and mask, both (B, longest); the mask comes from the lengths, never from the pad id."""
     longest = max(map(len, sequences))
     ids = torch.full((len(sequences), longest), value)
     mask = torch.zeros_like(ids)
@@ -31,10 +32,12 @@ def pad(sequences: list[list[int]], value: int, left: bool, device: torch.device
 
 @dataclass
 class TokenOutputs:
-    """What the policy says of completion tokens; padding is 0 throughout.
+    """The policy's outputs for completion tokens; all are 0 on padding.
 
-    logprobs, mask: (B, R). entropy: (B, R), of the distribution that the token was drawn from, if asked for.
-    hidden: (B, R, H), the state that the token was drawn from, if asked for.
+    Attributes:
+        logprobs, mask: (B, R).
+        entropy: (B, R), of the distribution that each token was drawn from; None if not asked for.
+        hidden: (B, R, H), the state that each token was drawn from; None if not asked for.
     """
 
     logprobs: torch.Tensor
@@ -52,17 +55,17 @@ def completion_outputs(
     hidden: bool = False,
     share_prompts: bool | None = None,
 ) -> TokenOutputs:
-    """Log-probabilities of completion tokens under the policy at a temperature, and on request entropies and states.
+    """Compute log-probabilities of completion tokens at a temperature, and on request entropies and states.
 
-    Only completion positions, and the last of the prompt, go through the LM head.
+    Only the positions that predict completion tokens go through the LM head: from the prompt's last one on.
 
     Args:
-        share_prompts: whether completions of equal prompts share a row; None: where the model takes it.
+        share_prompts: whether completions of equal prompts share a row; None shares if the model supports it.
     """
     device = model.get_input_embeddings().weight.device
     if share_prompts is None:
         repeated = len({tuple(prompt) for prompt in prompts}) < len(prompts)
-        window = getattr(base_of(model).config.get_text_config(), "sliding_window", None)  # a 4-D mask overrides it
+        window = getattr(base_of(model).config.get_text_config(), "sliding_window", None)  # a 4-D mask replaces it
         longest = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True))
         share_prompts = (
             repeated and longest <= (window or longest) and takes_shared_prompts(model, prompts, completions)
@@ -77,9 +80,9 @@ def completion_outputs(
     mask = torch.cat([prompt_mask, joined_mask], dim=1)  # (N, P + K)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     ids, seen = pad(completions, 0, left=False, device=device)  # (B, R)
-    row = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)  # (B, 1): of N
-    column = torch.zeros_like(ids)  # (B, R): of K + 1, what the token was drawn from; the first from the prompt's last
-    owner = torch.zeros_like(mask)  # (N, P + K): 0 for the prompt, else which of its row's completions a token is of
+    row = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)  # (B, 1): row of each completion, 0 to N - 1
+    column = torch.zeros_like(ids)  # (B, R): position that predicts the token; 0 is the prompt's last, up to K
+    owner = torch.zeros_like(mask)  # (N, P + K): 0 for the prompt, else the number of the completion in its row
     for number, group in enumerate(members):
         at = 0
         for kind, index in enumerate(group, start=1):
@@ -87,7 +90,7 @@ def completion_outputs(
             here = slice(prompt_ids.shape[1] + at, prompt_ids.shape[1] + at + length)
             row[index], owner[number, here] = number, kind
             column[index, 1:length] = torch.arange(at + 1, at + length, device=device)
-            positions[number, here] = torch.arange(first, first + length, device=device)  # it goes on from the prompt
+            positions[number, here] = torch.arange(first, first + length, device=device)  # continue after the prompt
             at += length
     if share_prompts:
         mask = sharing_mask(owner, mask, model.dtype)
@@ -95,9 +98,9 @@ def completion_outputs(
     decoder = base_of(model).get_decoder()
     tokens = torch.cat([prompt_ids, joined_ids], dim=1)
     output = decoder(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False)
-    # The completions of a row share a state, so that its gradient is a sum. An embedding adds it up in one order; the
-    # backward pass of hidden_states[row, column] does so in any, with more than one thread.
-    place = row * tokens.shape[1] + prompt_ids.shape[1] - 1 + column  # (B, R): of N (P + K)
+    # The completions of a row share the prompt's last state, so its gradient is a sum. F.embedding sums in a fixed
+    # order; the backward pass of hidden_states[row, column] sums in varying order with more than one thread.
+    place = row * tokens.shape[1] + prompt_ids.shape[1] - 1 + column  # (B, R): index into N (P + K) states
     states = F.embedding(place, output.last_hidden_state.flatten(0, 1))  # (B, R, H)
     counted = seen > 0
     logprobs, entropies = head_logprobs(
@@ -115,10 +118,10 @@ def completion_outputs(
 def head_logprobs(
     head, states: torch.Tensor, ids: torch.Tensor, temperature: float, entropy: bool, logits_at_once: int = 2**23
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities (M,) of tokens (M,) drawn from states (M, H), and on request entropies (M,).
+    """Compute log-probabilities (M,) of tokens (M,) drawn from states (M, H), and on request entropies (M,).
 
-    The logits are what fills a card: there are never more than about `logits_at_once`. Where they are needed again for
-    a gradient, the gradient is taken at once instead (`HeadLogprobs`), unless the head itself is trained.
+    Logits take most of a GPU's memory, so at most about `logits_at_once` exist at a time. To avoid keeping them for the
+    backward pass, the gradient is computed at once (`HeadLogprobs`), unless the head is trained, adapted or replaced.
     """
     size = max(1, logits_at_once // len(head.weight))
     parts = zip(states.split(size), ids.split(size), strict=True)
@@ -130,9 +133,10 @@ def head_logprobs(
 
 
 def head_logits(head, states: torch.Tensor) -> torch.Tensor:
-    """Logits (m, V) of states (m, H), in float32 whatever the head is in.
+    """Compute logits (m, V) of states (m, H), in float32 for any dtype of the head.
 
-    A head's own product in bfloat16 rounds a logit of 20 to a multiple of 1/8.
+    A product in bfloat16 would round a logit of 20 to a multiple of 1/8. A trained, adapted or replaced head computes
+    in its own dtype.
     """
     if states.dtype == torch.float32 or not is_fixed(head):
         return head(states).float()
@@ -141,12 +145,12 @@ def head_logits(head, states: torch.Tensor) -> torch.Tensor:
 
 
 def is_fixed(head) -> bool:
-    """Whether an LM head is its weight and bias alone, and not trained: neither adapted nor replaced."""
+    """Return whether an LM head is a plain linear layer that is not trained: neither adapted nor replaced."""
     return type(head) is torch.nn.Linear and not head.weight.requires_grad
 
 
 def next_logits(model, **inputs) -> torch.Tensor:
-    """Logits (B, V) of the token after the last, in float32; inputs: of a transformers model, its cache among them."""
+    """Compute float32 logits (B, V) of the next token; inputs: arguments of a transformers model, cache included."""
     if dtype_of(model) == torch.float32 or logit_settings(model.config):
         return model(use_cache=True, logits_to_keep=1, **inputs).logits[:, -1].float()
     states = model.get_decoder()(use_cache=True, **inputs).last_hidden_state[:, -1]  # (B, H)
@@ -154,27 +158,30 @@ def next_logits(model, **inputs) -> torch.Tensor:
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a @ b of matrices, b in 16 bits, added up and given in float32. Has no gradient."""
+    """Multiply matrices a @ b, summing and returning in float32 even if b is in 16 bits. Not for use with gradients."""
     if b.dtype == torch.float32:
         return a @ b
     if b.is_cuda:
         return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
-    parts = b.split(max(1, 2**18 // len(b)), dim=1)  # no copy of all of b
+    parts = b.split(max(1, 2**18 // len(b)), dim=1)  # in parts, so that b is never copied whole
     return torch.cat([a.float() @ part.float() for part in parts], dim=1)
 
 
 def logits_logprobs(logits: torch.Tensor, ids: torch.Tensor, temperature: float, entropy: bool):
-    """Log-probabilities of tokens (m,), entropies (m,) or None, and all log-probabilities (m, V); logits are (m, V)."""
+    """Return log-probabilities of tokens (m,), entropies (m,) or None, and all log-probabilities (m, V).
+
+    logits: (m, V).
+    """
     everything = (logits.float() / temperature).log_softmax(-1)
     logprobs = everything.gather(1, ids[:, None]).squeeze(1)
     return logprobs, -(everything.exp() * everything).sum(-1) if entropy else None, everything
 
 
 class HeadLogprobs(torch.autograd.Function):
-    """`logits_logprobs` of a head that is not trained, without keeping the logits.
+    """`logits_logprobs` for a head that is not trained, without keeping the logits for the backward pass.
 
     With p = softmax((W h + b) / T): d log p_i / dh = (W_i - p W) / T and d entropy / dh = -(p (log p + entropy)) W / T,
-    both (m, H). They are computed while the logits are there; backward scales them.
+    both (m, H). The forward pass computes them while the logits exist; the backward pass only scales them.
     """
 
     @staticmethod
@@ -200,40 +207,41 @@ class HeadLogprobs(torch.autograd.Function):
 
 
 def base_of(model):
-    """The transformers model within a policy."""
+    """Return the transformers model inside a policy."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def completion_logprobs(
     model, prompts: list[list[int]], completions: list[list[int]], temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`completion_outputs`, the log-probabilities and the mask alone; both (B, R)."""
+    """Return only the log-probabilities and the mask of `completion_outputs`, both (B, R)."""
     outputs = completion_outputs(model, prompts, completions, temperature)
     return outputs.logprobs, outputs.mask
 
 
 def sharing_mask(owner: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(N, 1, T, T), to be added to attention scores: a token sees what is before it of the prompt and of its own kind.
+    """Return a mask (N, 1, T, T) to add to attention scores: a token sees the prompt and its own completion before it.
 
     Args:
-        owner: (N, T), 0 for the prompt, else the number of the completion. mask: (N, T), 0 on padding.
+        owner: (N, T), 0 for the prompt, else the number of the completion.
+        mask: (N, T), 0 on padding.
     """
     length = owner.shape[1]
     before = torch.ones(length, length, dtype=torch.bool, device=owner.device).tril()
     of_mine = (owner[:, None, :] == owner[:, :, None]) | (owner[:, None, :] == 0)  # (N, T, T): query, key
     sees = before & of_mine & (mask[:, None, :] > 0)
-    sees |= torch.eye(length, dtype=torch.bool, device=owner.device)  # padding sees itself: no empty softmax
+    sees |= torch.eye(length, dtype=torch.bool, device=owner.device)  # padding sees itself, so no softmax is empty
     scores = torch.zeros(len(mask), 1, length, -(-length // 8) * 8, dtype=dtype, device=owner.device)
-    scores = scores[..., :length]  # rows begin at multiples of 8: a GPU's kernels would copy the mask for each layer
+    scores = scores[..., :length]  # rows begin at multiples of 8; else GPU kernels copy the mask in each layer
     return scores.masked_fill_(~sees[:, None], torch.finfo(dtype).min)
 
 
 @contextlib.contextmanager
 def rounded_otherwise(model) -> Iterator[None]:
-    """Within the block embeddings are moved by a unit of their last place at most, or not at all.
+    """Within the block, change embeddings at random by at most a unit of their last place.
 
-    So each number that follows is rounded otherwise, and what comes out differs as much as it may between two right
-    ways to compute it: the floor for comparing any two.
+    All following numbers are then rounded differently. The outputs differ by as much as two correct computations may
+    differ: this is the floor when any two are compared.
     """
     generator = torch.Generator(model.get_input_embeddings().weight.device).manual_seed(0)
 
@@ -250,10 +258,10 @@ def rounded_otherwise(model) -> Iterator[None]:
 
 @torch.no_grad()
 def takes_shared_prompts(model, prompts: list[list[int]] = (), completions: list[list[int]] = ()) -> bool:
-    """Does this model give the same log-probabilities with the prompt shared?
+    """Return whether this model gives the same log-probabilities with the prompt shared.
 
-    Tried once, on the first of the completions that have a prompt in common, else on a few tokens. In 16 bits they are
-    the same if they differ in the mean no more than rounding makes them differ.
+    This is tried once per model, on the first completions that have a prompt in common, else on made-up tokens. In
+    float32 the largest difference may be 1e-3; in 16 bits the mean one may be `SHARED_FACTOR` times that of rounding.
     """
     base = base_of(model)
     if base in _takes:
@@ -279,7 +287,7 @@ def takes_shared_prompts(model, prompts: list[list[int]] = (), completions: list
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         why, _takes[base] = type(error).__name__, False
     if not _takes[base]:
-        print(f"note: {type(base).__name__} does not take a shared prompt ({why}): one row each")
+        print(f"note: {type(base).__name__} does not support a shared prompt ({why}): each completion gets its own row")
     return _takes[base]
 
 

@@ -20,12 +20,17 @@ from model.load import dtype_of
 
 @torch.no_grad()
 def merged_copy(model):
-    """A plain copy of the policy to sample from: 4-bit weights unpacked, the adapter merged in, no dropout.
+    """Return a plain copy of the policy to sample from: 4-bit weights unpacked, the adapter merged in, no dropout.
 
-    Its weights are made at every call, in the compute dtype; what is not in 4 bits is the policy's own. Decodes faster
-    than the policy itself, from which the log-probabilities for training still come. In 16 bits the adapter stays
-    beside the weights: most of what one adds to a weight is less than half of that weight's last bit, and would be
-    rounded away. A policy whose adapter cannot be merged exactly (`adapters.is_plain`) is its own copy.
+    The copy decodes faster than the policy; log-probabilities for training still come from the policy. Unpacked weights
+    are made anew at every call, in the compute dtype; all other weights are shared with the policy.
+
+    In 16 bits the adapter is not added to the weights but computed beside them. Most of what an adapter adds to a
+    weight is less than half of the weight's last bit and would be rounded away. If an adapter cannot be merged exactly
+    (see `adapters.is_plain`), the policy's own base is returned.
+
+    Raises:
+        InputError: some weights of the model's class are not found in the policy.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not adapters.is_plain(base):
@@ -38,7 +43,7 @@ def merged_copy(model):
             plain = name.removesuffix(".base_layer")
             linear = copy.get_submodule(plain)
             weight = dequantize_4bit(module.weight.data, module.weight.quant_state)
-            lora = base.get_submodule(plain) if plain != name else None  # wrapped by an adapter
+            lora = base.get_submodule(plain) if plain != name else None  # a layer that an adapter wraps
             if lora is not None and weight.dtype == torch.float32:
                 weight = weight + sum(lora.get_delta_weight(adapter) for adapter in lora.active_adapters)
             elif lora is not None:
@@ -50,7 +55,7 @@ def merged_copy(model):
 
 
 def drop_merged_copy(model) -> None:
-    """Give the memory of its weights back, for training to use."""
+    """Free the memory of the copy's unpacked weights, so that training can use it."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     for name, module in base.named_modules() if base in _copies else ():
         if isinstance(module, Linear4bit):
@@ -63,7 +68,7 @@ def frozen(weight: torch.Tensor) -> torch.nn.Parameter:
 
 
 def _beside(module, inputs, output):
-    """Forward hook of a linear layer that keeps its adapter beside its weight: + s (x A^T) B^T."""
+    """Add an adapter's output to that of its linear layer, as a forward hook: + s (x A^T) B^T."""
     small = F.linear(inputs[0], module.lora_down).flatten(0, -2)
     return torch.addmm(output.flatten(0, -2), small, module.lora_up.t()).view_as(output)
 
@@ -72,13 +77,13 @@ _copies: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def _plain_copy(base):
-    """The model without the weights that are in 4 bits; the others are the policy's own."""
+    """Return the model without its 4-bit weights; the other weights are shared with the policy."""
     config = copy_of(base.config)
     del config.quantization_config
     device = base.get_input_embeddings().weight.device
     here = [device] if device.type == "cuda" else []
     with device, torch.random.fork_rng(devices=here), init_empty_weights(include_buffers=False):
-        plain = type(base)._from_config(config, dtype=dtype_of(base)).eval()  # the class at hand, no new code
+        plain = type(base)._from_config(config, dtype=dtype_of(base)).eval()  # this class: no new code is loaded
     plain.generation_config = base.generation_config
     if dtype_of(base) != torch.float32:
         for name, module in base.named_modules():

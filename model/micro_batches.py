@@ -38,7 +38,7 @@ def micro_batches(items: list, num_tokens: int, shared: bool = True, at_least: i
 
 
 def padded_tokens(items: list, shared: bool) -> int:
-    """What a pass over the items computes: rows times the longest prompt and the longest row of completions.
+    """Return the tokens that a pass computes: rows times (longest prompt + longest row of completions).
 
     >>> from types import SimpleNamespace as Item
     >>> items = [Item(group=g, prompt_length=10, lengths=[n]) for g, n in [(0, 3), (0, 4), (1, 5)]]

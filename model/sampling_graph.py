@@ -1,8 +1,9 @@
-"""Decoding on a GPU as one CUDA graph a token, for every tensor of a step stays at its place.
+"""Decode on a GPU with one CUDA graph launch per token.
 
-Launched one by one, the kernels of a step (1,500 for 24 layers) are estimated to take the host longer than the GPU. A
-graph launches them at once. So the cache is static, the mask is whole from the start and opens by a column a step, and
-tokens and log-probabilities are written where they belong; the host reads them every `LOOK_EVERY` steps.
+Launching the kernels of a step one by one (1,500 for 24 layers) is estimated to take the host longer than the GPU takes
+to run them. A graph launches them all at once, but every tensor of a step must stay at its place in memory. So the
+cache is static, the mask has its full size from the start and opens one column per step, and tokens and
+log-probabilities are written to fixed places. The host reads them every `LOOK_EVERY` steps.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLa
 
 from model.logprobs import next_logits
 
-LOOK_EVERY = 8  # tokens drawn before the host looks for rows that have ended
-SMALLEST = 4  # rows that are never made fewer
-ROOM_UNIT = 64  # the cache's length is a multiple of it: rows of the mask are aligned, as attention kernels want them
+LOOK_EVERY = 8  # the host looks for rows that have ended after this many tokens
+SMALLEST = 4  # the number of rows is not reduced below this
+ROOM_UNIT = 64  # the cache's length is a multiple of this, so that mask rows are aligned for attention kernels
 
 Draw = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def takes_graph(model) -> bool:
-    """Whether a model is decoded under a graph: on a GPU, if every layer attends to all tokens, by a given mask.
+    """Return whether a model can be decoded under a graph: on a GPU, if every layer attends to all tokens by a mask.
 
-    Not with positions that are scaled by the length so far, which the host would have to read; nor where torch is to be
-    deterministic, for which writing into the cache may wait for the host.
+    Models are excluded if they scale positions by the length so far, which the host would have to read. All models are
+    excluded while torch must be deterministic, because writing into the cache may then wait for the host.
     """
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     if getattr(config, "alibi", False) or config.model_type == "bloom":
-        return False  # its positions are made from a mask of two dimensions
+        return False  # it computes positions from a two-dimensional mask
     if "dynamic" in str(rope.get("rope_type", "")) or torch.are_deterministic_algorithms_enabled():
         return False
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
@@ -41,7 +42,7 @@ def takes_graph(model) -> bool:
 
 
 class _Layer(StaticLayer):
-    """A layer's keys and values at one place; a new token goes to the column that all layers share."""
+    """A layer's keys and values at a fixed place; a new token goes to the column that all layers share."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, column: torch.Tensor) -> None:
         super().__init__(max_cache_len=keys.shape[2])
@@ -54,13 +55,15 @@ class _Layer(StaticLayer):
 
 
 class StaticDecoder:
-    """Rows being decoded, with everything that a step reads and writes at a fixed place.
+    """The rows being decoded, with everything that a step reads and writes at fixed places.
 
-    Rows that end stay until the others fit into half of the place, whose graph is then captured: `shrink_to`.
+    Ended rows stay until the others fit into half the rows; `shrink_to` then moves these, and a graph of the smaller
+    size is captured.
 
     Args:
-        rows: most rows at a time. room: most tokens of a row, its prompt included.
-        draw: next tokens (B,) and log-probabilities (B,) from logits (B, V) and uniform numbers (B,).
+        rows: the largest number of rows at a time.
+        room: the largest number of tokens in a row, prompt included.
+        draw: returns next tokens (B,) and log-probabilities (B,) for logits (B, V) and uniform numbers (B,).
     """
 
     def __init__(self, model, rows: int, room: int, max_new_tokens: int, draw: Draw) -> None:
@@ -72,22 +75,25 @@ class StaticDecoder:
         while self.sizes[-1] > SMALLEST:
             self.sizes.append(max(SMALLEST, -(-self.sizes[-1] // 2)))
         whole = {"dtype": torch.long, "device": device}
-        self.column, self.step = torch.zeros(1, **whole), torch.zeros(1, **whole)  # of the cache, of the tokens
+        self.column, self.step = torch.zeros(1, **whole), torch.zeros(1, **whole)  # next in cache and tokens
         self.token, self.positions = torch.zeros(rows, 1, **whole), torch.zeros(rows, 1, **whole)
         self.mask = torch.zeros(rows, 1, 1, self.room, dtype=self.dtype, device=device)  # added to attention scores
         self.draws = torch.zeros(rows, max_new_tokens, dtype=torch.float64, device=device)
         self.tokens = torch.zeros(rows, max_new_tokens, **whole)
         self.logprobs = torch.zeros(rows, max_new_tokens, device=device)
         self.layers: list[_Layer] = []
-        self.steps: dict[int, Callable[[], None]] = {}  # by number of rows
+        self.steps: dict[int, Callable[[], None]] = {}  # number of rows -> one step, as a graph if possible
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def load(self, logits: torch.Tensor, cache: Cache, mask: torch.Tensor, draws: torch.Tensor, num_samples: int
              ) -> None:  # fmt: skip
-        """Put rows in and draw their first token.
+        """Load new rows and draw their first token.
 
         Args:
-            logits: (N, V). cache, mask: (N, P), of the prompts. draws: (B, R), B = N num_samples.
+            logits: (N, V), for the first token.
+            cache: of the N prompts.
+            mask: (N, P), of the prompts.
+            draws: (B, R) uniform numbers, B = N num_samples.
         """
         rows, length, lowest = len(draws), mask.shape[1], torch.finfo(self.dtype).min
         self.size = min(size for size in self.sizes if size >= rows)
@@ -107,11 +113,11 @@ class StaticDecoder:
         self._write(rows, logits.repeat_interleave(num_samples, 0))
 
     def _store(self, layer) -> list[torch.Tensor]:
-        """Zeros for the keys and the values of all rows: what is masked counts 0 times, and must be finite."""
+        """Make zeros for the keys and values of all rows: masked entries have weight 0, but must be finite."""
         return [s.new_zeros(self.sizes[0], s.shape[1], self.room, s.shape[3]) for s in (layer.keys, layer.values)]
 
     def _write(self, rows: int, logits: torch.Tensor) -> None:
-        """Draw a token of each of the first rows and put it down."""
+        """Draw a token for each of the first `rows` rows, and store it with its log-probability."""
         uniform = self.draws[:rows].index_select(1, self.step).squeeze(1)
         token, logprob = self.draw(logits, uniform)
         self.token[:rows].copy_(token[:, None])
@@ -120,7 +126,7 @@ class StaticDecoder:
         self.step.add_(1)
 
     def advance(self, rows: int) -> None:
-        """Feed the last token of each of the first rows, and draw the next: what a graph holds."""
+        """Feed the last token of each of the first `rows` rows, and draw the next one: a graph records this."""
         self.mask[:rows].index_fill_(3, self.column, 0.0)
         cache = Cache(layers=[_Layer(layer.keys[:rows], layer.values[:rows], self.column) for layer in self.layers])
         logits = next_logits(self.model, input_ids=self.token[:rows], attention_mask=self.mask[:rows],
@@ -130,7 +136,7 @@ class StaticDecoder:
         self.column.add_(1)
 
     def run_to(self, made: int) -> None:
-        """Go on until each row has so many tokens."""
+        """Continue until each row has `made` tokens."""
         size = self.size
         for _ in range(made - self.made):
             if size not in self.steps:
@@ -140,14 +146,14 @@ class StaticDecoder:
         self.made = made
 
     def drawn(self, first: int, last: int) -> tuple[list[list[int]], list[list[float]]]:
-        """Tokens and log-probabilities of each row, those from the first to before the last."""
+        """Return each row's tokens and log-probabilities from number `first` to before number `last`."""
         part = slice(self.size), slice(first, last)
-        both = torch.stack([self.tokens[part].double(), self.logprobs[part].double()])  # exact, and one wait
+        both = torch.stack([self.tokens[part].double(), self.logprobs[part].double()])  # exact, with one wait
         tokens, logprobs = both.tolist()
         return [[int(token) for token in row] for row in tokens], logprobs
 
     def shrink_to(self, lines: list[int]) -> bool:
-        """Keep these lines alone, in front, if they fit a smaller size. Says whether that was done."""
+        """Keep only these lines, moved to the front, if they fit into a smaller size; return whether they did."""
         smaller = min(size for size in self.sizes if size >= len(lines))
         if smaller == self.size:
             return False
@@ -160,9 +166,9 @@ class StaticDecoder:
 
 
 def capture(step: Callable[[], None], pool, model) -> Callable[[], None]:
-    """Make the step once, as every kernel must have run before it can be captured, and give its CUDA graph's replay.
+    """Run the step once, since every kernel must have run before capture, and return the replay of its CUDA graph.
 
-    Where there is no GPU, or the model's step cannot be captured, that is the step itself; it is not tried again.
+    Without a GPU, or if the model's step cannot be captured, return the step itself; capture is not tried again.
     """
     if pool is None or model in _failed:
         step()
@@ -180,10 +186,10 @@ def capture(step: Callable[[], None], pool, model) -> Callable[[], None]:
         raise
     except RuntimeError as error:
         print(f"note: decoding without a CUDA graph ({str(error).splitlines()[0]})")
-        _failed[model] = graph  # kept: the allocator may still know it
+        _failed[model] = graph  # kept, because the allocator may still refer to it
         return step
     finally:
-        torch.cuda.set_stream(before)  # a capture that fails leaves its own stream current
+        torch.cuda.set_stream(before)  # a failed capture leaves its own stream current
     return graph.replay
 
 
@@ -192,5 +198,5 @@ _failed: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 @cache
 def _side_stream(device: int) -> torch.cuda.Stream:
-    """One for all captures: cuBLAS keeps a workspace for every stream that it has ever seen."""
+    """Return one stream for all captures, because cuBLAS keeps a workspace for every stream that it has seen."""
     return torch.cuda.Stream(device)

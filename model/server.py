@@ -1,7 +1,7 @@
-"""Completions from a server that speaks OpenAI's completions protocol (vLLM, SGLang, llama.cpp), for evaluation.
+"""Get completions from a server with OpenAI's completions protocol (vLLM, SGLang, llama.cpp), for evaluation.
 
-One request is one completion: the server's count of tokens is then that completion's, and a server that ignores `n`
-gives as many as were asked for. The key is OPENAI_API_KEY; it goes into the requests' header and nowhere else.
+Each request asks for one completion. So the server's token count belongs to that completion, and a server that ignores
+`n` still gives as many as needed. The key is read from OPENAI_API_KEY and is sent only in the requests' header.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from common.server_url import NOT_AS_AGREED, check_url, public_url
 
 @dataclass
 class Completion:
-    """What the server answered.
+    """A completion from the server.
 
-    gen_len: tokens as the server counts them (vLLM counts the EOS); None where it does not say.
-    ended: whether the model ended it itself, False if it was cut; None where the server gives another reason.
+    Attributes:
+        text: the completion.
+        gen_len: number of tokens as the server counts them (vLLM counts the EOS); None if it does not say.
+        ended: True if the model ended the completion, False if it was cut; None if the server gives another reason.
     """
 
     text: str
@@ -31,15 +33,18 @@ class Completion:
 
 
 class Server:
-    """A server that has just been asked which models it has.
+    """A connection to a server, which is asked for its models when this is made.
 
-    url: its address, without credentials. model: the name that it knows the model by.
+    Attributes:
+        url: the server's address, without credentials.
+        model: the server's name of the model.
 
     Raises:
-        InputError: the package openai is missing, or the server cannot be reached, refuses the key, or lacks the model.
+        InputError: the package openai is missing, the address or the key is invalid, or the server cannot be reached,
+            refuses the key, or does not have the model.
     """
 
-    RETRIES = 4  # of a request that failed on the way, or that the server is too busy for; 0.5 s to 8 s in between
+    RETRIES = 4  # of a request that failed on the way or met a busy server; with 0.5 s to 8 s in between
 
     def __init__(self, url: str, model: str) -> None:
         try:
@@ -55,10 +60,10 @@ class Server:
         self.model = self._find(model)
 
     def _find(self, model: str) -> str:
-        """The model's name at the server; "" is the only one it has."""
+        """Return the server's name of the model; "" means the only model that it has."""
         try:
             names = [entry.id for entry in self.client.with_options(max_retries=0).models.list()]
-        except self.openai.NotFoundError:  # it does not list its models: the first request will tell
+        except self.openai.NotFoundError:  # it does not list models, so the first request will show
             require(model != "", f"--server {self.url}: lists no models; name one with --model_path")
             return model
         except self.openai.APIError as error:
@@ -82,13 +87,13 @@ class Server:
         seed: int,
         in_flight: int,
     ) -> Iterator[tuple[int, Completion]]:
-        """Yield (place, completion) as they finish; place i is of prompt i // num_samples.
+        """Yield (place, completion) as they finish; place i belongs to prompt i // num_samples.
 
         Args:
-            in_flight: requests at a time.
+            in_flight: number of simultaneous requests.
 
         Raises:
-            InputError: a request failed for good; what is still under way is given up.
+            InputError: a request failed after all retries; the remaining requests are cancelled.
         """
 
         def ask(place: int) -> Completion:
@@ -120,10 +125,10 @@ class Server:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _plain(self, error: Exception) -> InputError:
-        """One line of what the client raised, the key taken out should the server have quoted it."""
+        """Turn the client's error into one line, with the key removed in case the server quotes it."""
         status = getattr(error, "status_code", None)
         if status in (401, 403):
-            return InputError(f"--server {self.url}: refuses the key ({status}); set OPENAI_API_KEY to one it takes")
+            return InputError(f"--server {self.url}: refuses the key ({status}); set OPENAI_API_KEY to one it accepts")
         if status is None:
             cause = str(error.__cause__ or "") or str(error)
             start, text, end = "cannot be reached (", cause, "); is it running, and is this its address?"
@@ -131,5 +136,5 @@ class Server:
             body = getattr(error, "body", None)
             text = str(body.get("message") or body) if isinstance(body, dict) else str(error)
             start, end = f"answers with error {status}: ", ""
-        text = text.replace(self.key, "***") if self.key else text  # before the cut, which could leave half of it
+        text = text.replace(self.key, "***") if self.key else text  # before cutting, which could leave half of it
         return InputError(f"--server {self.url}: {start}{' '.join(text.split())[:300]}{end}")

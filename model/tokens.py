@@ -1,7 +1,7 @@
-"""Between text and token ids, for any tokenizer: what a model writes is encoded and decoded behind its prompt.
+"""Convert between text and token ids for any tokenizer: completions are encoded and decoded after their prompt.
 
-A tokenizer of SentencePiece's kind (Llama 2, CodeLlama, Mistral) takes the first space from what it decodes and puts
-one before what it encodes. A completion that is decoded alone would then be indented by three.
+A tokenizer like SentencePiece (Llama 2, CodeLlama, Mistral) removes the first space when it decodes and adds one when
+it encodes. A completion decoded without its prompt would then be indented by three spaces instead of four.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 from common import InputError, require
 from judging.tasks import Task, answer
 
-CONTEXT = 8  # tokens of a prompt that its completion is decoded behind
+CONTEXT = 8  # a completion is decoded after this many last tokens of its prompt
 
 
 def prompt_ids(tokenizer, text: str, add_special_tokens: bool = True) -> list[int]:
-    """A prompt's token ids: with what the tokenizer puts in front (BOS), without what it puts behind (EOS)."""
+    """Return a prompt's token ids, with special tokens before it (BOS), but without those after it (EOS)."""
     plain = tokenizer(text, add_special_tokens=False).input_ids
     if not add_special_tokens:
         return plain
@@ -28,7 +28,7 @@ def prompt_ids(tokenizer, text: str, add_special_tokens: bool = True) -> list[in
 
 
 def completion_text(tokenizer, prompt: list[int], ids: list[int]) -> str:
-    """What token ids say behind a prompt's."""
+    """Decode the token ids of a completion that follows a prompt."""
     for context in (prompt[-CONTEXT:], prompt) if prompt else ():
         before, text = tokenizer.decode(context), tokenizer.decode(context + ids)
         if text.startswith(before):
@@ -37,10 +37,10 @@ def completion_text(tokenizer, prompt: list[int], ids: list[int]) -> str:
 
 
 def completion_ids(tokenizer, prompt: list[int], text: str) -> list[int]:
-    """Token ids that say the text behind a prompt; no EOS.
+    """Encode a completion so that it decodes to the text after the prompt; no EOS.
 
     Raises:
-        InputError: none that the tokenizer makes do; shows where the first difference is.
+        InputError: the tokenizer gives no such ids; the message shows the first difference.
     """
     found = tokenizer(text, add_special_tokens=False).input_ids
     for ids in (found, *_behind_others(tokenizer, text)):
@@ -57,7 +57,7 @@ def _behind_others(tokenizer, text: str) -> Iterable[list[int]]:
 
 
 def first_difference(text: str, other: str) -> str:
-    r"""Where a text and what became of it part.
+    r"""Describe the first place where a text differs from what encoding and decoding made of it.
 
     >>> first_difference("    return 1\n", "   return 1\n")
     "it is written '    return 1\\n' and read '   return 1\\n'"
@@ -68,10 +68,10 @@ def first_difference(text: str, other: str) -> str:
 
 
 def check_round_trip(tokenizer, tasks: list[Task], prompts: list[list[int]]) -> None:
-    """Can the tokenizer say the solutions of these tasks behind their prompts?
+    """Check that encoding and decoding gives back the solutions of these tasks, after their prompts.
 
     Raises:
-        InputError: not one of them; shows the first difference.
+        InputError: one of them changes; the message names the task and shows the first difference.
     """
     for task, prompt in zip(tasks, prompts, strict=True):
         if not task.get("canonical_solution"):
@@ -80,19 +80,21 @@ def check_round_trip(tokenizer, tasks: list[Task], prompts: list[list[int]]) -> 
             completion_ids(tokenizer, prompt, answer(task))
         except InputError as error:
             raise InputError(
-                f"{task['task_id']}: the tokenizer does not give its solution back: {error}; take the tokenizer that "
-                "the model was trained with (its tokenizer.json and tokenizer_config.json)"
+                f"{task['task_id']}: encoding and decoding changes its solution: {error}; use the tokenizer that the "
+                "model was trained with (its tokenizer.json and tokenizer_config.json)"
             ) from None
 
 
 def check_ids(config: Any, where: str, sequences: Iterable[list[int]], room: int = 0) -> None:
-    """Has the model these token ids, and positions for that many of them?
+    """Check that the model has embeddings for these token ids, and enough positions for the sequences.
 
     Args:
-        config: of the model. where: what the sequences are, for the message. room: tokens to come after each.
+        config: the model's config.
+        where: what the sequences are, for the message.
+        room: number of tokens that will follow each sequence.
 
     Raises:
-        InputError: no; names the id, or the lengths.
+        InputError: it does not; the message names the id, or the lengths.
     """
     config = config.get_text_config()
     vocabulary, positions = config.vocab_size, getattr(config, "max_position_embeddings", None)

@@ -12,27 +12,30 @@ import numpy as np
 
 from common import read_jsonl
 
-LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # told apart without colour
+LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # can be told apart without colour
 
 
 FIGURES = ("base_reward", "reward", "gen_len", "entropy", "kl_reference", "valid_pass_rate", "functional")  # RL
-FIGURES += ("loss", "accuracy", "margin", "chosen_logprob")  # DPO; of SFT the first
+FIGURES += ("loss", "accuracy", "margin", "chosen_logprob")  # DPO; SFT logs only the first
 
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: for all eyes
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # colour-blind safe: Okabe and Ito
 
 
 def read_log(folder: Path) -> list[dict]:
-    """The steps of a run in their order, without what belongs to no step; none if the folder is no run's."""
+    """Read the steps of a run's log, in order and without records of no step.
+
+    If the folder does not have exactly one training log, print a note and return none.
+    """
     logs = sorted(folder.glob("*_train_log.jsonl"))
     if len(logs) != 1:
-        print(f"{folder}: passed over, has {len(logs)} training logs (*_train_log.jsonl)")
+        print(f"{folder}: skipped, has {len(logs)} training logs (*_train_log.jsonl), not one")
         return []
     return [record for _, record in read_jsonl(logs[0], "training log") if record.get("step", 0) > 0]
 
 
 def smoothed(values: np.ndarray, width: int) -> np.ndarray:
-    """The mean of the `width` values around each; of as many as there are at both ends.
+    """Return, for each value, the mean of the `width` values around it; near the ends, of those that exist.
 
     >>> smoothed(np.array([0.0, 3.0, 6.0, 0.0]), 3).tolist()
     [1.5, 3.0, 3.0, 3.0]
@@ -42,15 +45,15 @@ def smoothed(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def points_of(log: list[dict], x: str, y: str) -> np.ndarray:
-    """(N, 2): x and y of the steps that have both."""
+    """Return x and y of the steps that have both; shape (N, 2)."""
     points = [(step[x], step[y]) for step in log if x in step and isinstance(step.get(y), int | float)]
     return np.array(points, dtype=float)
 
 
 def curve(logs: list[list[dict]], x: str, y: str, width: int) -> tuple[np.ndarray, ...] | None:
-    """x, and the seeds' mean, lowest and highest there; None if y is in none of the logs.
+    """Return x, and the mean, lowest and highest y of the seeds there, 200 values each; None if no log has y.
 
-    Seeds are read off at the same 200 places, as far as the shortest of them goes.
+    Each seed is smoothed and interpolated at the same 200 places, which end where the shortest run ends.
     """
     seeds = []
     for log in logs:
@@ -65,13 +68,13 @@ def curve(logs: list[list[dict]], x: str, y: str, width: int) -> tuple[np.ndarra
 
 
 def literal(name: str) -> str:
-    """A name that matplotlib takes as it stands: a dollar would begin a formula."""
+    """Escape a name for matplotlib, in which a dollar sign would start a formula."""
     return name.replace("$", r"\$")
 
 
 @contextlib.contextmanager
 def save_picture(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[np.ndarray]:
-    """Panels (rows, columns) to draw on, `size` inches each; the PNG is written whole when the block ends."""
+    """Yield an array (rows, columns) of panels to draw on, `size` inches each; write the PNG when the block ends."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -88,7 +91,7 @@ def save_picture(path: Path, rows: int, columns: int, size: tuple[float, float])
 
 
 def draw(groups: dict[str, list[list[dict]]], figures: list[str], x: str, width: int, path: Path) -> None:
-    """A PNG with a panel a figure."""
+    """Draw a PNG with one panel per figure and one line per group of runs."""
     columns = min(2, len(figures))
     with save_picture(path, -(-len(figures) // columns), columns, (5.5, 3.4)) as panels:
         spare = list(panels.flat[len(figures) :])
@@ -101,13 +104,13 @@ def draw(groups: dict[str, list[list[dict]]], figures: list[str], x: str, width:
             for axes in panels.flat
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        if len(groups) > 1:  # where it hides nothing, if there is room
+        if len(groups) > 1:  # the legend: in an empty panel if there is one
             where = {"loc": "center"} if spare else {}
             [*spare, panels.flat[0]][0].legend(handles.values(), handles.keys(), fontsize=8, **where)
 
 
 def draw_panel(axes, groups: dict[str, list[list[dict]]], name: str, x: str, width: int) -> None:
-    """The lines of one figure; steps themselves stand behind the line of a single run."""
+    """Draw the lines of one figure; behind the line of a single run, also its steps as points."""
     for number, (label, logs) in enumerate(groups.items()):
         found = curve(logs, x, name, width)
         if found is None:
@@ -128,7 +131,7 @@ def draw_panel(axes, groups: dict[str, list[list[dict]]], name: str, x: str, wid
 
 
 def last_third(logs: list[list[dict]], name: str) -> float | None:
-    """The mean of a figure over the last third of the steps that have it, and over the seeds; None if none has it.
+    """Return a figure's mean over the last third of the steps that have it and over the seeds; None if none has it.
 
     >>> last_third([[{"loss": n} for n in range(6)], [{"loss": 9}]], "loss")
     6.75
@@ -139,12 +142,15 @@ def last_third(logs: list[list[dict]], name: str) -> float | None:
 
 
 def chosen_figures(known: set[str]) -> list[str]:
-    """Of what was logged the figures that say most; a policy gradient's loss does not."""
+    """Return the most telling figures among those that were logged; the loss of a policy gradient is not one."""
     return [name for name in FIGURES if name in known and not (name == "loss" and "base_reward" in known)]
 
 
 def draw_run(folder: Path) -> str:
-    """The curves of one run, into its folder. Returns the picture's name; "" where there is nothing to draw."""
+    """Draw the curves of one run into its folder; return the picture's name, or "" if there is nothing to draw.
+
+    Nothing is drawn either if matplotlib is not installed.
+    """
     log = read_log(folder)
     known = {name for step in log for name in step}
     figures = chosen_figures(known)

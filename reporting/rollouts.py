@@ -1,4 +1,4 @@
-"""The rollouts that a run recorded, for report.py: read, thinned, cut into tokens, and packed for the page."""
+"""Prepare the rollouts that a run recorded for report.py: read, thin, cut into tokens, and pack them for the page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Decode = Callable[[tuple[int, ...]], str]
 
 
 def figure(value: Any) -> float | int | None:
-    """A number in six digits; None for what is no finite number, which JSON has no name for.
+    """Round a number to six digits; return None for anything that is not a finite number, which JSON cannot hold.
 
     >>> figure(1 / 3), figure(7), figure(float("nan")), figure(10**400)
     (0.333333, 7, None, None)
@@ -43,10 +43,13 @@ def is_a(value: Any, kind: Any) -> bool:
 
 
 def read_rollouts(path: Path, unfinished: bool) -> list[dict[str, Any]]:
-    """The rows of completions.jsonl, without the fields that are null.
+    """Read the rows of completions.jsonl, without fields that are null.
+
+    Args:
+        unfinished: the file is still being written, so skip an incomplete last line.
 
     Raises:
-        InputError: a line is not a rollout's; says which and why.
+        InputError: a line is not a rollout; the message says which line and why.
     """
     rows = []
     for place, row in read_jsonl(path, "rollouts", unfinished=unfinished):
@@ -60,7 +63,7 @@ def read_rollouts(path: Path, unfinished: bool) -> list[dict[str, Any]]:
             fits = all(is_a(item, kind) for item in row.get(name, ()))
             require(fits, f"{place}: {name} must be a list of {'whole ' * (kind is int)}numbers")
         ids = row.get("token_ids")
-        require(all(0 <= token < 2**31 for token in ids or ()), f"{place}: token_ids has what is no token's number")
+        require(all(0 <= token < 2**31 for token in ids or ()), f"{place}: token_ids has a number that is no token id")
         for name in ("logprobs", "token_advantages"):
             require(ids is None or name not in row or len(row[name]) == len(ids),
                     f"{place}: {name} has {len(row.get(name, ()))} numbers for {len(ids or ())} tokens")  # fmt: skip
@@ -69,10 +72,10 @@ def read_rollouts(path: Path, unfinished: bool) -> list[dict[str, Any]]:
 
 
 def thinned(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most so many of the rows: those of as many steps as fit, evenly spaced from the first to the last.
+    """Keep at most `most` rows: those of as many steps as fit, evenly spaced from the first to the last.
 
-    Steps stay whole, for a rollout is judged against those it was sampled with. Only where a single step has too many
-    is that cut, evenly too.
+    Steps stay whole, because a rollout is judged against those sampled with it. Only if a single step has too many rows
+    are they thinned within it, evenly too.
 
     >>> [row["step"] for row in thinned([{"step": n // 2} for n in range(10)], 6)]
     [0, 0, 2, 2, 4, 4]
@@ -90,7 +93,11 @@ def thinned(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
 
 
 def tokenizer_of(folder: Path, sft_model: str) -> tuple[Any, str]:
-    """The tokenizer that the run saved, or else of the model it started from; or None, and why. Never downloads."""
+    """Load the tokenizer that the run saved, or else that of the model it started from; never download.
+
+    Returns:
+        the tokenizer and "", or None and a note that says why there is none.
+    """
     places = [str(folder)] if (folder / "tokenizer_config.json").is_file() else []
     for place in [*places, *[sft_model] * bool(sft_model)]:
         with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):  # its files may hold anything
@@ -99,24 +106,24 @@ def tokenizer_of(folder: Path, sft_model: str) -> tuple[Any, str]:
             logging.set_verbosity_error()
             return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False), ""
     tried = f" and {sft_model} does not load" if sft_model else ""
-    return None, f"The run's folder has no tokenizer that loads{tried}: completions are shown as text alone."
+    return None, f"The run's folder has no tokenizer that loads{tried}: completions are shown as text only."
 
 
 def pieces(decode: Decode, ids: list[int]) -> list[str]:
-    """What each token adds to the text of all of them; joined they are that text.
+    """Return the text that each token adds; joined, these are the decoded text of all tokens.
 
-    A token alone often decodes to something else: bytes of a character that others complete, a word whose space is
-    dropped because it stands first. So a token's piece is the difference between two texts, with and without it, of a
-    few tokens up to it. A token that completes a character has all of it, those before it are empty.
+    A token decoded by itself often gives something else: part of a character's bytes, or a word whose leading space is
+    dropped. So a token's piece is the difference between two texts: a few tokens decoded with it and without it. The
+    token that completes a character gets the whole character; those before it get "".
     """
     ids = tuple(ids)
     whole = decode(ids)
-    if "\ufffd" in whole:  # broken characters: which token is to blame shows in the whole text alone
+    if "\ufffd" in whole:  # broken characters: only the whole text shows which token they belong to
         return pieces_by_prefix(decode, ids, whole)
     found, start, end = [], 0, 0  # decode(ids[start:end]) is whole characters
     for n in range(1, len(ids) + 1):
         text = decode(ids[start:n])
-        if text.endswith("\ufffd"):  # may be half of a character
+        if text.endswith("\ufffd"):  # perhaps part of a character
             found.append("")
         else:
             found.append(text[len(decode(ids[start:end])) :])
@@ -125,7 +132,7 @@ def pieces(decode: Decode, ids: list[int]) -> list[str]:
 
 
 def pieces_by_prefix(decode: Decode, ids: tuple[int, ...], whole: str) -> list[str]:
-    """The same for any decoder, if slower: a token ends where all up to it agrees with the whole text."""
+    """Do the same for any decoder, more slowly: a token ends where the text up to it agrees with the whole text."""
     found, end = [], 0
     for n in range(1, len(ids)):
         text, at = decode(ids[:n]), end
@@ -137,13 +144,13 @@ def pieces_by_prefix(decode: Decode, ids: tuple[int, ...], whole: str) -> list[s
 
 
 def decoder(tokenizer: Any) -> Decode:
-    """Its `decode`, which remembers short texts: the same few tokens stand together again and again."""
+    """Return the tokenizer's `decode` with a cache for short texts, because the same few tokens recur often."""
     known = functools.lru_cache(2**17)(lambda ids: tokenizer.decode(list(ids)))
     return lambda ids: known(ids) if len(ids) <= 8 else tokenizer.decode(list(ids))
 
 
 class Table:
-    """Numbers the different things that it is asked for, from 0."""
+    """A numbering of different things, from 0, in the order in which they are first asked for."""
 
     def __init__(self) -> None:
         self.known: dict[Any, int] = {}
@@ -156,19 +163,20 @@ class Table:
 
 
 def pack_rollouts(rows: list[dict[str, Any]], tokenizer: Any) -> tuple[dict[str, Any], int]:
-    """The rollouts as the page's script reads them, and how many have tokens that are not of their text.
+    """Pack the rollouts as the page's script reads them, and count those whose tokens do not match their text.
 
     Args:
-        tokenizer: None: without tokens.
+        tokenizer: None packs no tokens.
 
     Returns:
-        "tasks", "prompts": texts; "tokens": [id, piece, 1 if it is special]; "rollouts": in each, "task", "prompt" and
-        "tokens" are places in those; "logprobs" are ten-thousandths; "completion" is there where it is not what all
-        tokens but a special one at the end spell.
+        a dict and the count. In the dict, "tasks" and "prompts" are lists of texts, and "tokens" is a list of
+        [id, piece, 1 if it is special]. "rollouts" refer to these by place in "task", "prompt" and "tokens"; their
+        "logprobs" are in ten-thousandths. "completion" is left out if the tokens, without a special one at the end,
+        spell it.
     """
     tasks, prompts, tokens = Table(), Table(), Table()
     decode, special = (decoder(tokenizer), set(tokenizer.all_special_ids)) if tokenizer else (None, set())
-    # a first token may spell less when nothing stands before it
+    # decode after the prompt's last tokens: some tokenizers drop the space of a first token
     behind = functools.lru_cache(None)(lambda prompt: tokenizer(prompt, add_special_tokens=False).input_ids[-8:])
     packed, strangers = [], 0
     for row in sorted(rows, key=lambda row: row["step"]):
@@ -184,7 +192,7 @@ def pack_rollouts(rows: list[dict[str, Any]], tokenizer: Any) -> tuple[dict[str,
             context = behind(row.get("prompt") or "\n")
             found = pieces(decode, [*context, *ids])[len(context) :]
             spelt = "".join(found[:-1] if ids[-1] in special else found)
-            if spelt.startswith(row["completion"]):  # cut at a stop string it is shorter
+            if spelt.startswith(row["completion"]):  # it is shorter if cut at a stop string
                 one["tokens"] = [tokens.number((i, piece, int(i in special)))
                                  for i, piece in zip(ids, found, strict=True)]  # fmt: skip
                 if "logprobs" in row:

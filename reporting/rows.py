@@ -13,7 +13,7 @@ from statistics import mean
 from common import InputError, read_jsonl, require
 from judging.metrics import mean_parts, paired_difference, seed_interval, wilson_interval
 
-ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo")  # rows stand in the order of the story
+ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo")  # the order of a table's rows
 
 
 SETTINGS = ("num_tasks", "data_sha256", "precision", "stop_strings", "max_new_tokens", "time_limit")
@@ -21,7 +21,10 @@ SETTINGS = ("num_tasks", "data_sha256", "precision", "stop_strings", "max_new_to
 
 @dataclass
 class Row:
-    """One method: means over its seeds. `length` in tokens, rates and differences as shares; None: not known."""
+    """One method in the table: means over its seeds.
+
+    `length` is in tokens, times are in seconds; rates and differences are shares. None means not known.
+    """
 
     name: str
     suite: str
@@ -30,8 +33,8 @@ class Row:
     num_pass: int
     num_samples: int
     rate: float
-    seeds: tuple[float, float] | None  # Student's interval; of one seed none
-    spread: tuple[float, float]  # lowest and highest seed
+    seeds: tuple[float, float] | None  # Student's interval; None for one seed
+    spread: tuple[float, float]  # rates of the lowest and the highest seed
     stopped: float
     length: float | None
     interval: tuple[float, float]  # Wilson's
@@ -41,15 +44,15 @@ class Row:
     seconds: float
     machine: str
     commits: str
-    commands: tuple[str, ...]  # of training and evaluation, the first seed's
-    parts: dict[str, float]  # of Verilog: the mean of each part of the verdicts
+    commands: tuple[str, ...]  # the first seed's commands of training and evaluation
+    parts: dict[str, float]  # Verilog only: the mean of each part of the verdicts
 
 
 def read_metrics(folder: Path) -> dict[tuple[str, str], list[dict]]:
-    """The metrics of each row's seeds, by suite and name.
+    """Read the metrics files of a folder, grouped into rows: (suite, name) -> the metrics of its seeds.
 
     Raises:
-        InputError: the folder has no metrics, or a file is not one of ours.
+        InputError: the folder has no metrics, or a file is not an evaluation's metrics.
     """
     groups: dict[tuple[str, str], list[dict]] = defaultdict(list)
     for path in sorted(folder.glob("*_metrics.json")):
@@ -63,7 +66,7 @@ def read_metrics(folder: Path) -> dict[tuple[str, str], list[dict]]:
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """The rows of a folder, in the order of the story."""
+    """Make the rows of a folder's metrics, sorted by suite and `ORDER`. Raises InputError as `read_metrics` does."""
     groups = read_metrics(folder)
     scores = {row: task_scores(folder, runs) for row, runs in groups.items()}
     rows = []
@@ -78,7 +81,9 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def sft_row(name: str, names: list[str]) -> str | None:
-    """Which of the rows is the SFT that a row is held against: of several the one whose name begins most alike.
+    """Find the SFT row that a row is compared with; of several, the one that shares the longest start of its name.
+
+    None if the row is SFT itself, there is no SFT row, or two share equally much.
 
     >>> sft_row("mine_ppo", ["mine_sft", "mine_ppo", "pocket_sft"]), sft_row("mine_sft", ["mine_sft"])
     ('mine_sft', None)
@@ -96,7 +101,7 @@ def row_name(metrics: dict) -> str:
 
 
 def suite(metrics: dict) -> str:
-    """What makes figures comparable, as the heading of their table."""
+    """Describe what rows must share to be comparable: the heading of their table."""
     args, base = metrics["args"], metrics.get("base_model")
     sampling = f"T {args['temperature']:g}, top_p {args['top_p']:g}" if args["temperature"] else "greedy"
     tasks = f"{Path(args['data_path']).name}, {metrics['num_tasks']} tasks ({metrics['data_sha256'][:8]})"
@@ -112,9 +117,10 @@ def suite(metrics: dict) -> str:
 
 
 def mixed_settings(groups: dict[tuple[str, str], list[dict]]) -> list[str]:
-    """Where rows of one task file and base model were not evaluated alike: a line for each setting that differs.
+    """Return a line for each setting that differs between rows on the same task file and base model.
 
-    What a file does not say is not compared. Another way to sample or to ask is no mistake, and has its own table.
+    A setting that a metrics file lacks is not compared. Rows that sample or prompt differently are not compared either:
+    that is no mistake, and they have separate tables.
     """
     found: dict[tuple, dict[str, dict[str, set[str]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(set)))
     for (_, name), runs in groups.items():
@@ -165,13 +171,13 @@ def make_row(name: str, where: str, runs: list[dict], against_sft: tuple | None)
 
 
 def mean_spent(trained: list[dict], name: str) -> float | None:
-    """Over the seeds; None unless all say."""
+    """Return the mean over the seeds of a figure that training spent; None unless every seed has it."""
     spent = [(record.get("spent") or {}).get(name) for record in trained]
     return None if None in spent else mean(spent)
 
 
 def task_scores(folder: Path, runs: list[dict]) -> dict[str, float] | None:
-    """The mean of each task over the seeds and samples of a row; None where a per-task file is missing."""
+    """Return each task's pass rate over the seeds and samples of a row; None if a per-task file is missing."""
     passed = defaultdict(list)
     for metrics in runs:
         path = folder / f"{metrics['exp_name']}_per_task.jsonl"
@@ -183,7 +189,7 @@ def task_scores(folder: Path, runs: list[dict]) -> dict[str, float] | None:
 
 
 def against(before: dict[str, float] | None, after: dict[str, float] | None) -> tuple | None:
-    """`metrics.paired_difference` of two rows; None where they do not share their tasks."""
+    """Return `metrics.paired_difference` of two rows; None if they have different tasks or no scores."""
     if not before or not after or before.keys() != after.keys():
         return None
     tasks = sorted(before)

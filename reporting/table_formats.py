@@ -1,4 +1,4 @@
-"""The rows of a results table as Markdown, CSV and LaTeX."""
+"""Write the rows of a results table as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
-    """Return one Markdown table a suite, with its hardware and overlap below, then its commits and commands.
+    """Write one Markdown table per suite, with its hardware and overlap below, then its commits and commands.
 
     Args:
         link: a file that has the commits and commands; they are then left out, and the link takes their place.
@@ -46,7 +46,7 @@ def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
 
 
 def spreadsheet(rows: list[Row]) -> str:
-    """Everything that is known of each row, shares as numbers from 0 to 1; CSV."""
+    """Write everything that is known about each row as CSV, shares as numbers from 0 to 1."""
     parts = parts_of(rows)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -65,7 +65,7 @@ def spreadsheet(rows: list[Row]) -> str:
 
 
 def latex(rows: list[Row]) -> str:
-    """A booktabs table a suite, with the columns that a paper has room for."""
+    """Write one LaTeX booktabs table per suite, with the columns that a paper has room for."""
     tables = []
     for where, members in by_suite(rows):
         lines = [f"% {where}", r"\begin{tabular}{lrrrrr}", r"\toprule",
@@ -79,7 +79,7 @@ def latex(rows: list[Row]) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""For LaTeX.
+    r"""Escape a text for LaTeX.
 
     >>> print(escaped("pocket_sft 50% <0.001"))
     pocket\_sft 50\% $<$0.001
@@ -101,7 +101,8 @@ def share(rate: float) -> str:
 
 
 def interval(bounds: tuple[float, float]) -> str:
-    """
+    """Write an interval of shares in per cent, cut to 0 and 100.
+
     >>> interval((0.5, 1.02))
     '50.0 to 100.0%'
     """
@@ -126,7 +127,7 @@ def spent(row: Row) -> list[str]:
 
 
 def seeds(rows: list[Row]) -> str:
-    """How many each row has.
+    """Say how many seeds each row has.
 
     >>> from types import SimpleNamespace as Row
     >>> seeds([Row(name="base", num_seeds=1), Row(name="a", num_seeds=3), Row(name="b", num_seeds=3)])
@@ -139,7 +140,7 @@ def seeds(rows: list[Row]) -> str:
 
 
 def insert(readme: str, section: str, text: str) -> str:
-    """The README with the text between the section's markers.
+    """Return the README with the text between the section's markers replaced. Raises InputError if it has none.
 
     >>> insert("a <!-- x:begin -->old<!-- x:end --> b", "x", "new")
     'a <!-- x:begin -->\\nnew\\n<!-- x:end --> b'
@@ -148,5 +149,5 @@ def insert(readme: str, section: str, text: str) -> str:
     before, found, rest = readme.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise InputError(f"the README has no {begin} ... {end}; put them where the table should stand")
+        raise InputError(f"the README has no {begin} ... {end}; put them where the table should be")
     return f"{before}{begin}\n{text}\n{end}{after}"

@@ -41,7 +41,7 @@ def test_a_mark_in_front_of_a_config_is_passed_over(tmp_path):
         (["--learning_rate", "fast"], None, "could not convert string to float: 'fast'"),
         (["--config", "none.yaml"], None, "none.yaml: No such file"),
         ([], "trainpath: b\n", "unknown key 'trainpath'; did you mean train_path?"),
-        ([], "- 1\n", "wants lines of 'name: value'"),
+        ([], "- 1\n", "must hold lines of 'name: value'"),
         ([], "a: [\n", "not YAML"),
         ([], "learning_rate: fast\n", "could not convert string to float: 'fast'"),
     ],

@@ -90,7 +90,7 @@ def test_a_stale_page_is_one_line(tmp_path):
         done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
         return done.returncode, done.stderr
 
-    stale = (1, "error: docs/flags.md is stale: python docs/make_flags.py writes it anew\n")
+    stale = (1, "error: docs/flags.md is stale: run python docs/make_flags.py to write it again\n")
     assert call("--check") == stale
     assert call() == (0, "") and call("--check") == (0, "")
     (tmp_path / "a.py").write_text("class Args:\n    seed: int = 8  # of it\n\n\nrun_script(main, Args, '')\n")

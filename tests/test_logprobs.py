@@ -112,7 +112,7 @@ def test_a_model_that_sees_across_completions_gets_a_row_each(capsys, monkeypatc
         logprobs_module, "sharing_mask", lambda owner, mask, dtype: sharing_mask(owner * 0, mask, dtype)
     )
     assert not takes_shared_prompts(model)
-    assert "one row each" in capsys.readouterr().out
+    assert "each completion gets its own row" in capsys.readouterr().out
     monkeypatch.undo()
     alone = completion_outputs(model, PROMPTS, COMPLETIONS, share_prompts=False).logprobs
     assert torch.equal(completion_outputs(model, PROMPTS, COMPLETIONS).logprobs, alone)

@@ -78,7 +78,7 @@ def test_a_task_is_what_the_bigcode_harness_makes_of_it(tmp_path):
     ("records", "says"),
     [
         ([], "has no tasks"),
-        ([RECORD], "has 1 of MBPP's 974 tasks; name what is made of them with --name"),
+        ([RECORD], "has 1 of MBPP's 974 tasks; give the files another name with --name"),
         ([1], "record 1: wants a JSON object, not int"),
         ([RECORD, RECORD], "record 2: task_id 601 comes twice"),
         ([RECORD | {"task_id": "601"}], "record 1: task_id '601' is not a number from 1 to 974"),
@@ -112,7 +112,7 @@ def test_the_full_set_comes_from_the_hub(tmp_path, monkeypatch):
     assert asked == [("google-research-datasets/mbpp", "full")]
     assert [len(read_tasks(tmp_path / f"mbpp_{part}.jsonl")) for part in SPLITS] == [374, 500, 90, 10]
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=None))
-    with pytest.raises(InputError, match="mbpp cannot be had from the hub .*; give a local copy with --source FILE"):
+    with pytest.raises(InputError, match="mbpp cannot be loaded from the hub .*; give a local copy with --source FILE"):
         prepare_humaneval.read_source("", prepare_mbpp.HUB, "full")
 
 

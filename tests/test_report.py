@@ -222,7 +222,7 @@ def test_any_decoder_has_pieces():
         (ROW | {"reward": "1"}, r":2: reward must be a number"),
         (ROW | {"parts": [1]}, r":2: parts must be an object"),
         (ROW | {"token_ids": [1, 2.5]}, r":2: token_ids must be a list of whole numbers"),
-        (ROW | {"token_ids": [-1]}, r":2: token_ids has what is no token's number"),
+        (ROW | {"token_ids": [-1]}, r":2: token_ids has a number that is no token id"),
         (ROW | {"logprobs": "x"}, r":2: logprobs must be a list of numbers"),
         (ROW | {"token_ids": [1, 2], "logprobs": [0.5]}, r":2: logprobs has 1 numbers for 2 tokens"),
     ],

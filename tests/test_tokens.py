@@ -98,10 +98,10 @@ def test_spaces_before_punctuation_stay(tmp_path):
 def test_what_a_tokenizer_loses_stops_the_run_with_the_first_difference(tmp_path):
     tokenizer, task = lossy(), read_tasks("data/pocket_train.jsonl")[0]
     with pytest.raises(
-        InputError, match=r"its solution back: it is written '    .*' and read '.*'; take the tokenizer"
+        InputError, match=r"changes its solution: it is written '    .*' and read '.*'; use the tokenizer"
     ):
         encode_prompts(tokenizer, [task], 1000)
-    with pytest.raises(InputError, match=f"{task['task_id']}: the tokenizer does not give"):
+    with pytest.raises(InputError, match=f"{task['task_id']}: encoding and decoding changes"):
         train_sft_lora.encode(tokenizer, task, 1000)
 
 

@@ -166,7 +166,7 @@ def test_the_rate_is_of_greedy_completions_and_real_verdicts(start, tasks_path, 
 
 def test_bad_settings_are_refused_at_once(tasks_path):
     for settings, says in [
-        ({"patience": 1}, "--patience: has nothing to go by; give --valid_path"),
+        ({"patience": 1}, "--patience: needs validation tasks; give --valid_path"),
         ({"valid_every": 0}, "--valid_every 0: must be at least 1"),
         ({"keep_every": -1}, "--keep_every -1: must not be negative"),
         ({"valid_path": "none.jsonl"}, "none.jsonl: no such task file"),

@@ -1,4 +1,4 @@
-"""A handful of attacks that a working sandbox must survive, tried before every training run."""
+"""Try a few attacks that a working sandbox must survive, before every training run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from judging.self_test import wrong_verdicts
 
-# The file to write is named by the tests, which is how an honest function learns of anything.
+# The tests pass the path of the file to write, because arguments are all that an honest function learns.
 TASK = {
     "task_id": "self-test",
     "prompt": 'def double(x, path=""):\n    """Twice x."""\n',
@@ -47,12 +47,12 @@ ATTACKS = (
     ("signalling its parent", TRY.format("import os; os.kill(os.getppid(), 0)"), ("fail",)),
 )
 
-# What holds only where a root of its own hides the rest of the machine.
+# These hold only where the candidate has its own root folder, which hides the rest of the machine.
 HIDDEN = (("the size of a file", TRY.format("import os; os.stat(path + '.secret')"), ("fail",)),)
 
 
 def attack(sandbox: Any, time_limit: float = 0.5) -> list[str]:
-    """Run every attack. Returns a line for each that got through, [] when all is well."""
+    """Run every attack and return one line for each that got through; [] means that the sandbox holds."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "written")
         secret = Path(folder, "written.secret")

@@ -1,4 +1,4 @@
-"""The sending half of objects.py: which objects both ends know, what became of them, and values as nodes."""
+"""Encode values for the sandbox's border: this is the sending half of objects.py."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ from judging.python.plain import (
     state,
 )
 
-MAX_ITEMS = 100_000  # of an iterator that a test passes
+MAX_ITEMS = 100_000  # in an iterator that a test passes
 _ZONES = {"builtins", "datetime", "zoneinfo"}  # None, and time zones that are plain data
-_NAMED = (type, types.BuiltinFunctionType, types.FunctionType, types.MethodDescriptorType)  # what is sent by its name
+_NAMED = (type, types.BuiltinFunctionType, types.FunctionType, types.MethodDescriptorType)  # sent by name
 
 
 class Encoder(Known):
-    """One end's knowledge of what has crossed in one check.
+    """The objects that have crossed in one check, as one end knows them, and how to send more.
 
     Args:
-        refer: called with whatever is not plain data; returns the body of an "x" tag, or raises.
+        refer: called with a value that is not plain data; returns the body of an "x" tag, or raises.
         resolve: turns the body of an "x" tag into a value.
-        trusted: this is the judge's end. It sends no instance of a subclass, and takes from the other end no function
-            and no class but those of plain data.
-        stand_in: gives the class for an instance of a subclass: of its name, its base, and the methods of the base
-            that the subclass replaces.
-        fetch: gives a class of the program under test by name, for named tuples; None if there is none.
-        member: gives the member of an enumeration that both ends have, by "class.name"; else None.
+        trusted: whether this is the judge's end. That end sends no instance of a subclass as such. From the other end
+            it accepts no functions, and no classes except those of plain data.
+        stand_in: makes the class for an instance of a subclass, from the subclass's name, its plain base and the names
+            of the methods that it replaces.
+        fetch: returns this end's class of a name, for named tuples and the prompt's classes; None if there is none.
+        member: returns the member of an enumeration that both ends have, by "class.name"; else None.
     """
 
     def __init__(
@@ -75,24 +75,24 @@ class Encoder(Known):
         super().__init__(trusted)
         self.refer, self.resolve = refer, resolve
         self.stand_in, self.fetch, self.member = stand_in, fetch, member
-        self.classes: set[str] = set()  # the prompt's own, which both ends have and whose objects are plain data
-        self.made: dict[tuple, type] = {}  # classes of named tuples
+        self.classes: set[str] = set()  # the prompt's own classes: both ends have them, their objects are plain data
+        self.made: dict[tuple, type] = {}  # classes that were made for named tuples
 
     # values to nodes
 
     def encode(self, value: Any) -> Any:
-        """Turn a value into what `json.dumps` can write; within `begin` and the message's end.
+        """Turn a value into a node that `json.dumps` can write. Call `begin` first for each message.
 
         Raises:
-            TooBig: deeper than `MAX_DEPTH` or larger than a message.
-            NotPlain: only where `refer` raises it.
+            TooBig: the value nests deeper than `MAX_DEPTH` or is larger than a message.
+            NotPlain: only if `refer` raises it.
 
         >>> objects = Encoder()
         >>> objects.begin()
         >>> objects.encode((1, {"a": {2}}))
         {'t': [1, {'d': [['a', {'s': [2]}]]}]}
         """
-        if type(value) in ATOMS:  # the most frequent by far
+        if type(value) in ATOMS:  # by far the most frequent case
             return self._encode(value, 0)
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(limit + 5 * MAX_DEPTH)
@@ -122,7 +122,7 @@ class Encoder(Known):
             return {"#": number}
         if (
             kind is list and depth < MAX_DEPTH and ATOMS.issuperset(kinds := set(map(type, value)))
-        ):  # most lists are, and all large ones
+        ):  # a shortcut, since most lists hold only atoms, and all large ones do
             self._spend(2 * len(value))
             self._register(value, mutable=True)
             return self._flat(value, kinds)
@@ -137,10 +137,10 @@ class Encoder(Known):
             try:
                 self._spend(len(value.encode()))
                 return value
-            except UnicodeEncodeError:  # JSON would join two lone surrogates to one character
+            except UnicodeEncodeError:  # JSON would join two lone surrogates into one character
                 return {"u": value.encode("utf-8", "surrogatepass").hex()}
         if kind is float and value != value:
-            self._register(value)  # each nan is itself only
+            self._register(value)  # a nan equals only itself, so it needs an identity
         node = ENCODE[kind](value)
         self._spend(len(node) if type(node) is str else 4)
         return {ATOM_TAGS[kind]: node}
@@ -157,7 +157,7 @@ class Encoder(Known):
         return node
 
     def _inside(self, value: Any, depth: int) -> Any:
-        """The node of a container whose number is known, of a plain type or a subclass of one."""
+        """Return the node of a numbered container, which has a plain type or a subclass of one."""
         kind = plain_base(type(value))
         if kind is bytearray:
             self._spend(2 * bytearray.__len__(value))
@@ -181,7 +181,7 @@ class Encoder(Known):
         return {TAGS[kind]: items}
 
     def _flat(self, value: list, kinds: set[type]) -> list:
-        """The node of a list of atoms, without a look at each in Python where they are of one kind."""
+        """Return the node of a list of atoms; if they all have one type, no Python code looks at each of them."""
         plain = True
         if int in kinds:
             whole = value if len(kinds) == 1 else [x for x in value if type(x) is int]
@@ -212,7 +212,7 @@ class Encoder(Known):
         name = f"{module}.{kind.__qualname__}"
         if name in VALUES and fetch(name) is kind and type(getattr(value, "tzinfo", None)).__module__ in _ZONES:
             return {"v": [name, [self._encode(part, 0) for part in VALUES[name](value)]]}
-        # of the class and not the object, which may say that it has another
+        # test the class, not the object, which may claim another class
         if issubclass(kind, _NAMED if self.trusted else type) and (named := name_of(value)):
             if self.trusted or "." not in named or value in BASE_SET:
                 return {"T": named}
@@ -243,13 +243,17 @@ class Encoder(Known):
         return {"S": [name, hashable, self._plain_part(base, value, depth), replaced(kind, base)]}
 
     def is_plain(self, kind: type) -> bool:
-        """Whether a class of this name is the prompt's, and its objects cross by their attributes."""
+        """Return whether this end has the class under its name, and its objects can be sent as their attributes."""
         return self.fetch(kind.__name__) is kind and not is_enum(kind) and is_bare(kind)
 
     def _of_tests(self, kind: type, value: Any, depth: int) -> Any:
-        """What only tests can pass: iterators, methods of plain data, patterns, members of enumerations."""
+        """Encode what only tests can pass: iterators, methods of plain data, patterns, members of enumerations.
+
+        Returns None for anything else.
+        """
         if kind in COPIED or (kind in ITERATORS and depth == 0):
-            # the tests may go on with a copied one, from where the candidate stopped; of the others nobody knows
+            # The tests may continue a copied iterator where the candidate stopped. Other iterators are used up here;
+            # remote.kept_elsewhere has checked that the tests do not hold them.
             source = forked(value) or value
             items = list(islice(source, MAX_ITEMS + 1))
             if len(items) > MAX_ITEMS:
@@ -264,7 +268,7 @@ class Encoder(Known):
         return {"e": named} if named else None
 
     def _plain_part(self, base: type, value: Any, depth: int) -> Any:
-        """An instance of a subclass as its base holds it, by the base's own methods."""
+        """Encode an instance of a subclass as its plain base holds it, using the base's own methods."""
         if base in CONTAINERS or base is list or base is tuple:
             if depth >= MAX_DEPTH:
                 raise TooBig(f"it nests deeper than {MAX_DEPTH} levels")

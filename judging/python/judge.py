@@ -1,7 +1,7 @@
-"""The trusted half of a worker: executes the prompt's helpers and the tests, and asks the candidate for values.
+"""Run the prompt's helpers and the tests of a task, and ask the candidate for values: a worker's trusted half.
 
-Started by `Sandbox` with a socket to it. It starts its zygote, reports which layers hold, then answers check by check:
-{"task", "completion", "time_limit", "weak"} in, the fields of a `Verdict` out.
+`Sandbox` starts this script with a socket to it. The script starts its zygote, reports which layers hold, and then
+answers checks one by one: {"task", "completion", "time_limit", "weak"} in, the fields of a `Verdict` out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import types
 from pathlib import Path
 from typing import Any, NoReturn
 
-if __name__ == "__main__":  # started by its path: modules are found from the project's folder, not from this one
+if __name__ == "__main__":  # started by path: search modules in the project's folder, not in this one
     sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 from judging.codec import MAX_REQUEST, dump_frame, split_frame
@@ -37,14 +37,14 @@ from judging.python.zygote import REPORT, START
 from judging.tasks import candidate_source, test_source
 
 MAX_SOURCE = 256 * 1024  # characters of a program under test
-REPEAT_ALARM = 0.05  # seconds between deadlines after the first one, for tests that swallow it
-LARGE, SPLIT_LIMIT = 64 * 1024, 30.0  # characters of a task whose tests take long to split, and seconds for that
-OPEN = ("uncrossable", "raised")  # the task's fault or the completion's: not a verdict yet
-REAP_LIMIT = 2.0  # seconds a zygote may take to kill and reap
+REPEAT_ALARM = 0.05  # seconds between alarms after the first one, for tests that swallow its exception
+LARGE, SPLIT_LIMIT = 64 * 1024, 30.0  # a task of more characters takes long to split, and gets this many seconds for it
+OPEN = ("uncrossable", "raised")  # not yet a verdict: either the task or the completion is at fault
+REAP_LIMIT = 2.0  # seconds that a zygote may take to kill and reap
 
 
 class Broken(Exception):
-    """The worker cannot go on; the caller starts another."""
+    """The worker cannot continue; the caller starts another."""
 
 
 class Judge:
@@ -58,7 +58,7 @@ class Judge:
         self.zygote = subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],
-            env=dict(os.environ),  # ours is empty but for what `sandbox.ENVIRONMENT` holds
+            env=dict(os.environ),  # ours holds only `judging.worker.ENVIRONMENT`
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -67,34 +67,34 @@ class Judge:
         self.layers = json.loads(self.control.recv(1 << 16) or '{"error": "the zygote did not start"}')
         self.session: Session | None = None
         self.armed, self.checks = False, 0
-        self.references: dict[str, str] = {}  # task -> `cause` of its reference's verdict, where that was in question
+        self.references: dict[str, str] = {}  # task -> `cause` of its reference solution's verdict
 
     def tell(self, seconds: float) -> None:
-        """Ask the caller for this many seconds from now on."""
+        """Ask the caller to wait this many seconds from now."""
         self.parent.sendall(dump_frame({"wait": seconds}))
 
     def on_alarm(self, _: int, frame: types.FrameType | None) -> None:
         session = self.session
         if not self.armed or session is None:
             return
-        if session.over is None and (left := session.deadline - time.monotonic()) > 0.001:  # messages took long
+        if session.over is None and (left := session.deadline - time.monotonic()) > 0.001:  # extended for slow messages
             signal.setitimer(signal.ITIMER_REAL, left, REPEAT_ALARM)
             return self.tell(left)
         while frame is not None:
             if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-                # a module left half imported breaks later checks; the alarm comes again in a moment
+                # a half-imported module would break later checks; the alarm repeats in a moment
                 session.over = session.over or ("timeout", "")
                 return
             frame = frame.f_back
         session.end("timeout", "")
 
     def answer(self, job: dict[str, Any]) -> None:
-        """Judge one completion, and send the fields of its `Verdict`.
+        """Judge one completion and send the fields of its `Verdict`.
 
         Tests that may change this interpreter run in a fork of it.
 
         Raises:
-            Broken: the zygote is gone.
+            Broken: the zygote is gone, or the fork failed.
         """
         key = json.dumps([job["task"].get(name) for name in _PARTS])
         if len(key) > LARGE:
@@ -109,7 +109,7 @@ class Judge:
             self.tell(job["time_limit"])
         if plan is None or not plan.lasting:
             return self.send(self.check(key, plan, job))
-        for module in plan.modules:  # here, and not again in every fork
+        for module in plan.modules:  # once here, not in every fork
             if module.partition(".")[0] in sys.stdlib_module_names or module in IMPORTABLE.values():
                 with contextlib.suppress(Exception):
                     importlib.import_module(module)
@@ -122,7 +122,7 @@ class Judge:
             finally:
                 os._exit(1)
         status = os.waitpid(pid, 0)[1]
-        if os.WIFSIGNALED(status):  # the caller judges by how this process ends
+        if os.WIFSIGNALED(status):  # end like the fork, because the caller looks at how this process ends
             os.kill(os.getpid(), os.WTERMSIG(status))
         if status:
             raise Broken("the fork that ran the tests failed")
@@ -134,7 +134,7 @@ class Judge:
             self.leave()
 
     def check(self, key: str, plan: Split | None, job: dict[str, Any]) -> dict[str, Any]:
-        """The fields of the verdict on one completion."""
+        """Return the fields of the verdict on one completion."""
         task, limit = job["task"], job["time_limit"]
         source = candidate_source(task, job["completion"])
         if len(source) > MAX_SOURCE:
@@ -147,13 +147,13 @@ class Judge:
         )
         if again:
             beside = self.attempt(None, task, source, max(limit - verdict["wall_seconds"], 0.01))
-            if plan.surroundings:  # the values are right: it must also pass where the tests can look around it
+            if plan.surroundings:  # right values; it must also pass in the interpreter that the tests ask about
                 beside |= {name: verdict[name] for name in ("tests_passed", "tests_total") if name in verdict}
             verdict = beside
         return verdict
 
     def at_fault(self, key: str, plan: Split, task: dict[str, Any], what: str, limit: float) -> bool:
-        """Whether the task itself is to blame for this: nothing was asked yet, or its reference gets it too."""
+        """Return whether the task is at fault: nothing was asked yet, or its reference solution fails with `what`."""
         if not self.session.asked:
             return True
         body = task.get("canonical_solution")
@@ -165,7 +165,7 @@ class Judge:
         return self.references[key] == what
 
     def attempt(self, plan: Split | None, task: dict[str, Any], source: str, limit: float) -> dict[str, Any]:
-        """One child from fork to reaping; in the weaker mode if there is no plan."""
+        """Run one child from fork to reaping. Without a plan this is the weaker mode: the tests run in the child."""
         started = time.monotonic()
         try:
             with self.start(math.ceil(limit) + 1) as channel:
@@ -178,15 +178,15 @@ class Judge:
         if hung_up:
             verdict["status"], verdict["reason"] = how_it_died(ended, killed, cpu, limit)
             if not self.session.ready:
-                verdict["status"] = "infrastructure"  # the candidate cannot have done that
+                verdict["status"] = "infrastructure"  # the candidate did not run yet
         return {**verdict, "cpu_seconds": cpu, "peak_mib": peak}
 
     def orphaned(self) -> bool:
-        """Whether the caller ended; a fork of it may still hold the other end of our socket open."""
+        """Return whether the caller ended. A fork of it may still hold our socket open, so reading does not tell."""
         return os.getppid() != self.caller
 
     def leave(self) -> NoReturn:
-        """End this worker: the zygote sees the socket close, kills what runs, and ends."""
+        """End this worker: the zygote sees the socket close, kills its children, and ends."""
         self.control.close()
         try:
             self.zygote.wait(REAP_LIMIT)
@@ -194,7 +194,7 @@ class Judge:
             os._exit(0)
 
     def start(self, cpu_seconds: int) -> socket.socket:
-        """Get a locked-down child. Returns the socket to it."""
+        """Get a locked-down child and return the socket to it."""
         self.control.send(START.pack(b"F", cpu_seconds))
         answer, descriptors, _, _ = socket.recv_fds(self.control, START.size, 1)
         if not descriptors:
@@ -203,7 +203,7 @@ class Judge:
         return socket.socket(fileno=descriptors[0])
 
     def reap(self, how: bytes) -> tuple[int, bool, float, float]:
-        """Have the child killed and waited for. Returns its wait status, who killed it, CPU seconds and peak MiB."""
+        """Have the child killed and reaped; return its wait status, whether we killed it, CPU seconds and peak MiB."""
         self.control.send(how)
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
@@ -214,7 +214,7 @@ class Judge:
         return status, killed, user + system, peak / 1024
 
     def run(self, plan: Split | None, task: dict, source: str, limit: float, channel: socket.socket) -> dict[str, Any]:
-        """One conversation with a fresh child, under the deadline. Status "gone" if the child hung up."""
+        """Run a check with a fresh child, under the deadline. The status is "gone" if the child hung up."""
         place = functools.partial(place_of, candidate_source(task, "").count("\n"))
         deadline = time.monotonic() + limit
         session = Session(channel, self.parent, self.leave, self.orphaned, deadline, place)
@@ -223,25 +223,25 @@ class Judge:
         try:
             try:
                 self.armed = True
-                signal.signal(signal.SIGALRM, self.on_alarm)  # an earlier task's tests may have taken it
+                signal.signal(signal.SIGALRM, self.on_alarm)  # earlier tests may have replaced the handler
                 signal.setitimer(signal.ITIMER_REAL, limit, REPEAT_ALARM)
                 verdict = _converse(session, plan, task, source, progress)
             except CheckOver:
                 verdict = outcome("", "")
             except MemoryError:
                 verdict = outcome("fail", "the test itself ran out of memory on what the function returned")
-            except Exception as error:  # ours: what we made of the program's values
+            except Exception as error:  # our own code failed on the program's values
                 if not session.ready:
                     raise
                 verdict = outcome("fail", f"the judge failed on what the program returned: {told(error)}")
             finally:
                 self.armed = False
-        except CheckOver:  # the alarm went off on the very last line
+        except CheckOver:  # the alarm came during the last line
             verdict = outcome("", "")
         signal.setitimer(signal.ITIMER_REAL, 0)
         if verdict["status"] == "pass" and session.unsolicited():
             session.over = ("protocol", "something was written to the judge before it asked")
-        if session.over is not None:  # sticky: whatever the tests made of it
+        if session.over is not None:  # this counts even if the tests swallowed the exception
             status, reason = session.over
             if status == "timeout":
                 reason = f"no result within {limit:g} s"
@@ -252,9 +252,9 @@ class Judge:
         verdict["weak"] = plan is None
         progress.outcomes.clear()
         if (module := sys.modules.pop("tests_of_the_task", None)) is not None:
-            module.__dict__.clear()  # its functions hold it in a cycle, and with it whatever the candidate returned
+            module.__dict__.clear()  # its functions form a cycle with it, which would keep what the candidate returned
         self.checks += 1
-        gc.collect(1 if self.checks % 32 else 2)  # young objects for the most part, and what they hold
+        gc.collect(1 if self.checks % 32 else 2)  # usually only young objects
         return verdict
 
 
@@ -289,18 +289,18 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
             return outcome("no_entry_point", f"{name} {problem}")
         value = given[name]
         raised = isinstance(value, type) and issubclass(value, Exception)
-        if callable(value) and not isinstance(value, Remote) and not raised:  # such as a class of Python's
-            given[name] = session.resolve([name, name, "c"])  # it is called over there
+        if callable(value) and not isinstance(value, Remote) and not raised:  # e.g. a class of Python's
+            given[name] = session.resolve([name, name, "c"])  # it is called in the candidate's process
     for name, imported in plan.imports.items():
         namespace[name] = importlib.import_module(imported)
     namespace.update(given)
-    session.names = dict(namespace)  # without what the tests define
+    session.names = dict(namespace)  # a copy, without the names that the tests will define
     absent = set(plan.remote) - set(given)
-    # what is here already, such as a class of Python's, may be called without asking
+    # values that are here already, such as a class of Python's, may be called without asking the candidate
     session.asked = any(not isinstance(value, Remote) for value in given.values())
 
     def record(number: int, error: BaseException | None) -> None:
-        if session.over is None:  # else this test has swallowed the end of the check, and did not pass
+        if session.over is None:  # else this test swallowed the end of the check, so it did not pass
             progress.record(number, error)
 
     namespace.update({COMPARE: compared, TRUTH: untrue, RECORD: record})
@@ -326,7 +326,7 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
 
 
 def _converse_weakly(session: Session, task: dict, source: str) -> dict[str, Any]:
-    """The tests run beside the candidate, which can forge a pass; it stays as locked down as ever."""
+    """Run the tests in the candidate's process, where it can forge a pass; it is locked down as always."""
     ready = session.receive()
     if ready.get("ready") != "":
         return outcome("infrastructure", one_line(ready.get("ready")))
@@ -337,7 +337,7 @@ def _converse_weakly(session: Session, task: dict, source: str) -> dict[str, Any
 
 
 def _loading_failed(session: Session, reply: Any) -> dict[str, Any] | None:
-    """The verdict on a program that did not load, None if it did."""
+    """Return the verdict on a program that did not load, None if it did."""
     if type(reply) is not dict:
         session.end("protocol", "a malformed answer to the program")
     if "error" not in reply and "exit" not in reply:
@@ -364,14 +364,14 @@ def _split_cached(parts: str) -> Split:
 
 
 def main() -> None:
-    """Arguments: the descriptor of the socket to the caller, the caller's pid, and the zygote's settings as JSON."""
+    """Serve checks; argv: descriptor of the socket to the caller, the caller's pid, the zygote's settings as JSON."""
     parent, settings = socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[3])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if settings["core"] is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {settings["core"]})
     judge = Judge(parent, int(sys.argv[2]), settings)
     if sys.platform == "linux":
-        # a test may blow up on what the candidate returned, and must not take the machine along
+        # a test may need any amount of memory for a returned value; it must not exhaust the machine's
         resource.setrlimit(resource.RLIMIT_AS, (settings["judge_mib"] << 20,) * 2)
     parent.sendall(dump_frame(judge.layers))
     gc.collect()
@@ -392,7 +392,7 @@ def main() -> None:
             judge.answer(frame[0])
         except Broken as error:
             judge.send(outcome("infrastructure", str(error)))
-        except Exception as error:  # ours, so it must not pass for the completion's
+        except Exception as error:  # our own error, which must not be blamed on the completion
             judge.send(outcome("infrastructure", one_line(f"the judge failed: {error!r}")))
 
 

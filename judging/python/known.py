@@ -1,4 +1,4 @@
-"""What one end of the sandbox's border knows of the objects that have crossed, and what became of them."""
+"""Keep track of the objects that have crossed the sandbox's border, and of their changes, at one of its ends."""
 
 from __future__ import annotations
 
@@ -13,45 +13,49 @@ from judging.python.plain import COPIED, children, contents
 
 
 class Known:
-    """The numbered objects of one check, as one end has them; `Encoder` writes and `Objects` reads them."""
+    """The numbered objects of one check at one end; `Encoder` writes them and `Objects` reads them."""
 
     def __init__(self, trusted: bool) -> None:
         self.trusted = trusted
         self.known: dict[int, Any] = {}  # number -> object
         self.numbers: dict[int, int] = {}  # id of an object -> its number
-        self.before: dict[int, Any] = {}  # number -> contents that both ends know, of what can change
+        self.before: dict[int, Any] = {}  # number of a mutable object -> its contents that both ends know
         self.deep: dict[int, int] = {}  # number -> how deep a tuple of tuples nests
         self.left: dict[int, int] = {}  # number -> items that an iterator of the tests still has
-        self.active: set[int] = set()  # what the candidate may still hold; the others wait to be passed again
-        self.looked = self.enough = 0  # elements that `changes` looked at since `free`, and how many `free` waits for
-        self.scanned = 64  # how many were known when `unused` last looked
-        self.count = 0
-        self.unfinished: set[int] = set()  # tuples and their like whose parts are on their way
-        self.room = 0
+        self.active: set[int] = set()  # what the candidate may still hold; others cannot change until passed again
+        self.looked = self.enough = 0  # elements compared since `free` ran, and how many `free` waits for
+        self.scanned = 64  # number of known objects when `unused` last looked
+        self.count = 0  # the next number
+        self.unfinished: set[int] = set()  # immutable containers whose parts are being encoded
+        self.room = 0  # how much the message may still grow
 
     def _encode(self, value: Any, depth: int) -> Any:
-        """The node of a value; `Encoder` has it."""
+        """Return the node of a value; `Encoder` implements it."""
         raise NotImplementedError
 
     def _inside(self, value: Any, depth: int) -> Any:
-        """The node of what a mutable object holds; `Encoder` has it."""
+        """Return the node of a mutable object's contents; `Encoder` implements it."""
         raise NotImplementedError
 
     # one message
 
     def begin(self) -> None:
         """Start to encode a message."""
-        self.room = MAX_REQUEST if self.trusted else MAX_FRAME  # an element takes a byte or more
+        self.room = MAX_REQUEST if self.trusted else MAX_FRAME  # an element takes at least a byte
         self.unfinished.clear()
 
     def changes(self) -> list:
-        """What became of the mutable objects that both ends know: [number, contents] each."""
+        """Return [number, contents] for each mutable object known to both ends that has changed.
+
+        Raises:
+            TooBig: an iterator has more items than before, or the changes do not fit into a message.
+        """
         changed: list = []
         if not self.active:
             return changed
         seen: set[int] = set()
         while suspects := [number for number in self._suspects(seen) if number in self.active]:
-            self._tell(suspects, changed)  # which may wake others
+            self._tell(suspects, changed)  # this may wake other objects
         for number in self.active & self.left.keys():
             value = self.known[number]
             if type(value) in COPIED and (left := operator.length_hint(value)) != self.left[number]:
@@ -62,10 +66,10 @@ class Known:
         return changed
 
     def _tell(self, numbers: list[int], changed: list) -> None:
-        """Add to `changed` what became of these objects."""
+        """Add to `changed` the new contents of each of these objects that has changed."""
         for number in numbers:
             value, before = self.known[number], self.before[number]
-            now = value if type(value) is list else contents(value)  # most are, and need no copy
+            now = value if type(value) is list else contents(value)  # lists, the most frequent, need no copy
             self.looked += len(before) + 1
             same = all(map(operator.is_, now, before)) if isinstance(now, list) else now == before
             if same and len(now) == len(before):
@@ -78,7 +82,10 @@ class Known:
             self.before[number] = now.copy() if now is value else now
 
     def _suspects(self, seen: set[int]) -> list[int]:
-        """What may have changed and was not `seen`, without the lists that can be told unchanged many at a time."""
+        """List active mutable objects that are not in `seen` and may have changed.
+
+        Lists are compared in groups of 64, so that unchanged ones are dropped at once.
+        """
         numbers = list((self.active & self.before.keys()) - seen)
         seen.update(numbers)
         found = []
@@ -93,16 +100,20 @@ class Known:
         return found
 
     def free(self) -> list[int]:
-        """At the candidate's end: what only this table holds, so that it cannot change until it is passed again.
+        """At the candidate's end, find active objects that only this table still refers to, and make them inactive.
 
-        It looks when `changes` has cost as much: what is active needs no look as long as that is cheap.
+        Such an object cannot change until it is passed again, so `changes` need not compare it. The search costs time,
+        so it waits until `changes` has compared `enough` elements since the last search.
+
+        Returns:
+            the numbers of these objects.
         """
         if not self.active or self.looked < self.enough:
             return []
         self.looked = 0
         held: Counter = Counter()
         for number in self.active:
-            weight = 2 if number in self.before else 1  # the object itself, and what is written down of it
+            weight = 2 if number in self.before else 1  # the object itself, and its contents in `before`
             for child in filter(self.numbers.__contains__, map(id, children(self.known[number]))):
                 held[child] += weight
         known = self.known
@@ -119,7 +130,7 @@ class Known:
         return gone
 
     def wake(self, number: int) -> None:
-        """What is passed may change from now on, and so may what is in it."""
+        """Make an object and everything in it active: it is being passed, so it may change from now on."""
         waiting = [number]
         while waiting:
             number = waiting.pop()
@@ -131,7 +142,10 @@ class Known:
         return [self.numbers[child] for child in filter(self.numbers.__contains__, map(id, children(value)))]
 
     def unused(self) -> list[int]:
-        """Now and then: drop what nobody else holds here, and give its numbers, for the other end to forget."""
+        """Forget objects that nothing else here refers to; return their numbers, for the other end to forget too.
+
+        The search runs only when the number of known objects has doubled since the last one.
+        """
         if len(self.known) < 2 * self.scanned:
             return []
         gone = [number for number in self.known if getrefcount(self.known[number]) == 2]
@@ -140,7 +154,7 @@ class Known:
         return gone
 
     def rewind(self, count: int) -> None:
-        """Forget what has crossed since `count` objects had: the message that said so will not be sent."""
+        """Forget every object numbered `count` or higher, because the message that introduced them will not be sent."""
         self.forget(list(range(count, self.count)))
         self.count = count
 

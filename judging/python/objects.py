@@ -1,31 +1,31 @@
-"""Values across the sandbox's border: plain data as a graph, in which every object keeps its identity.
+"""Send values across the sandbox's border as a graph of plain data, in which every object keeps its identity.
 
-Both ends number what crosses in the order in which it does, so that an object that crosses again is that object: two
-rows that are one list, an argument that is returned, a list that the candidate kept and changes later. Before each
-message, each end says what became of the mutable objects that both know.
+Both ends number objects in the order in which they cross. An object that crosses again is therefore recognised: two
+rows that are one list, an argument that is returned, a list that the candidate kept and changes later. With each
+message, an end also sends the changes of the mutable objects that both ends know.
 
-JSON's own values stand for themselves (None, bool, int below 2**63, finite float, str, list); everything else is an
+JSON's own values represent themselves (None, bool, int below 2**63, finite float, str, list); everything else is an
 object with one key, its tag:
 
-    {"#": n} the object of this number        {"x": ...} a reference: what it means is up to the caller
+    {"#": n} the object with this number      {"x": ...} a reference: the caller decides what it means
     {"t": [...]} tuple     {"s": [...]} set           {"z": [...]} frozenset    {"d": [[key, value], ...]} dict
     {"b": "hex"} bytes     {"y": "hex"} bytearray     {"i": "hex"} large int    {"f": "nan" | "inf" | "-inf"}
     {"u": "hex"} str with lone surrogates     {"c": [re, im]} complex           {"r": [a, b, step]} range
     {"O" | "C": [pairs]} OrderedDict, Counter {"D": [factory, pairs]} defaultdict
     {"q": [maxlen, items]} deque   {"N": [name, fields, items]} named tuple     {"I": [items]} an iterator
-    {"v": [type, arguments]} Fraction, Decimal, date, time, datetime, timedelta, slice
+    {"v": [type, arguments]} Fraction, Decimal, date, time, datetime, timedelta, slice and the others in `VALUES`
     {"a": [dtype, shape, "hex"]} numpy array, without a shape a numpy scalar    {"T": name} a type or function of Python
     {"w": ["keys" | "values" | "items", mapping]} a view of a dict
     {"o": [class, [[name, value]]]} an object of one of the prompt's own classes, which both ends have
     {"S": [name, hashable, plain, methods]} an instance of a subclass of one of these types
 
-and from the tests alone {"m": [object, name]} a method of such an object, {"p": [pattern, flags]} a compiled pattern,
+Only the tests can send {"m": [object, name]} a method of such an object, {"p": [pattern, flags]} a compiled pattern,
 {"e": "class.member"} a member of an enumeration. In changes, {"I": n} says how many items an iterator has left, and
-{"+": [n, items]} that a list keeps its first n items and then has these.
+{"+": [n, items]} says that a list keeps its first n items, followed by these.
 
-A subclass of a builtin type arrives as a subclass that has the name, and of the methods those that it replaces, which
-run over there. Its contents are those of the base, and so is `==`: an `__eq__` of the candidate's never reaches the
-judge.
+An instance of a subclass of a builtin type arrives as an instance of a new subclass with the same name. Methods that
+the candidate's class replaces are forwarded to its process. The contents and `==` are those of the builtin base, so an
+`__eq__` of the candidate's never reaches the judge.
 """
 
 from __future__ import annotations
@@ -66,15 +66,20 @@ from judging.python.plain import (
     text,
 )
 
-MAX_BITS = 1 << 16  # of an int in a Fraction or its like, whose constructor takes quadratic time
-MAX_NESTING = 5000  # tuples inside one another, over all messages
+MAX_BITS = 1 << 16  # of an int in a Fraction or the like, whose constructor takes quadratic time
+MAX_NESTING = 5000  # levels of tuples inside tuples, over all messages
 
 
 class Objects(Encoder):
-    """One end's knowledge of what has crossed in one check; `Encoder` says what it is made with."""
+    """The objects that have crossed in one check, as one end knows them; `Encoder` documents the arguments."""
 
     def apply(self, changes: list) -> None:
-        """Do to our objects what the other end's `changes` say; raises Malformed."""
+        """Apply the other end's `changes` to our objects.
+
+        Raises:
+            Malformed: `changes` cannot have written this.
+            Costly: a new value takes far longer to read than to write.
+        """
         try:
             for number, node in changes:
                 value = self.known[number]
@@ -91,7 +96,7 @@ class Objects(Encoder):
             raise Malformed(f"malformed change: {error}"[:200]) from None
 
     def _draw(self, number: int, iterator: Any, left: int) -> None:
-        """Take from an iterator what the other end has taken from its own."""
+        """Advance an iterator as far as the other end has advanced its copy."""
         taken = self.left[number] - left
         if type(left) is not int or left < 0 or taken < 0:
             raise Malformed("an iterator has no more items than it had")
@@ -99,15 +104,16 @@ class Objects(Encoder):
         deque(islice(iterator, taken), maxlen=0)
 
     def decode(self, node: Any) -> Any:
-        """The inverse of `encode`.
+        """Return the value of a node; the inverse of `encode`.
 
         Raises:
             Malformed: `encode` cannot have written this.
+            Costly: the value takes far longer to read than to write.
 
         >>> Objects().decode({'t': [1, {'d': [['a', {'s': [2]}]]}]})
         (1, {'a': {2}})
         """
-        if type(node) in ATOMS:  # the most frequent by far
+        if type(node) in ATOMS:  # by far the most frequent case
             return node
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(limit + 5 * MAX_DEPTH)
@@ -115,7 +121,7 @@ class Objects(Encoder):
             return self._decode(node, 0)
         except (MemoryError, Costly):
             raise
-        except Exception as error:  # whatever a constructor says to what a hostile process wrote
+        except Exception as error:  # a constructor may raise anything on a hostile process's message
             raise Malformed(f"malformed value: {error}"[:200]) from None
         finally:
             sys.setrecursionlimit(limit)
@@ -171,7 +177,7 @@ class Objects(Encoder):
         return value
 
     def _fill(self, value: Any, node: Any, depth: int) -> None:
-        """Make a container hold what a node says."""
+        """Replace a container's contents by those of a node."""
         kind = plain_base(type(value))
         if kind is list:
             if type(node) is dict:
@@ -191,12 +197,12 @@ class Objects(Encoder):
             return
         if kind is None:
             atoms = {name: part for name, part in body[1] if type(part) in ATOMS}
-            fill_object(value, atoms)  # first: a set in a circle with it asks for its hash
+            fill_object(value, atoms)  # first, because a set that refers back to it asks for its hash
             fill_object(value, {name: self._decode(part, depth + 1) for name, part in body[1]})
             return
         if tag != MUTABLE[kind]:
             raise Malformed(f"tag {tag!r} for a {kind.__name__}")
-        # by the plain type's own methods: at the candidate's end, a subclass may have others
+        # call the plain type's own methods: at the candidate's end, a subclass may replace them
         if kind is bytearray:
             bytearray.__setitem__(value, slice(None), bytes.fromhex(text(body)))
         elif kind is set:
@@ -251,7 +257,7 @@ class Objects(Encoder):
         return self._settle(number, value)
 
     def _measure(self, number: int, value: Any) -> None:
-        """Refuse tuples that nest deeper, over all messages of a check, than C code can hash."""
+        """Raise Costly if tuples nest too deeply, over all messages of a check, for C code to hash them."""
         if ATOMS.issuperset(map(type, value)):
             return
         inside = (self.deep.get(self.numbers.get(id(part), -1), 0) for part in value)
@@ -269,7 +275,7 @@ class Objects(Encoder):
         return member
 
     def _settle(self, number: int, value: Any) -> Any:
-        """Give an object that could only now be made the number that was kept for it."""
+        """Give an immutable object, which could not be made before its parts, the number reserved for it."""
         self.numbers.pop(id(EMPTY), None)
         self.known[number] = value
         self.numbers.setdefault(id(value), number)
@@ -309,7 +315,7 @@ class Objects(Encoder):
         return self._settle(number, base.__new__(kind, plain))
 
     def _named(self, name: str) -> Any:
-        """A type or function of Python, by name."""
+        """Return the type or function of Python with this name; the judge's end accepts types of plain data only."""
         found = fetch(name, load=not self.trusted)
         builtin = isinstance(found, type) and ("." not in name or found in BASE_SET)
         if self.trusted and not builtin and found is not Ellipsis and found is not NotImplemented:
@@ -325,7 +331,7 @@ class Objects(Encoder):
         key = (name, *fields)
         if key not in self.made:
             made = namedtuple("named", fields, rename=True)
-            made.__name__ = name[:MAX_NAME]  # which need not be one that Python takes
+            made.__name__ = name[:MAX_NAME]  # namedtuple() would refuse some names
             self.made[key] = self.stand_in(made.__name__, made, ())
         return self.made[key]
 

@@ -1,4 +1,4 @@
-"""What is plain data at the sandbox's border: the types, and how each is taken apart and put together again."""
+"""Define plain data at the sandbox's border: its types, and how values of each are taken apart and rebuilt."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import Any
 
 from judging.codec import Costly, Malformed
 
-MAX_DEPTH = 200  # containers inside one another
-JSON_INT = 2**63  # larger ints go as hex: reading decimal digits takes quadratic time
+MAX_DEPTH = 200  # levels of containers inside containers
+JSON_INT = 2**63  # larger ints are sent as hex: reading decimal digits takes quadratic time
 MAX_NAME = 80  # characters
 
 ATOMS = {int, float, str, bool, type(None)}
 TAGS = {tuple: "t", set: "s", frozenset: "z", dict: "d", OrderedDict: "O", Counter: "C"}
-MAPPINGS = (OrderedDict, Counter, defaultdict, dict)  # a subclass before its base
+MAPPINGS = (OrderedDict, Counter, defaultdict, dict)  # subclasses before their base
 BASES = (*MAPPINGS, int, float, str, list, tuple, set, frozenset, bytes, bytearray, complex, deque)
 VALUES: dict[str, Callable[[Any], list]] = {
     "fractions.Fraction": lambda v: [v.numerator, v.denominator],
@@ -40,13 +40,13 @@ VALUES: dict[str, Callable[[Any], list]] = {
     "builtins.slice": lambda v: [v.start, v.stop, v.step],
 }
 ITERABLES: tuple[Iterable, ...] = ([], (), "", "\xe4", b"", range(0), {}, {}.values(), {}.items(), set())
-COPIED = {*(type(iter(x)) for x in ITERABLES), type(reversed([]))}  # iterators that can be read and left as they are
+COPIED = {*(type(iter(x)) for x in ITERABLES), type(reversed([]))}  # iterators that can be copied
 ITERATORS = {
     types.GeneratorType, type(iter(range(1 << 70))), enumerate, zip, map, filter, reversed,
     *(kind for kind in vars(itertools).values() if isinstance(kind, type)),
 }  # fmt: skip
 VIEWS = {type(getattr(m, name)()): name for m in ({}, OrderedDict()) for name in ("keys", "values", "items")}
-# methods that Python itself calls, and that stand in the tests for those of the candidate's own classes
+# methods that Python itself calls; the judge's classes for the candidate's objects must define them to forward them
 CALLED_BY_PYTHON = {f"__{name}__" for name in ("call iter next len getitem setitem delitem contains bool reversed "
                                                "enter exit str repr missing").split()}  # fmt: skip
 ARITHMETIC = {f"__{prefix}{name}__" for name in ("add sub mul matmul truediv floordiv mod divmod pow lshift rshift and "
@@ -54,13 +54,13 @@ ARITHMETIC = {f"__{prefix}{name}__" for name in ("add sub mul matmul truediv flo
 ARITHMETIC |= {f"__{name}__" for name in "neg pos abs invert round format int float index lt le gt ge".split()}
 CALLED_BY_PYTHON |= ARITHMETIC
 NUMBERS = "biufcSUmM"  # kinds of numpy's types that hold no objects
-COLLISIONS = 1000  # more keys of one hash than this take the judge more than a moment
-NAMED = sys.stdlib_module_names | {"numpy"}  # modules whose types and functions cross by their names
+COLLISIONS = 1000  # more keys with the same hash would cost the judge too much time
+NAMED = sys.stdlib_module_names | {"numpy"}  # modules whose types and functions are sent by name
 EMPTY = object()
 
 
 class NotPlain(TypeError):
-    """A value that is not plain data and that the caller has no reference for."""
+    """A value is not plain data and cannot be sent as a reference either."""
 
 
 def refuse(value: Any) -> Any:
@@ -95,7 +95,10 @@ def text(body: Any) -> str:
 
 
 def contents(value: Any) -> Any:
-    """What is in a mutable object, one level deep: a list to be compared by identity, or what can be compared."""
+    """Return what is in a mutable object, one level deep.
+
+    The result is a list, whose items are to be compared by identity, or a value that can be compared with ==.
+    """
     kind = plain_base(type(value))
     if kind is None:
         if type(value).__module__ == "numpy":
@@ -109,7 +112,7 @@ def contents(value: Any) -> Any:
 
 
 def children(value: Any) -> Any:
-    """What a container holds; () of anything else."""
+    """Return the objects that a container holds; nothing for any other value."""
     kind = plain_base(type(value))
     if kind in MAPPINGS:
         return [*kind.keys(value), *kind.values(value)]
@@ -119,7 +122,7 @@ def children(value: Any) -> Any:
 
 
 def forked(iterator: Any) -> Any:
-    """Another iterator over what this one has left, which leaves it as it is; None where that cannot be had."""
+    """Return a second iterator over the remaining items, without advancing this one; None if that is impossible."""
     kind = type(iterator)
     if kind in COPIED:
         return copy.copy(iterator)
@@ -136,7 +139,7 @@ def forked(iterator: Any) -> Any:
 
 
 def state(value: Any) -> dict[str, Any]:
-    """The attributes of an object of one of the prompt's own classes."""
+    """Return the attributes of an object of one of the prompt's own classes, slots included."""
     found: dict[str, Any] = {}
     for name in slots_of(type(value)):
         with contextlib.suppress(AttributeError):
@@ -152,7 +155,7 @@ def slots_of(kind: type) -> list[str]:
         slots = base.__dict__.get("__slots__", ())
         for name in (slots,) if type(slots) is str else slots:
             if name.startswith("__") and not name.endswith("__"):
-                found.append(f"_{base.__name__.lstrip('_')}{name}")  # as Python mangles private names
+                found.append(f"_{base.__name__.lstrip('_')}{name}")  # Python's name for a private attribute
             elif not name.startswith("__"):
                 found.append(name)
     return found
@@ -160,7 +163,7 @@ def slots_of(kind: type) -> list[str]:
 
 @functools.lru_cache(maxsize=256)
 def is_bare(kind: type) -> bool:
-    """Whether an object of a class can be made without running its code: it has no part in C, and is no exception."""
+    """Return whether object.__new__ makes an instance of the class, so none of its code runs; False for exceptions."""
     try:
         object.__new__(kind)
     except TypeError:
@@ -169,22 +172,22 @@ def is_bare(kind: type) -> bool:
 
 
 def fill_object(value: Any, attributes: dict[str, Any]) -> None:
-    """Give it these attributes and no others."""
+    """Give an object these attributes and remove all others. Raise Malformed for a name that is not allowed."""
     slots = slots_of(type(value))
     for name in state(value).keys() - attributes.keys():
         object.__delattr__(value, name)
     for name, part in attributes.items():
-        if type(name) is not str or name.startswith("__"):  # such as __array_interface__, which C code believes
+        if type(name) is not str or name.startswith("__"):  # C code trusts some, such as __array_interface__
             raise Malformed(f"{name!r:.80} is no attribute")
         if name in slots:
             object.__setattr__(value, name, part)
     if others := {name: part for name, part in attributes.items() if name not in slots}:
-        value.__dict__.clear()  # in the order of the other end
+        value.__dict__.clear()  # then update() keeps the other end's order
         value.__dict__.update(others)
 
 
 def fill_deque(value: deque, items: list) -> None:
-    if len(items) == deque.__len__(value):  # a loop over it may be under way
+    if len(items) == deque.__len__(value):  # in place, because a loop over it may be running
         for place, item in enumerate(items):
             deque.__setitem__(value, place, item)
         return
@@ -194,7 +197,7 @@ def fill_deque(value: deque, items: list) -> None:
 
 def fill_mapping(value: dict, kind: type, items: list[tuple]) -> None:
     if list(kind.keys(value)) == [key for key, _ in items]:
-        for key, item in items:  # a loop over its keys may be under way
+        for key, item in items:  # in place, because a loop over its keys may be running
             kind.__setitem__(value, key, item)
         return
     kind.clear(value)
@@ -202,14 +205,14 @@ def fill_mapping(value: dict, kind: type, items: list[tuple]) -> None:
 
 
 def spread(keys: list) -> list:
-    """These keys of a set or a dict, if their hashes differ: else to fill it takes quadratic time."""
+    """Return the keys for a set or dict. Raise Costly if too many share a hash: filling would take quadratic time."""
     if len(keys) > COLLISIONS and len(keys) - len(set(map(hash, keys))) > COLLISIONS:
         raise Costly(f"more than {COLLISIONS} keys have the same hash")
     return keys
 
 
 def fill_set(value: set, items: list) -> None:
-    """Fill a set so that it is iterated in the order of `items`, if one of the usual ways to fill one does that."""
+    """Fill a set so that iteration follows the order of `items`, if one of the usual ways to fill a set does that."""
     for fill in (lambda: [set.add(value, item) for item in items], lambda: set.update(value, dict.fromkeys(items)),
                  lambda: set.update(value, set(items))):  # fmt: skip
         set.clear(value)
@@ -226,7 +229,7 @@ def frozen(items: list) -> frozenset:
 
 
 def plain_base(kind: type) -> type | None:
-    # __mro__ of the type and not isinstance(), which asks the object for its __class__
+    # the type's __mro__, not isinstance(), which asks the object for its __class__
     if kind in BASE_SET:
         return kind
     return next((base for base in type.__dict__["__mro__"].__get__(kind) if base in BASE_SET), None)
@@ -234,7 +237,7 @@ def plain_base(kind: type) -> type | None:
 
 @functools.lru_cache(maxsize=256)
 def replaced(kind: type, base: type) -> list[str]:
-    """The methods of a base that a subclass of it has in its own way, and others that Python calls."""
+    """List the methods that a subclass defines itself: those of its plain base, and those that Python calls."""
     order = type.__dict__["__mro__"].__get__(kind)
     if is_enum(kind):
         return []
@@ -248,7 +251,10 @@ def is_enum(kind: type) -> bool:
 
 
 def enum_name(value: Any, own: Callable[[str], Any]) -> str | None:
-    """The name of a member of an enumeration that both ends may have: the program's own, or Python's."""
+    """Return "class.member" for a member of an enumeration that both ends may have: the program's own, or Python's.
+
+    Returns None for other values.
+    """
     kind = type(value)
     if not is_enum(kind):
         return None
@@ -259,7 +265,7 @@ def enum_name(value: Any, own: Callable[[str], Any]) -> str | None:
 
 
 def enum_member(name: str, own: Callable[[str], Any], load: bool = False) -> Any:
-    """The member of this name; None if there is none."""
+    """Return the member of an enumeration by "class.member"; None if there is none."""
     kind_name, dot, member = name.rpartition(".")
     if not dot:
         return None
@@ -274,7 +280,7 @@ def enum_member(name: str, own: Callable[[str], Any], load: bool = False) -> Any
     for part in filter(None, member.split("|")):
         if part not in kind.__members__ and not part.isdecimal():
             return None
-        found |= kind.__members__[part] if part in kind.__members__ else kind(int(part))  # bits without a name
+        found |= kind.__members__[part] if part in kind.__members__ else kind(int(part))  # unnamed bits
     return found
 
 
@@ -284,7 +290,11 @@ def fields_of(kind: type) -> list[str] | None:
 
 
 def fetch(name: str, load: bool = False) -> Any:
-    """What a dotted or builtin name stands for, None if nothing."""
+    """Return the object with this dotted or builtin name, None if there is none.
+
+    Args:
+        load: import the module if it is one of `NAMED`.
+    """
     module, _, last = name.rpartition(".")
     if not module:
         return getattr(builtins, last, None)
@@ -296,7 +306,7 @@ def fetch(name: str, load: bool = False) -> Any:
 
 
 def name_of(value: Any) -> str | None:
-    """The name by which the other end finds a type or function of Python."""
+    """Return the name by which the other end finds a type or function of Python; None if it has none."""
     if type(value) is types.MethodDescriptorType:
         full = f"{value.__objclass__.__name__}.{value.__name__}"
         return full if fetch(full) is value else None

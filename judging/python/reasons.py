@@ -1,4 +1,4 @@
-"""How the judge puts into words what became of a check: a status, and one line that a person can act on."""
+"""Describe the result of a check: a status, and one line that a person can act on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from judging.python.remote import shown
 
 
 class Progress:
-    """Which of the counted tests passed."""
+    """The outcomes of the counted tests so far."""
 
     def __init__(self, total: int | None) -> None:
         self.total = total
@@ -33,6 +33,11 @@ class Progress:
 
 
 def failed(error: BaseException, absent: Iterable[str] = ()) -> dict[str, Any]:
+    """Return status and reason for an exception that ended the tests.
+
+    Args:
+        absent: names that the candidate was asked for and did not define.
+    """
     remote = getattr(error, "_remote", None)
     if isinstance(error, MemoryError) and remote:
         return outcome("memory", remote)
@@ -42,13 +47,13 @@ def failed(error: BaseException, absent: Iterable[str] = ()) -> dict[str, Any]:
         return outcome("fail", one_line(error, 400))
     reason = f"the test raised {type(error).__name__}: {told(error)}"
     missing = isinstance(error, NameError) and error.name in absent
-    # what is neither an error nor an end is a verdict of a test library, such as pytest.fail's
+    # any other BaseException is a failure reported by a test library, for example pytest.fail's
     asserted = isinstance(error, AssertionError) or not isinstance(error, Exception | SystemExit | KeyboardInterrupt)
     return outcome("fail" if missing or asserted else "raised", reason)
 
 
 def told(error: BaseException) -> str:
-    """What an exception says; what it holds may be the program's, and refuse to be printed."""
+    """Return an exception's text. It may hold the program's objects, which may refuse to be printed."""
     try:
         return one_line(error)
     except Exception:
@@ -56,7 +61,7 @@ def told(error: BaseException) -> str:
 
 
 def cause(verdict: dict[str, Any]) -> str:
-    """Status and, of an exception, its type."""
+    """Return the status and the reason up to its first colon, which for an exception ends with its type."""
     return f"{verdict['status']}: {verdict['reason'].partition(':')[0]}"
 
 
@@ -77,13 +82,13 @@ def short(value: Any) -> str:
 
 
 def _pieces(value: Any, room: list[int]) -> Iterator[str]:
-    """What repr() gives, piece by piece until there is no room: a list may hold another one 2**60 times."""
+    """Yield the text of repr() piece by piece until there is no room, because a list may hold another 2**60 times."""
     kind = type(value)
     brackets = _BRACKETS.get(kind)
     if brackets is None or not value or room[0] < -80:
         try:
             text = shown(value) or repr(value[:200] if kind in (str, bytes) else value) if room[0] >= 0 else "..."
-        except ValueError:  # an int of more digits than Python likes to print
+        except ValueError:  # an int with more digits than Python agrees to print
             text = f"a very large {kind.__name__}"
         room[0] -= len(text)
         yield text
@@ -115,7 +120,7 @@ def outcome(status: str, reason: str) -> dict[str, Any]:
 
 
 def how_it_died(status: int, killed_by_us: bool, cpu_seconds: float, limit: float) -> tuple[str, str]:
-    """Status and reason for a child that hung up, from its wait status."""
+    """Return status and reason for a child that hung up, from its wait status."""
     if killed_by_us:
         return "protocol", "the program closed its connection to the judge"
     if os.WIFEXITED(status):
@@ -123,6 +128,6 @@ def how_it_died(status: int, killed_by_us: bool, cpu_seconds: float, limit: floa
     number = os.WTERMSIG(status)
     if number == signal.SIGXCPU or (number == signal.SIGKILL and cpu_seconds >= limit):
         return "timeout", f"{cpu_seconds:.1f} s of CPU time used"
-    if number == signal.SIGKILL:  # the candidate has no way to send it
+    if number == signal.SIGKILL:  # the candidate cannot send it
         return "infrastructure", "the child was killed from outside"
     return "crash", f"the program died of {signal.Signals(number).name}"

@@ -1,4 +1,4 @@
-"""What stands in the tests for the candidate's functions and objects."""
+"""Represent the candidate's functions and objects in the tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from judging.python.plain import ARITHMETIC, ITERATORS, NotPlain, forked
 _MADE_BY_TESTS = (types.FunctionType, types.GeneratorType, type, types.ModuleType)
 DESCRIBED = {"__name__", "__qualname__", "__doc__", "__annotations__"}
 ENDING = {"send", "throw", "next"}  # methods that may raise StopIteration
-# what isinstance() may be asked about an object, by the name of its class
+# classes that isinstance() may recognise an object as, by name
 CLASSES = {kind.__name__: kind for kind in (
     types.GeneratorType, types.CoroutineType, types.FunctionType, types.BuiltinFunctionType, types.MethodType,
     types.ModuleType, re.Pattern, re.Match, map, filter, zip, enumerate, reversed, memoryview,
@@ -29,13 +29,13 @@ def reference_of(value: Any) -> Any:
         return object.__getattribute__(value, "__sandbox__")[1]
     error = NotPlain(f"{type(value).__name__} {one_line(object.__repr__(value), 60)}")
     made = isinstance(value, _MADE_BY_TESTS) or type(value).__module__ == "tests_of_the_task"
-    # not a class that was made here for an object of the candidate's
+    # a class made by the judge for an object of the candidate's does not belong to the tests
     error.own = made and not (isinstance(value, type) and value.__module__.startswith("judging."))
     raise error
 
 
 def far(session: Any, value: Any, name: str) -> Any:
-    if name.startswith("__") and name not in DESCRIBED:  # what copy, pickle and unittest look for
+    if name.startswith("__") and name not in DESCRIBED:  # copy, pickle and unittest look for such names
         raise AttributeError(name)
     found = session.request("getattr", [value, name])
     if name in ENDING and isinstance(found, Remote):
@@ -48,7 +48,14 @@ def _ask(remote: Any, op: str, /, *args: Any, **kwargs: Any) -> Any:
 
 
 def methods_from_afar(session: Any, name: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """What the class of an instance of the candidate's subclass has beside the plain type: methods that run there."""
+    """Return the members of the class that represents a candidate's subclass of a plain type.
+
+    Its methods are run in the candidate's process.
+
+    Args:
+        name: the name of the candidate's class.
+        names: the methods that it replaces.
+    """
     methods: dict[str, Any] = {"__getattr__": lambda value, name: far(session, value, name)}
     methods["__sandbox__"] = session, None, f"<{name} object in the sandbox>"
     methods["__setattr__"] = lambda value, name, new: _ask(value, "setattr", name, new)
@@ -63,12 +70,16 @@ def methods_from_afar(session: Any, name: str, names: tuple[str, ...]) -> dict[s
 
 
 def _not_asked(value: Any, name: str, *args: Any) -> Any:
-    """It would be told what it is compared with, as in `abs(result - expected)`, and the base's is not what it says."""
+    """Refuse arithmetic and ordering that the candidate's class defines itself.
+
+    Asking the candidate would tell it the expected value, as in `abs(result - expected)`; the plain base's method would
+    not be what the class defines.
+    """
     raise TypeError(f"{name} of the program's own class is not asked")
 
 
 def shown(value: Any) -> str | None:
-    """How a log shows an object whose own text the candidate makes; None for any other object."""
+    """Return the text by which a log shows a candidate's object, whose own repr cannot be trusted; None for others."""
     try:
         return object.__getattribute__(value, "__sandbox__")[2]
     except AttributeError:
@@ -76,11 +87,11 @@ def shown(value: Any) -> str | None:
 
 
 class Remote:
-    """The candidate's function (known by its name) or object (by a number), as the tests see it.
+    """The candidate's function (referred to by name) or object (by number), as the tests see it.
 
-    It can be asked for attributes and printed, and has of the rest what the object has (`ABILITIES`): all of these run
-    over there and bring plain data, or another `Remote`, back. It equals itself and nothing else: equality is never the
-    candidate's to say.
+    It has attributes and can be printed; it supports further operations if the object does (`ABILITIES`). All of these
+    run in the candidate's process and return plain data or another `Remote`. A `Remote` equals only itself, because the
+    candidate must never decide what is equal.
     """
 
     __slots__ = ("__sandbox__",)
@@ -141,8 +152,8 @@ def _session_and_key(value: Any) -> tuple[Any, Any]:
 
 
 def _exit(self: Any, kind: Any, error: Any, _: Any) -> bool:
-    """The end of a `with`; an exception crosses as the nearest that Python has."""
-    if isinstance(error, AssertionError):  # what it says is the test's: the program is not told, and cannot swallow it
+    """End a `with` block; an exception is passed on as its nearest builtin class."""
+    if isinstance(error, AssertionError):  # the test's own: the program sees no message, and cannot swallow it
         _ask(self, "exit", AssertionError, ())
         return False
     known = next((base for base in kind.__mro__ if base.__module__ == "builtins"), None) if kind else None
@@ -150,7 +161,7 @@ def _exit(self: Any, kind: Any, error: Any, _: Any) -> bool:
     return bool(_ask(self, "exit", known, error.args if plain else ()))
 
 
-# letter of an ability: the methods that a `Remote` has if the object has the first of them
+# letter -> methods; a `Remote` has them if the candidate's object has the first of them
 ABILITIES: dict[str, dict[str, Callable[..., Any]]] = {
     "c": {"__call__": lambda self, /, *args, **kwargs: _ask(self, "call", *args, **kwargs)},
     "i": {"__iter__": _iter},
@@ -173,16 +184,16 @@ METHODS = {name: method for methods in ABILITIES.values() for name, method in me
 
 @functools.lru_cache(maxsize=256)
 def remote_class(name: str, abilities: str, own: Any = None) -> type:
-    """The class of a `Remote` of an object with these abilities.
+    """Return the class of a `Remote` for an object with these abilities.
 
     Args:
-        own: the class of which it says to be an instance: one of the prompt's or Python's that has the same name.
+        own: the class that isinstance() reports: the prompt's or Python's class with the same name, or one below it.
     """
     methods: dict[str, Any] = {"__slots__": (), "__doc__": property(lambda self: Remote.__getattr__(self, "__doc__"))}
     for letter in abilities:
         methods |= ABILITIES.get(letter, {})
     if {"g", "l"} <= set(abilities):
-        # else Python ends a loop at an IndexError, which is the candidate's to raise
+        # without these, Python loops until an IndexError, which the candidate could raise early
         methods |= {"__iter__": _iter, "__reversed__": _reversed}
     if own is not None:
         methods["__class__"] = property(lambda self: own)
@@ -194,10 +205,10 @@ def _references(args: list, kwargs: dict) -> list[int]:
 
 
 def kept_elsewhere(args: list, kwargs: dict) -> str:
-    """The kind of an iterator among a call's arguments that cannot be copied, and that somebody else holds too.
+    """Return the type name of an iterator argument that cannot be sent, or "".
 
-    It has to be used up to be sent, and so nobody may go on with it. A generator function of the tests' could notice
-    when its items are taken, and is not taken either. "" if there is none.
+    An iterator that cannot be copied must be used up to be sent, so nothing else may refer to it. A generator made by a
+    function of the tests is not sent either, because it could notice when its items are taken.
     """
     values = [*args, *kwargs.values()]
     if not any(type(value) in ITERATORS for value in values):
@@ -214,7 +225,7 @@ def kept_elsewhere(args: list, kwargs: dict) -> str:
 
 
 def _alone() -> tuple[int, int]:
-    """References to an argument that nobody else holds when a session is asked: of one by place, and one by name."""
+    """Count the references to an argument that only the call holds: for a positional one, and for one by name."""
     seen: list[int] = []
 
     class Asked:
@@ -229,12 +240,12 @@ def _alone() -> tuple[int, int]:
 
 
 class _RemoteIterator:
-    """What `iter` of a `Remote` returns, whatever the candidate's `__iter__` returned."""
+    """The iterator that `iter` of a `Remote` returns; it checks that the number of items agrees with len()."""
 
     def __init__(self, remote: Any, source: Remote) -> None:
         self.remote, self.source, self.count = remote, source, 0
         session, key = _session_and_key(source)
-        self.length = _len(source) if key in session.lengths else None  # anew: it may have changed
+        self.length = _len(source) if key in session.lengths else None  # again: it may have changed
         self.since = session.changes
 
     def __iter__(self) -> _RemoteIterator:
@@ -247,7 +258,7 @@ class _RemoteIterator:
             value = next(self.remote)
         except StopIteration:
             session, _ = _session_and_key(self.source)
-            alone = session.changes == self.since + self.count + 1  # nothing else was asked of it in the loop
+            alone = session.changes == self.since + self.count + 1  # the loop asked nothing else
             if self.length not in (None, self.count) and (alone or _len(self.source) != self.count):
                 session.end("fail", "len() and iteration do not agree")
             raise

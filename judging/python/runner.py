@@ -1,11 +1,13 @@
-"""The untrusted side of one check: load the candidate's program, answer calls, return plain data.
+"""Load the candidate's program, answer calls and return plain data: the untrusted side of one check.
 
-Everything here runs in the interpreter that the candidate owns. It may patch, read or break all of it, and wins
-nothing: it holds no test and no expected value, and whatever it writes is decoded and compared by the judge.
+Everything here runs in the candidate's interpreter. The candidate may patch, read or break all of it and gains nothing:
+there is no test and no expected value here, and the judge decodes and compares everything that is written. The
+exception is the weaker mode, in which the tests run here too.
 
-Messages (values as in objects.py): first {"source", "names", "tests"?}, answered with {"names": {name: value}};
-then {"id", "op", "args", "kwargs", "changes", "forget"}, answered with {"id", "value", "changes"}. Anything that goes
-wrong is answered with {"error": {"types", "message", "line", "stage", ...}, "changes"} or {"exit": text}.
+Messages (values as in objects.py): first {"source", "names", "classes"?, "tests"?}, answered with
+{"names": {name: value}}; then {"id", "op", "args", "kwargs", "changes", "forget", "random"?}, answered with
+{"id", "value", "changes", "free"}. An exception is answered with {"error": {"types", "message", "line", "stage", ...},
+"changes"}, and an attempt to end the program with {"exit": text}.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ OPERATIONS = {
 }
 
 
-# letter of an ability: a method by which an object has it
+# letter of an ability -> the method that an object with this ability has
 ABILITIES = {"c": "__call__", "i": "__iter__", "n": "__next__", "l": "__len__", "g": "__getitem__",
              "s": "__setitem__", "b": "__bool__", "r": "__reversed__", "d": "__delitem__", "m": "__contains__",
              "w": "__enter__"}  # fmt: skip
@@ -64,8 +66,8 @@ class _Runner:
         self.objects = Objects(
             self.refer, self.resolve, fetch=own, member=lambda name: enum_member(name, own, load=True)
         )
-        self.handles: list[Any] = []  # what the judge holds a reference to
-        self.handle_numbers: dict[int, int] = {}  # id of a handle: its number, so that one object stays one object
+        self.handles: list[Any] = []  # objects that the judge has a reference to
+        self.handle_numbers: dict[int, int] = {}  # id of a handle -> its number, so that an object keeps one number
 
     def receive(self) -> Any:
         while (frame := split_frame(self.buffer, MAX_REQUEST)) is None:
@@ -84,7 +86,7 @@ class _Runner:
             self.channel.sendall(OUT_OF_MEMORY)
 
     def load(self, request: dict) -> Any:
-        """Compile and execute the program; says what became of each name that the tests use."""
+        """Compile and execute the program; return the value of each name that the tests use, or an error."""
         try:
             code = compile(request["source"], FILENAME, "exec", dont_inherit=True)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # a NUL byte is a ValueError
@@ -93,13 +95,13 @@ class _Runner:
         self.objects.classes.update(request.get("classes", ()))
         namespace = self.module.__dict__
         exec(code, namespace)
-        if "tests" in request:  # the weaker mode: the tests run here, and the candidate could forge the outcome
+        if "tests" in request:  # the weaker mode: the candidate could forge the outcome
             exec(compile(request["tests"], "<tests>", "exec", dont_inherit=True), namespace)
         self.objects.begin()
         return {"names": {name: self.named(name) for name in request["names"] if name in namespace}}
 
     def named(self, name: str) -> Any:
-        """A value of the program's by name; what is no plain data is asked for by that name."""
+        """Encode a value of the program by name; the judge will refer by this name to what is not plain data."""
         value = self.module.__dict__[name]
         if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == "candidate":
             return {"error": _types(value, self.module.__dict__)}
@@ -107,30 +109,31 @@ class _Runner:
         return {"x": [name, *node["x"][1:]]} if type(node) is dict and "x" in node else node
 
     def answer(self, request: dict) -> dict:
-        free = self.objects.free()  # by now the call before this one holds nothing
+        """Perform the operation that the judge asks for, and return the answer."""
+        free = self.objects.free()  # the call before this one no longer holds anything
         self.objects.forget(request["forget"])
         args = [self.objects.decode(node) for node in request["args"]]
         kwargs = {name: self.objects.decode(node) for name, node in request["kwargs"].items()}
         self.objects.apply(request["changes"])
         if "random" in request:
             version, numbers, after = request["random"]
-            # not loaded above: the zygote loads it so that it does no work after a fork
+            # not imported above: the zygote loads it in a way that avoids its work after a fork
             __import__("random").setstate((version, tuple(numbers), after))
-        free = [number for number in free if number not in self.objects.active]  # but for what is passed again
+        free = [number for number in free if number not in self.objects.active]  # without those passed again
         value = OPERATIONS[request["op"]](*args, **kwargs)
         self.objects.begin()
         node = self.objects.encode(value)
         return {"id": request["id"], "value": node, "changes": self.objects.changes(), "free": free}
 
     def failed(self, error: BaseException, stage: str) -> dict:
-        """What went wrong, and what had become of the arguments by then."""
+        """Return the answer for an exception, with the changes that were made until then."""
         self.objects.begin()
         described = _describe(error, stage)
         self.detail(described, error)
         return {"error": described, "changes": self.objects.changes()}
 
     def explain(self, error: BaseException, stage: str) -> dict:
-        """`failed`, whatever the exception does when it is looked at."""
+        """Return the answer of `failed`, or a shorter one if examining the exception raises another."""
         if isinstance(error, TooBig):
             return _too_big(error)
         known = self.objects.count
@@ -145,7 +148,11 @@ class _Runner:
                 return _too_big(too_big)
 
     def detail(self, described: dict, error: BaseException, depth: int = 0) -> None:
-        """Arguments, attributes and cause, as far as they can be sent; the message has to do for the rest."""
+        """Add an exception's types, arguments, attributes and causes to its description.
+
+        Large arguments are replaced by the message and large attributes by None; at most three levels of causes are
+        sent.
+        """
         described["types"] = _types(type(error), self.module.__dict__)
         described["args"] = self.part(list(error.args), [described["message"]])
         found = {name: getattr(error, name) for name in ATTRIBUTES if hasattr(error, name)} | vars(error)
@@ -157,7 +164,7 @@ class _Runner:
                 self.detail(described[key], above, depth + 1)
 
     def part(self, value: Any, otherwise: Any) -> Any:
-        """The node of a small value; of another one if it is not small."""
+        """Return the node of a value, or that of `otherwise` if its repr is long."""
         if len(repr(value)) > 20_000:
             value = otherwise
         return self.objects.encode(value)
@@ -173,9 +180,9 @@ class _Runner:
         if named := enum_name(value, self.module.__dict__.get):
             return [number, named, "E"]
         found = {}
-        for base in reversed(type.__dict__["__mro__"].__get__(kind)):  # not getattr(), which asks the class's own class
+        for base in reversed(type.__dict__["__mro__"].__get__(kind)):  # not getattr(): a metaclass may answer it
             found.update(base.__dict__)
-        has = "P" * (self.module.__dict__.get(kind.__name__) is kind)  # the module's class of this name
+        has = "P" * (self.module.__dict__.get(kind.__name__) is kind)  # the program has it under this name
         has += "".join(letter for letter, method in ABILITIES.items() if found.get(method) is not None)
         if isinstance(found.get("__repr__"), types.FunctionType):
             has += "R"
@@ -211,8 +218,11 @@ def serve(channel: socket.socket) -> None:
 
 
 def warm_up() -> None:
-    """Hold a conversation with oneself: what Python specialises in the process that is forked need not be written anew
-    in every fork, which would cost it a copy of the page each time."""
+    """Run this module's code once before forking.
+
+    Python specialises byte code as it runs, by writing into it. If that happens here, a fork need not do it again and
+    copy the memory pages that it writes to.
+    """
     pipe = io.BytesIO()
     runner = _Runner(types.SimpleNamespace(sendall=lambda data: pipe.write(data)))
     runner.send(runner.load({"source": "def warm(x):\n    return [x, 1, 'a']\n", "names": ["warm"]}))
@@ -239,7 +249,10 @@ def _describe(error: BaseException, stage: str) -> dict:
 
 
 def _types(kind: type, own: dict) -> list[str]:
-    """Names by which the judge finds an exception's class or a base of it: it goes by what the class is."""
+    """Return names by which the judge finds an exception's class, or else one of its bases.
+
+    A class gets a name of Python's only if it is the class that Python has under this name.
+    """
     return [_type_name(base, own) for base in kind.__mro__[:12]]
 
 

@@ -1,9 +1,9 @@
-"""The judge's end of one check: calls into the untrusted process, and what stands for its functions and objects.
+"""Call into the untrusted process and represent its functions and objects: the judge's end of one check.
 
-A `Remote` looks to the tests like the candidate's function or object. Calling it ships the arguments and brings plain
-data back; objects that crossed before keep their identity (objects.py). Whatever ends a check (deadline, death, a
-broken frame) is sticky: it is raised as `CheckOver` at once and again at every later call, so no bare `except` in a
-test can turn it into a pass.
+To the tests, a `Remote` looks like the candidate's function or object. Calling it sends the arguments and brings back
+plain data; objects that crossed before keep their identity (objects.py). Anything that ends a check (deadline, death,
+a broken frame) raises `CheckOver` at once and again at every later call, so a bare `except` in a test cannot turn it
+into a pass.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from judging.python.plain import MAX_NAME, NotPlain, enum_member, is_enum, plain
 from judging.python.remote import CLASSES, Remote, kept_elsewhere, methods_from_afar, reference_of, remote_class
 
 _MODULES = sys.stdlib_module_names | {"numpy"}
-_NOT_RAISED = {"unittest", "doctest"}  # SkipTest and its like would end a test and pass it
-LARGE = 16 * 1024  # bytes of a message that takes time
-LOOK_UP = struct.pack("@ll", 0, 200_000)  # a struct timeval: how long one read from the candidate waits
+_NOT_RAISED = {"unittest", "doctest"}  # SkipTest and the like would end a test as passed
+LARGE = 16 * 1024  # bytes; encoding a larger message takes time that is not counted against the candidate
+LOOK_UP = struct.pack("@ll", 0, 200_000)  # a struct timeval: how long one read from the candidate waits (0.2 s)
 
 
 class CheckOver(BaseException):
-    """The check is decided; the session says how."""
+    """The check is decided; `Session.over` says how."""
 
 
 class Session:
     """One conversation with one child.
 
     Attributes:
-        over: (status, reason) once the check was decided before the tests reached their end, else None.
-            Status "gone" means that the child hung up: how it died decides.
-        calls: how many calls into the candidate were answered.
-        asked: whether anything was asked of it: until then, what happens does not depend on it.
-        names: what the tests know by name: the prompt's helpers and the candidate's functions.
-        transport: seconds spent on sending large arguments, which are not the candidate's.
+        over: (status, reason) once the check was decided before the end of the tests, else None. Status "gone" means
+            that the child hung up; then the way it died decides.
+        calls: number of requests that the candidate answered.
+        asked: whether the candidate was asked anything; before that, nothing that happens depends on it.
+        names: the names that the tests know: the prompt's helpers and the candidate's functions.
+        transport: seconds spent encoding large arguments, which are not counted against the candidate.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Session:
         self.asked = False
         self.lock = threading.RLock()  # tests may call from several threads
         self.question = 0
-        self.own_argument = False  # whether what could not cross was made by the tests
+        self.own_argument = False  # whether the tests made the value that could not cross
         self.names: dict[str, Any] = {}
-        self.seeds = False  # whether the program goes by the state of `random` in the tests
+        self.seeds = False  # whether the state of `random` in the tests is sent to the program
         self.seed: tuple = ()
         self.transport = 0.0
         self.objects = Objects(reference_of, self.resolve, True, self.stand_in, self.class_of, self.member)
         self.remotes: dict[int | str, Remote] = {}
-        self.lengths: dict[int | str, tuple[int, int]] = {}  # of a remote: what len() was, after how many changes
+        self.lengths: dict[int | str, tuple[int, int]] = {}  # remote -> its last len(), after how many changes
         self.ending: set[int | str] = set()  # the remotes that may raise StopIteration when they are called
         self.stand_ins: dict[tuple, type] = {}
         self.raised: dict[str, type[Exception]] = {}  # the candidate's own exceptions, by name
@@ -83,20 +83,20 @@ class Session:
 
     @property
     def deadline(self) -> float:
-        """By `time.monotonic()`: reading takes the other end about as long as writing takes this one."""
+        """The end of the check on `time.monotonic()`; reading a message takes about as long as writing it."""
         return self.limit + 2 * self.transport
 
     def class_of(self, name: str) -> Any:
         return self.names.get(name)
 
     def end(self, status: str, reason: str) -> NoReturn:
-        """Decide the check; the first decision stands."""
+        """Decide the check and raise `CheckOver`; only the first decision counts."""
         if self.over is None:
             self.over = (status, reason)
         raise CheckOver
 
     def send(self, message: Any) -> None:
-        """Ship one message."""
+        """Send one message."""
         self.ship(self.framed(message))
 
     def framed(self, message: Any) -> bytes:
@@ -112,7 +112,7 @@ class Session:
             self.end("gone", "")
 
     def receive(self) -> Any:
-        """The next message, which must be all that was written."""
+        """Return the next message; end the check if more was written than this."""
         while True:
             try:
                 frame = split_frame(self.buffer, MAX_FRAME)
@@ -129,7 +129,10 @@ class Session:
             self.buffer += chunk
 
     def read(self) -> bytes:
-        """What the candidate wrote next; looks up now and then for a caller that left, and for the deadline."""
+        """Return the next bytes from the candidate, b"" if there will be none.
+
+        While waiting, it checks now and then whether the caller has left or the deadline has passed.
+        """
         while True:
             try:
                 return self.channel.recv(1 << 16)
@@ -142,18 +145,18 @@ class Session:
                 return b""
 
     def unsolicited(self) -> bool:
-        """Whether something was written that nobody asked for."""
+        """Return whether the candidate wrote something that nobody asked for."""
         try:
             return bool(self.buffer or self.channel.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK))
         except OSError:
             return False
 
     def request(self, op: str, args: list, kwargs: dict | None = None) -> Any:
-        """Let the candidate's process do `op`; afterwards our objects are as it left them.
+        """Have the candidate's process perform `op`, apply its changes to our objects, and return the result.
 
         Raises:
-            CheckOver: there is no answer and there will be none.
-            Exception: what the candidate raised, as a type of Python's, with `_remote` telling the line.
+            CheckOver: there will be no answer.
+            Exception: the candidate raised it; as a type that the tests know, with message and line in `_remote`.
         """
         kept = kept_elsewhere(args, kwargs or {})
         with self.lock:
@@ -182,14 +185,14 @@ class Session:
         except (NotPlain, TooBig) as error:
             by_name = op == "call" and isinstance(args[0], Remote) and type(reference_of(args[0])) is str
             self.own_argument = getattr(error, "own", False) and by_name
-            # whose fault that is, the judge finds out by the task's reference
+            # the judge runs the task's reference solution to find out whose fault this is
             self.end("uncrossable", f"the test passes an argument that cannot cross: {error}")
         self.asked = True
         if op == "call" and isinstance(args[0], Remote) and reference_of(args[0]) in self.ending:
-            op = "next"  # what it may raise
-        self.question = int.from_bytes(os.urandom(6), "big")  # nothing written before can pass for the answer
+            op = "next"  # so StopIteration is allowed
+        self.question = int.from_bytes(os.urandom(6), "big")  # nothing written earlier can pass as the answer
         frame = self.framed({"id": self.question, **message})
-        if len(frame) > LARGE:  # what the tests pass, not what the program returns, or that could take for ever
+        if len(frame) > LARGE:  # only what the tests pass extends the deadline, or the program could extend it for ever
             self.transport += time.monotonic() - started
         self.ship(frame)
         reply = self.receive()
@@ -213,7 +216,7 @@ class Session:
         return value
 
     def resolve(self, body: Any) -> Any:
-        """What stands for an object of the candidate's: one `Remote` for each, with the abilities that it has."""
+        """Return the `Remote` for an object of the candidate's: always the same one, with the object's abilities."""
         reference, name, abilities, *bases = body
         if type(reference) not in (int, str) or type(name) is not str or type(abilities) is not str:
             raise Malformed("a reference is a number, a name and abilities")
@@ -227,11 +230,14 @@ class Session:
         return self.remotes[reference]
 
     def class_above(self, name: str, bases: list[str], own_name: bool) -> type | None:
-        """The class of which an object of the candidate's says to be an instance: the prompt's, Python's, or one below.
+        """Return the class that isinstance() reports for a candidate's object, or None.
+
+        It is a class of the prompt's or of Python's, or a new subclass of one.
 
         Args:
-            bases: of an exception all, of another object those that the prompt defines.
-            own_name: its class is the one that the program has by this name.
+            name: the name of the object's class.
+            bases: for an exception all base classes, for another object those that the prompt defines.
+            own_name: whether the program has the object's class under this name.
         """
         prompts = [
             kind for base in bases if base in self.objects.classes and isinstance(kind := self.names[base], type)
@@ -244,12 +250,12 @@ class Session:
         return own if isinstance(own, type) and not is_enum(own) else None
 
     def know(self, names: dict[str, Any], classes: list[str], seeds: bool) -> None:
-        """Begin with what the prompt defines. `seeds`: the tests seed `random`, and the program goes by it."""
+        """Start with the prompt's names and classes; with `seeds`, send the tests' state of `random` to the program."""
         self.names, self.seeds = names, seeds
         self.objects.classes.update(classes)
 
     def given(self, nodes: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
-        """What the program defines of the names that the tests want."""
+        """Return the program's values for those names that the tests want and the program defines."""
 
         def bases(name: str) -> int:
             return len(nodes[name].get("error", ())) if type(nodes[name]) is dict else 0
@@ -257,16 +263,17 @@ class Session:
         return {name: self.named(nodes[name]) for name in sorted(nodes, key=bases) if name in wanted}
 
     def named(self, node: Any) -> Any:
-        """What a name of the program's stands for in the tests; for an exception's class, one that they can catch."""
+        """Return the tests' value for a name of the program's; for an exception class, a class that they can catch."""
         if type(node) is dict and "error" in node:
             return self.exception_type(node["error"], True)
         return self.objects.decode(node)
 
     def exception_type(self, names: list[str], make: bool = False) -> type[Exception]:
-        """The class by which the tests know an exception, of its class's name and its bases' names.
+        """Return the class by which the tests know an exception.
 
         Args:
-            make: the program under test may have put its own in the place of one of the same name.
+            names: the name of its class, followed by those of the bases.
+            make: the program defines this class itself, so make a new one even if the prompt has one of this name.
         """
         first, *others = names
         found = self.raised.get(first) or exception_class(first, self.names)
@@ -277,17 +284,17 @@ class Session:
         body = {"__str__": _said}
         try:
             made = type(first.rpartition(".")[2], tuple(dict.fromkeys(nearest)) or (Exception,), body)
-        except TypeError:  # bases that do not go together here
+        except TypeError:  # these bases cannot be combined
             made = type(first.rpartition(".")[2], (known[0],), body)
         self.raised[first] = made
         return made
 
     def member(self, name: str) -> Any:
-        """The member of an enumeration that the prompt or Python defines; None if it is the candidate's own."""
+        """Return a member of an enumeration that the prompt or Python defines; None if only the candidate has it."""
         return enum_member(name, self.class_of)
 
     def stand_in(self, name: str, base: type, replaced: tuple[str, ...]) -> type:
-        """The class of an instance of the candidate's subclass of a plain type: the base, and methods from afar."""
+        """Return the class that represents a candidate's subclass of a plain type: the base, with forwarded methods."""
         key = name, base, replaced
         if key not in self.stand_ins:
             methods = methods_from_afar(self, name, replaced)
@@ -298,14 +305,14 @@ class Session:
         return self.stand_ins[key]
 
     def complain(self, reply: dict, op: str = "") -> NoReturn:
-        """Raise what the candidate raised; end the check where it tried to end the program."""
+        """Raise the candidate's exception, or end the check if it tried to end the program or sent too much."""
         if "exit" in reply:
             self.end("crash", f"the program tried to end itself: {one_line(reply['exit'])}")
         error = reply["error"]
         line = error["line"]
         where = self.place(line) if type(line) is int and 0 < line < 10**6 else ""
         kinds = error["types"]
-        if kinds[0] == "TooBig":  # no exception: a test may expect one
+        if kinds[0] == "TooBig":  # not raised: a test may expect an exception
             self.end("fail", one_line(error["message"]))
         raised = self.exception(error, op)
         self.objects.apply(reply.get("changes", []))
@@ -316,16 +323,16 @@ class Session:
         raise raised
 
     def exception(self, error: dict, op: str = "", depth: int = 0) -> Exception:
-        """The exception that an answer describes, with its attributes and its cause."""
+        """Make the exception that an answer describes, with its attributes and its cause."""
         kind = self.exception_type(error["types"])
         if issubclass(kind, StopIteration) and op != "next":
-            kind = RuntimeError  # else a call inside map() or zip() could end a test's loop early, and pass it
+            kind = RuntimeError  # else a call inside map() or zip() could end a test's loop early
         arguments = self.objects.decode(error["args"]) if "args" in error else [str(error["message"])]
         raised = _made(kind, arguments)
         for name, node in error.get("attributes", ()):
             value = self.objects.decode(node)
             if isinstance(raised, UnicodeError):
-                break  # its constructor has set them, within bounds
+                break  # its constructor has set them, and checked their bounds
             if type(name) is str and (name == "__notes__" or not name.startswith(("__", "_remote", "_sandbox"))):
                 with contextlib.suppress(AttributeError, TypeError):
                     object.__setattr__(raised, name, value)
@@ -334,12 +341,12 @@ class Session:
         for key in {"cause", "context"} & error.keys():
             if depth < 3:
                 BaseException.__setattr__(raised, f"__{key}__", self.exception(error[key], depth=depth + 1))
-        # not by its own __setattr__: a frozen dataclass has one that raises
+        # not by its own __setattr__, which raises in a frozen dataclass
         BaseException.__setattr__(raised, "__suppress_context__", error.get("suppressed") is True)
         return raised
 
 
-_seeded = [0]  # how often; to the same seed it changes no state
+_seeded = [0]  # counts calls of seed() and setstate(): seeding again with the same seed may not change the state
 
 
 def _counted(function: Callable[..., None]) -> Callable[..., None]:
@@ -354,25 +361,28 @@ random.seed, random.setstate = _counted(random.seed), _counted(random.setstate)
 
 
 def _said(error: Exception) -> str:
-    """What the candidate's own `__str__` said over there."""
+    """Return the text that the candidate's own `__str__` gave in its process."""
     return vars(error).get("_sandbox_message", Exception.__str__(error))
 
 
 def _made(kind: type[Exception], arguments: list) -> Exception:
     try:
-        # what is written in C keeps its attributes by its constructor; what is not may run the prompt's own code
+        # builtin classes set their attributes in the constructor; other constructors may run the prompt's own code
         made = kind(*arguments) if kind.__module__ == "builtins" else kind.__new__(kind, *arguments)
     except (TypeError, ValueError):
         try:
             made = kind.__new__(kind)
-        except (TypeError, ValueError):  # an ExceptionGroup wants exceptions to hold
+        except (TypeError, ValueError):  # e.g. an ExceptionGroup, which must hold exceptions
             made = Exception.__new__(Exception)
-    BaseException.args.__set__(made, tuple(arguments))  # a frozen dataclass refuses to be set
+    BaseException.args.__set__(made, tuple(arguments))  # not args=, which a frozen dataclass refuses
     return made
 
 
 def exception_class(name: Any, own: dict[str, Any]) -> type[Exception] | None:
-    """By "module.name"; without a module it is one of the program's own, which the prompt may define."""
+    """Return the exception class named "module.name", or None; without a module, look it up in `own`.
+
+    Raises Malformed if the name is not text.
+    """
     if type(name) is not str:
         raise Malformed("an exception's name is text")
     module, _, last = name.rpartition(".")

@@ -1,6 +1,6 @@
-"""Splits a task: what the judge executes (the prompt's helpers, the tests) and what it must ask the candidate for.
+"""Split a task into what the judge runs (the prompt's helpers, the tests) and what it must ask the candidate for.
 
-The tests are rewritten so that every one of them is tried and counted, and a failing assert tells both its values.
+The tests are rewritten so that each of them is tried and counted, and a failing assert reports both its values.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ BUILTINS = set(dir(builtins))
 COMPARE, TRUTH, RECORD = "_sandbox_compare", "_sandbox_truth", "_sandbox_record"
 IMPORTABLE = {"np": "numpy", "numpy": "numpy"}
 CAPTURES_OUTPUT = {"stdout", "redirect_stdout", "capsys", "StringIO"}
-EXECUTES = {"eval", "exec", "compile", "__import__"}  # what a program returns
-EXECUTE = {"eval", "exec", "system", "popen", "import_module", "run_module", "run_path", "__import__"}  # as attributes
-EXECUTING = {"pickle", "marshal", "shelve", "subprocess", "runpy", "importlib", "ctypes"}  # modules, as names too
+# Tests that use these may execute what a program returns, inside the judge: builtins, attributes, and modules (those of
+# EXECUTING also count where they are only mentioned by name).
+EXECUTES = {"eval", "exec", "compile", "__import__"}
+EXECUTE = {"eval", "exec", "system", "popen", "import_module", "run_module", "run_path", "__import__"}
+EXECUTING = {"pickle", "marshal", "shelve", "subprocess", "runpy", "importlib", "ctypes"}
 IMPORTED = EXECUTING | {"code", "codeop", "timeit", "pty", "dill", "cloudpickle"}
 TAKES_THE_ALARM = {"alarm", "setitimer", "SIGALRM"}  # the judge's deadline
-# settings of the process in which the function runs, which the judge does not share
+# these change settings of a process, so the change would not reach the process in which the function runs
 SETTINGS = {"environ", "putenv", "chdir", "getcontext", "setcontext", "localcontext", "setlocale"}
-# what asks about the interpreter in which the function runs; it is tried there too
+# these ask about the interpreter in which the function runs, so such tests run there as well
 SURROUNDINGS = {"mock", "patch", "setrecursionlimit", "process_time", "thread_time", "tracemalloc", "getrusage",
                 "getrefcount", "settrace", "setprofile"}  # fmt: skip
-# modules that hold nothing which a test changes by calling their functions; `random` starts anew with every check
+# calling functions of these modules changes nothing that outlasts a check; `random` is seeded anew for every check
 PURE = set("abc bisect cmath collections copy dataclasses datetime enum fractions functools heapq itertools json math "
            "numbers operator random re statistics string textwrap time typing".split())  # fmt: skip
 CHANGING = {"setattr", "delattr", "globals", "vars", "__builtins__", "__dict__", "__globals__"}
@@ -40,7 +42,7 @@ UNCHANGING = (int, float, complex, str, bytes, type(None), types.FunctionType, t
 
 
 class Unsplittable(ValueError):
-    """The task's tests cannot run apart from the program they test; the message says why."""
+    """The task's tests cannot run separately from the program that they test; the message says why."""
 
 
 @dataclass
@@ -49,18 +51,18 @@ class Split:
 
     Attributes:
         helpers: the prompt's own code, compiled.
-        tests: the tests, rewritten and compiled; execute it in the helpers' namespace.
-        remote: names that must come from the candidate; the first one is the entry point if the task names it.
-        required: those of them without which there is nothing to test.
+        tests: the tests, rewritten and compiled; to be executed in the helpers' namespace.
+        remote: names that must come from the candidate; the first is the entry point if the task names one.
+        required: those of `remote` without which there is nothing to test.
         called: those of `required` that the tests call.
-        imports: standard modules that the tests use without importing them: name -> module.
-        total: how many tests there are, None if they cannot be counted.
-        lasting: whether prompt or tests may change the judge's interpreter for the tasks after this one.
-        modules: what prompt and tests import.
+        imports: standard modules (and numpy) that the tests use without importing them: name -> module.
+        total: the number of tests, None if they cannot be counted.
+        lasting: whether prompt or tests may change the judge's interpreter for later tasks.
+        modules: the modules that prompt and tests import.
         surroundings: whether the tests ask about the interpreter in which the function runs.
-        settings: whether they change something that the function's process has for itself.
-        classes: the prompt's own classes that it leaves nothing of to be written; their objects cross as plain data.
-        seeds: whether the tests seed `random`, by which the function must go too.
+        settings: whether the tests change a setting that each process has for itself.
+        classes: the prompt's own classes that are complete; their objects cross as plain data.
+        seeds: whether the tests seed `random`; the function must then use the same state.
     """
 
     helpers: CodeType
@@ -82,7 +84,8 @@ def split(task: dict[str, Any]) -> Split:
     """Work out how to judge a task.
 
     Raises:
-        Unsplittable: the prompt or the tests do not compile, or the tests read what the program prints.
+        Unsplittable: the prompt or the tests do not compile; the tests do not define `check`, read what the program
+            prints, execute what it returns or use the judge's alarm; or the entry point is async.
     """
     prompt, entry_point = task["prompt"], task.get("entry_point")
     helpers = _parse_prompt(prompt, entry_point)
@@ -94,7 +97,7 @@ def split(task: dict[str, Any]) -> Split:
     listed = bool(task.get("test_list"))
     nodes = list(ast.walk(tests))
     bound = _bound(nodes)
-    if not listed and "check" not in bound:  # else the completion could define it
+    if not listed and "check" not in bound:  # otherwise the completion could define it
         raise Unsplittable("the task's tests do not define check")
     used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
@@ -145,12 +148,15 @@ def _modules_of(imported: Iterable[dict[str, str]]) -> set[str]:
 
 
 def _shadowed(task: dict[str, Any], tests: ast.Module, names: set[str], others: bool) -> set[str]:
-    """Those names of builtins that the task wants defined: by its entry point, its solution, or its asserts."""
+    """Return those builtin names that the task wants the candidate to define.
+
+    They come from the entry point, or else from the reference solution, or else from the calls in the asserts.
+    """
     if task.get("entry_point"):
         return names & {task["entry_point"]}
     try:
         solution = ast.parse(task.get("canonical_solution") or "").body
-    except (SyntaxError, ValueError):  # a body alone
+    except (SyntaxError, ValueError):  # only a function's body
         solution = []
     defined = names & {node.name for node in solution if isinstance(node, ast.FunctionDef)}
     if defined or others:
@@ -161,7 +167,7 @@ def _shadowed(task: dict[str, Any], tests: ast.Module, names: set[str], others: 
 
 
 def _imported(nodes: list[ast.AST]) -> dict[str, str]:
-    """Names that imports bind, and the module or the part of one (`module:name`) that each stands for."""
+    """Map each name that an import binds to its module, or to `module:name` for a part of one."""
     bound = {}
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -173,9 +179,9 @@ def _imported(nodes: list[ast.AST]) -> dict[str, str]:
 
 
 def _lasting(nodes: list[ast.AST], imported: dict[str, str]) -> bool:
-    """Whether this code might change the judge's interpreter; such tests run in a fork of it.
+    """Return whether this code might change the judge's interpreter; such tests run in a fork of it.
 
-    They do not if they import pure modules only, and take nothing of these that can change.
+    Code is safe if it imports only modules in `PURE` and uses nothing in them that can be changed.
     """
     if any(name.partition(":")[0].partition(".")[0] not in PURE for name in imported.values()):
         return True
@@ -183,7 +189,7 @@ def _lasting(nodes: list[ast.AST], imported: dict[str, str]) -> bool:
     if any(module != "typing" and not isinstance(_find(module, name), UNCHANGING) for module, name in named):
         return True
     modules = {name: module for name, module in imported.items() if ":" not in module}
-    inside = set()  # names that are the start of an attribute
+    inside = set()  # names of modules that are followed by an attribute
     for node in nodes:
         if not isinstance(node, ast.Attribute):
             continue
@@ -196,7 +202,7 @@ def _lasting(nodes: list[ast.AST], imported: dict[str, str]) -> bool:
     return any(
         isinstance(node, ast.Name) and (node.id in CHANGING or (node.id in modules and id(node) not in inside))
         for node in nodes
-    )  # a module by itself
+    )  # a module used as a value
 
 
 def _find(module: str, name: str) -> Any:
@@ -214,7 +220,10 @@ def _root(node: ast.expr) -> str:
 
 
 def _parse_prompt(prompt: str, entry_point: str | None) -> ast.Module:
-    """The prompt as a module; it may stop where a body has to follow."""
+    """Parse the prompt as a module; it may end where the body of a function has to follow.
+
+    If it does not compile, parse only what is above the last definition of the entry point; else raise Unsplittable.
+    """
     for ending in ("", "\n    pass\n", "\n        pass\n"):
         try:
             return ast.parse(prompt + ending, "<prompt>")
@@ -222,7 +231,7 @@ def _parse_prompt(prompt: str, entry_point: str | None) -> ast.Module:
             problem = error
     headers = [found.start() for found in re.finditer(rf"\bdef\s+{re.escape(entry_point or '')}\b", prompt)]
     before = headers[-1] if entry_point and headers else -1
-    if before >= 0:  # whatever stands above the function to write
+    if before >= 0:  # keep what is above the function to write
         try:
             return ast.parse(prompt[:before].rpartition("\n")[0] + "\n", "<prompt>")
         except (SyntaxError, ValueError):
@@ -231,7 +240,7 @@ def _parse_prompt(prompt: str, entry_point: str | None) -> ast.Module:
 
 
 def _definitions(module: ast.Module) -> tuple[set[str], set[str]]:
-    """Names that a prompt binds: those it is done with, and functions that it leaves to be written."""
+    """Return the names that a prompt binds completely, and the functions that it leaves to be written."""
     finished, unfinished = set(), set()
     for node in module.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and all(map(_says_nothing, node.body)):
@@ -242,11 +251,11 @@ def _definitions(module: ast.Module) -> tuple[set[str], set[str]]:
 
 
 def _whole_classes(module: ast.Module) -> set[str]:
-    """Classes of which no method is left to be written."""
+    """Return classes in which no method is left to be written and no code may execute text, or read files."""
     classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
     methods = {kind.name: [node for node in kind.body if isinstance(node, ast.FunctionDef)] for kind in classes}
     if any(method.name == "__del__" for found in methods.values() for method in found):
-        return set()  # it would run in the judge, after a check
+        return set()  # __del__ would run in the judge, after a check
     reading = {node.name for node in classes for n in ast.walk(node)
                if isinstance(n, ast.Name) and n.id in ("open", "os", "io", "pathlib", "shutil", "socket")}  # fmt: skip
     written = {name for name, found in methods.items() if not any(map(_unwritten, found))}
@@ -254,7 +263,7 @@ def _whole_classes(module: ast.Module) -> set[str]:
 
 
 def _executing(nodes: Iterable[ast.AST]) -> set[str]:
-    """Names by which this code may execute text or bytes that it is given."""
+    """Return the names by which this code may execute text or bytes that it is given."""
     nodes = list(nodes)
     names = {node.id for node in nodes if isinstance(node, ast.Name)} & (EXECUTES | EXECUTING)
     attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)} & EXECUTE
@@ -263,7 +272,7 @@ def _executing(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def _executing_helpers(module: ast.Module) -> set[str]:
-    """The prompt's functions and classes that do: they must not meet in the judge what a program returns."""
+    """Return the prompt's functions and classes that may execute text: in the judge they must see no returned value."""
     modules = _imported(list(ast.walk(module))).items()
     imported = {name for name, what in modules if {*what.replace(":", ".").split(".")} & (EXECUTE | IMPORTED)}
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -285,7 +294,7 @@ def _says_nothing(node: ast.stmt) -> bool:
 
 
 def _bound(nodes: Iterable[ast.AST]) -> set[str]:
-    """Every name that one of these binds, in whatever scope."""
+    """Return every name that one of these nodes binds, in any scope."""
     names = set()
     for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -302,7 +311,10 @@ def _bound(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def _rewrite(tests: ast.Module, listed: bool, source: str) -> int | None:
-    """Make the asserts explain themselves, and each counted test report instead of ending the run."""
+    """Make asserts report their values, and make each counted test record its outcome instead of ending the run.
+
+    Returns the number of counted tests, None if there is none.
+    """
     explain, total = _Explain(source), 0
     for position, node in enumerate(tests.body):
         if listed:
@@ -317,7 +329,7 @@ def _rewrite(tests: ast.Module, listed: bool, source: str) -> int | None:
 
 
 def _explained(explain: _Explain, statement: ast.stmt, total: int) -> tuple[ast.stmt, int]:
-    """A statement whose asserts explain themselves, counted if it has any and is none that only defines."""
+    """Make a statement's asserts report their values; count it as a test if it has any and is not a definition."""
     before = explain.made
     new = explain.visit(statement)
     if explain.made == before or isinstance(new, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -326,7 +338,7 @@ def _explained(explain: _Explain, statement: ast.stmt, total: int) -> tuple[ast.
 
 
 def _counted(statement: ast.stmt, number: int) -> ast.Try:
-    """`statement`, with its outcome recorded under `number`."""
+    """Wrap `statement` so that its outcome is recorded under `number`."""
     template = ast.parse(
         f"try:\n    pass\nexcept Exception as _sandbox_error:\n    {RECORD}({number}, _sandbox_error)\n"
         f"else:\n    {RECORD}({number}, None)\n"
@@ -337,7 +349,7 @@ def _counted(statement: ast.stmt, number: int) -> ast.Try:
 
 
 class _Explain(ast.NodeTransformer):
-    """`assert a == b` becomes `if not ((x := a) == (y := b)): raise compare(text, x, y)`."""
+    """A rewriter: `assert a == b` becomes `if not ((x := a) == (y := b)): raise compare(text, x, y)`."""
 
     def __init__(self, source: str) -> None:
         self.lines, self.made = source.split("\n"), 0

@@ -1,11 +1,12 @@
-"""The small process that forks one locked-down child for each check, and always kills and reaps it.
+"""Fork one locked-down child for each check, and always kill and reap it, from a small separate process.
 
-Started by exec with an empty environment, so that nothing of the training process (its secrets, its 4 GiB heap, its
-CUDA context) is ever mapped in a child, and a fork takes well under a millisecond. It reads no candidate's source and
-no result: those cross a socket between judge and child, whose ends the zygote passes on and closes.
+The zygote is started by exec with an almost empty environment. So nothing of the training process (its secrets, its
+4 GiB heap, its CUDA context) is ever mapped in a child, and a fork takes well under a millisecond. It reads neither the
+candidates' source nor their results: those cross a socket between judge and child, whose ends the zygote passes on and
+closes.
 
-Datagrams from the judge: `START` asks for a child, and is answered with its socket attached. b"K": kill the child, reap
-it, answer with `REPORT`. b"W": the same for a child that seems to have ended; it gets a moment to do so by itself.
+Datagrams from the judge: `START` asks for a child; the answer has its socket attached. b"K" means: kill the child, reap
+it, answer with `REPORT`. b"W" means the same for a child that seems to have ended; it first gets a moment to end.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 from importlib import util
 from typing import NamedTuple
 
-if __name__ == "__main__":  # started by its path: modules are found from the project's folder, not from this one
+if __name__ == "__main__":  # started by path: search modules in the project's folder, not in this one
     sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 from judging import lockdown, root, semlock, threads
@@ -33,13 +34,13 @@ from judging.paths import Paths, read_all
 from judging.python.runner import serve, warm_up
 from judging.threads import Doorman
 
-START = struct.Struct("<cI")  # "F", CPU seconds; as the answer "F", errno
+START = struct.Struct("<cI")  # "F", CPU seconds; in the answer "F", errno
 READY = dump_frame({"ready": ""})
 REPORT = struct.Struct("<i?ddq")  # wait status, killed by us, user s, system s, peak KiB
-LAST_WORDS = 0.25  # seconds: from closing its socket to being gone, for a process that is ending by itself
+LAST_WORDS = 0.25  # seconds that a child which has closed its socket gets to end by itself
 
-# What solutions import most: loaded once here, not once for every check. Not more: every shared library among them
-# makes every fork and every exit a little slower, and what is missing is imported by those who need it.
+# The modules that solutions import most: loaded once here, not in every check. Every shared library among them makes
+# every fork and every exit a little slower, so the list is short; a solution imports the rest itself.
 WARM = (
     "abc bisect collections copy datetime enum functools heapq io itertools json math operator random re string time "
     "types typing"
@@ -47,14 +48,14 @@ WARM = (
 
 
 class Zygote:
-    """What every child of this process gets: limits, the Landlock ruleset, the seccomp program."""
+    """The restrictions that every child of this process gets: limits, the Landlock ruleset, the seccomp program."""
 
-    last_pid: int | None = None  # a descriptor that says which number the next process gets
-    stale = math.inf  # time.time() at which what a check reads may change an access time again
+    last_pid: int | None = None  # a descriptor; writing to it sets the process id of the next process
+    stale = math.inf  # time.time() from which a check's reads may change an access time again
 
     def __init__(self, memory_mib: int, judge: int, readable: Paths, running: int | None) -> None:
         self.memory_mib, self.judge, self.readable = memory_mib, judge, readable
-        self.step = ""  # of locking down
+        self.step = ""  # the step of `lock` that is being taken
         self.pid = os.getpid()
         self.root, self.user = os.geteuid() == 0, "kept"
         paths = lockdown.interpreter_paths(readable)
@@ -62,16 +63,17 @@ class Zygote:
         if lockdown.landlock_version():
             self.ruleset = lockdown.landlock_ruleset(paths, ["/dev/null"])
         self.program = lockdown.seccomp_program()
-        # as root, become a stranger, unless strangers cannot read this interpreter
+        # as root, take another user's id, unless other users cannot read this interpreter
         self.keep_files = self.root and not lockdown.readable_by_others(readable.shown)
-        # A uid of its own has a count of its own, and so has a user namespace; else all that our user runs counts.
+        # The kernel counts threads per uid and per user namespace. Without either of our own, all that our user runs
+        # counts.
         self.counted_apart = self.root or running is None
         self.asks = not self.counted_apart and threads.available()
         others = 2 if self.counted_apart else running + 1024
         self.threads = lockdown.MAX_THREADS + others
 
     def settle(self) -> None:
-        """Give up, once and for every child, what forking and killing do not need."""
+        """Give up every right that forking and killing do not need, once for all children."""
         if self.last_pid is not None:
             lockdown.keep_capabilities()
         if self.root:
@@ -83,15 +85,15 @@ class Zygote:
         if self.last_pid is not None:
             try:
                 self.restart_pids()
-            except OSError:  # before Linux 5.9 that took more rights than we keep
+            except OSError:  # before Linux 5.9 this needs more rights than we keep
                 self.last_pid = None
 
     def restart_pids(self) -> None:
-        """Let the next process have the number after ours, so that no check can tell how many came before it."""
+        """Give the next process the id after ours, so that no check can tell how many checks came before it."""
         os.pwrite(self.last_pid, b"%d" % self.pid, 0)
 
     def lock(self, cpu_seconds: int) -> None:
-        """Take from this process, a child, all that is left to take."""
+        """In a child, give up all remaining rights."""
         os.setsid()
         if self.last_pid is not None:
             lockdown.drop_capabilities()
@@ -108,7 +110,7 @@ class Zygote:
             self.program.enforce()
 
     def try_out(self) -> dict:
-        """Lock one child down, let it try what must not work, and report the layers that held."""
+        """Lock one child down, let it try forbidden actions, and return the layers that held, or an "error"."""
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -128,7 +130,7 @@ class Zygote:
         if tried.get("step") in (
             "landlock",
             "seccomp",
-        ):  # without it, then; whether that will do is the caller's to say
+        ):  # try again without this layer; the caller decides whether that is enough
             setattr(self, {"landlock": "ruleset", "seccomp": "program"}[tried["step"]], None)
             return self.try_out()
         if "error" in tried:
@@ -141,7 +143,7 @@ class Zygote:
         return {**held, "uid": self.user}
 
     def fork(self, channel: int, cpu_seconds: int, doorman: Doorman | None = None) -> int:
-        """Fork the child of one check, which takes over the descriptor `channel`. Returns its pid."""
+        """Fork the child for one check, which takes over the descriptor `channel`; return its pid."""
         if time.time() > self.stale:
             self.stale = read_all(self.readable)
         if self.last_pid is not None:
@@ -151,7 +153,7 @@ class Zygote:
             return pid
         try:
             os.dup2(channel, 3)
-            null = os.open("/dev/null", os.O_RDWR)  # a new one: whoever shares it sees the flags that others set
+            null = os.open("/dev/null", os.O_RDWR)  # opened anew: processes that share one see each other's flags
             for stream in range(3):
                 os.dup2(null, stream)
             try:
@@ -161,7 +163,7 @@ class Zygote:
             except OSError as error:
                 os.write(3, dump_frame({"ready": f"locking down failed: {error}"}))
                 os._exit(70)
-            os.write(3, READY)  # before the source is here, so the candidate cannot have written it
+            os.write(3, READY)  # the source has not arrived yet, so the candidate cannot have written this
             serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=3))
         finally:
             os._exit(71)
@@ -175,10 +177,10 @@ def _attempts() -> dict:
             return _ERRNO.get(error.errno, str(error.errno))
         return "done"
 
-    # a fork that works must not go on here as a second process
+    # if fork works, the second process must not continue here
     fork = outcome(lambda: os.fork() or os._exit(0))
     return {
-        "list": outcome(lambda: os.close(os.open("/", os.O_RDONLY))),  # is there under any root
+        "list": outcome(lambda: os.close(os.open("/", os.O_RDONLY))),  # exists under any root
         "fork": fork,
         "socket": outcome(lambda: socket.socket().close()),
         "chmod": outcome(lambda: os.chmod("/nonexistent-path-of-the-sandbox", 0o600)),
@@ -201,7 +203,7 @@ def reap(pid: int, let_it_end: bool) -> bytes:
             _kill(pid)
         else:
             time.sleep(0.001)
-    # one that was already ending keeps its own status
+    # a child that was already ending keeps its own status
     by_us = (killed or not let_it_end) and os.WIFSIGNALED(status)
     return REPORT.pack(status, by_us, usage.ru_utime, usage.ru_stime, usage.ru_maxrss)
 
@@ -209,13 +211,13 @@ def reap(pid: int, let_it_end: bool) -> bytes:
 def _kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     try:
-        os.killpg(pid, signal.SIGKILL)  # it leads a group of its own; nothing else should be in there
+        os.killpg(pid, signal.SIGKILL)  # its process group; nothing else should be in there
     except OSError:
         pass
 
 
 class Child(NamedTuple):
-    """A child that is locked down, and waits for its program or runs it."""
+    """A locked-down child that waits for its program or runs it."""
 
     pid: int
     channel: socket.socket  # the judge's end
@@ -233,7 +235,7 @@ class Child(NamedTuple):
 
 
 def prepare(zygote: Zygote, cpu_seconds: int) -> Child:
-    """Fork a child ahead of its check."""
+    """Fork a child before its check arrives."""
     ours, theirs = socket.socketpair()
     doorman = Doorman() if zygote.asks else None
     with theirs:
@@ -252,7 +254,7 @@ def discard(child: Child | None) -> None:
 
 
 def next_message(control: socket.socket, child: Child | None) -> bytes:
-    """What the judge says next; meanwhile the child's threads are counted."""
+    """Return the judge's next message; meanwhile answer the kernel's questions about the child's threads."""
     while child is not None and child.doorman is not None and child.doorman.open:
         poll = select.poll()
         for descriptor in (control, child.doorman):
@@ -268,7 +270,7 @@ def next_message(control: socket.socket, child: Child | None) -> bytes:
 
 
 def loop(zygote: Zygote, control: socket.socket) -> None:
-    """Serve the judge until it goes away; then kill what runs and end."""
+    """Serve the judge until it goes away; then kill the children and exit."""
     child: Child | None = None
     waiting: Child | None = None
     while True:
@@ -292,7 +294,7 @@ def loop(zygote: Zygote, control: socket.socket) -> None:
                 child.kill()
             control.send(child.reap(let_it_end=kind == b"W"))
             child = None
-            with contextlib.suppress(OSError):  # while the judge is busy with its caller; else at the next check
+            with contextlib.suppress(OSError):  # now, while the judge is busy; or else at the next check
                 waiting = prepare(zygote, cpu_seconds)
         else:
             discard(waiting)
@@ -301,22 +303,22 @@ def loop(zygote: Zygote, control: socket.socket) -> None:
 
 
 def _warm_up() -> None:
-    """Load what solutions import, without the work that `random` and `threading` do after every fork (0.4 ms)."""
+    """Load the modules in `WARM`, but prevent the work that `random` and `threading` do after every fork (0.4 ms)."""
     register, os.register_at_fork = os.register_at_fork, lambda **_: None
     for name in WARM:
         __import__(name)
     os.register_at_fork = register
     sys.meta_path.insert(0, semlock.Finder)
-    # every child starts from this state, so that a verdict on a random program can be had again
+    # every child starts from this state, so that the verdict on a random program can be reproduced
     sys.modules["random"].seed(0)
 
 
 def _freeze_finders(paths: Paths) -> None:
-    """Let modules be found without listing the folders of sys.path, which a child may not read."""
+    """Make imports work without listing the folders of sys.path, which a child may not do."""
     chosen = {os.path.split(path) for path in paths.shown}
-    util.find_spec("no_such_module_anywhere")  # so every folder is listed
+    util.find_spec("no_such_module_anywhere")  # makes Python list every folder
     for folder in set(sys.path_importer_cache) - set(sys.path):
-        del sys.path_importer_cache[folder]  # it has the names in this checkout
+        del sys.path_importer_cache[folder]  # it holds the names of files in this checkout
     for folder in sys.path:
         finder = sys.path_importer_cache.get(folder)
         if hasattr(finder, "_fill_cache"):
@@ -326,7 +328,7 @@ def _freeze_finders(paths: Paths) -> None:
 
 
 def _enter_root(paths: Paths) -> str:
-    """Go under a root of our own. Returns the layer's name; "" where there is none."""
+    """Change to our own root folder; return the layer's name, or "" if that is not possible."""
     try:
         root.enter(paths)
     except OSError:
@@ -335,10 +337,10 @@ def _enter_root(paths: Paths) -> str:
 
 
 def main() -> None:
-    """Arguments: the control socket's descriptor, the judge's pid, and the settings as JSON."""
+    """Start the zygote; argv: the control socket's descriptor, the judge's pid, the settings as JSON."""
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[3])
-    sys.path.pop(0)  # this checkout; what is needed of it is imported by now
+    sys.path.pop(0)  # this checkout; everything needed from it is imported by now
     _warm_up()
     parent = int(sys.argv[2])
     if lockdown.LINUX:
@@ -346,11 +348,11 @@ def main() -> None:
         lockdown.no_new_privileges()
     paths = Paths(*settings["paths"])
     _freeze_finders(paths)
-    running = lockdown.threads_of(os.getuid()) if os.geteuid() else 0  # while there is a /proc
+    running = lockdown.threads_of(os.getuid()) if os.geteuid() else 0  # now, while /proc is visible
     namespaces = lockdown.enter_as_first(control, mounts=True) if settings["namespaces"] else []
     last_pid, files = None, ""
     if namespaces:
-        parent = 0  # it is outside, and has no number in here
+        parent = 0  # the parent is outside, and has no id in this namespace
         with contextlib.suppress(OSError):
             last_pid = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
     if "mount" in namespaces:
@@ -370,7 +372,7 @@ def main() -> None:
     warm_up()
     gc.collect()
     lockdown.trim_heap()
-    gc.freeze()  # the collector of a child then writes to none of the pages it shares with us
+    gc.freeze()  # so that a child's garbage collector writes to none of the pages that it shares with us
     layers = {**zygote.try_out(), "namespaces": namespaces, "files": files, "same pid": zygote.last_pid is not None}
     layers["threads"] = "own limit" if zygote.counted_apart else "asked about" if zygote.asks else "the user's limit"
     control.send(json.dumps(layers).encode())

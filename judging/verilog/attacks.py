@@ -1,4 +1,4 @@
-"""A handful of modules that a working Verilog sandbox must see through, tried before every training run."""
+"""Try a few modules that a working Verilog sandbox must judge rightly, before every training run."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ ATTACKS = (
 
 
 def attack(sandbox: Any, time_limit: float = 3.0) -> list[str]:
-    """Judge every module. Returns a line for each verdict that is wrong, [] when all is well."""
+    """Judge every module and return one line for each wrong verdict; [] means that the sandbox holds."""
     return wrong_verdicts(sandbox, TASK, ATTACKS, time_limit)

@@ -1,11 +1,12 @@
-"""One worker that judges Verilog: takes jobs from verilog.py over a socket, as judging/python/judge.py takes Python's.
+"""Judge Verilog in one worker: take jobs over a socket from judging/pool.py, as judging/python/judge.py does.
 
-A check runs six small programs, one after the other, each under the locks of tools:
+A check runs these programs, one after the other, each locked down as tools.py says. The right column names the part
+of the verdict that each decides.
 
-    ivlpp         expands the candidate's macros; what comes out is looked through by source.check_source
+    ivlpp         expands the candidate's macros; source.check_source checks the result
     ivl           compiles it (iverilog -g2012 -Wall): `compilation`
     yosys         writes a netlist, then maps it to gates: `synthesis`
-    ivlpp, ivl    compile testbench and netlist, which source.check_netlist has written anew
+    ivlpp, ivl    compile the testbench and the netlist, which source.check_netlist has rewritten
     vvp           simulates them: `functional`
     verilator     reads the candidate's source: `quality`
 """
@@ -24,7 +25,7 @@ import sys
 import time
 from typing import Any
 
-if __name__ == "__main__":  # started by its path: modules are found from the project's folder, not from this one
+if __name__ == "__main__":  # started by path: search modules in the project's folder, not in this one
     sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 from judging import lockdown
@@ -45,28 +46,28 @@ from judging.verilog.tools import SECOND, STDIN, STDOUT, NotStarted, Result, Too
 from judging.verilog.watchers import without_watchers
 from judging.verilog_tokens import Refused
 
-WARNING_COST = 0.04  # of a compiler's warning, in `compilation`
-LINT_COST = 0.05  # of a linter's warning, in `quality`
+WARNING_COST = 0.04  # each warning of the compiler takes this from `compilation`
+LINT_COST = 0.05  # each warning of the linter takes this from `quality`, unless its kind is in LINT_COSTS
 LINT_COSTS = {kind: 0.15 for kind in "CASEOVERLAP COMBDLY LATCH MULTIDRIVEN UNDRIVEN UNOPTFLAT WIDTH".split()}
-LONG_LINE, LONG_LINE_COST = 100, 0.02  # characters; in `quality`
+LONG_LINE, LONG_LINE_COST = 100, 0.02  # each line of more characters takes this from `quality`
 MAX_NETLIST = 2 * 1024 * 1024  # characters
-SYNTHESIS_SHARE = 0.6  # of the time that is left, so that a large design is still simulated
+SYNTHESIS_SHARE = 0.6  # share of the remaining time for yosys, so that a large design is still simulated
 WORKER_MEMORY = 4 << 30  # bytes
 
 _GENERATION = (
     "2012 no-specify assertions xtypes io-range-error no-strict-ca-eval no-strict-expr-width shared-loop-index "
     "no-verilog-ams icarus-misc"
-).split()  # what the driver iverilog tells ivl for -g2012
+).split()  # the driver iverilog passes these to ivl for -g2012
 _PLACE = re.compile(rf"(?:(?<=^)|(?<=\s))(?:{STDIN}|-):(?=\d)")
 _INPUT_ASSIGNED = re.compile(r"error: (\w+)\S* is not a valid l-value")
 _LATCHES = r"t:$dlatch t:$adlatch t:$dlatchsr t:$sr t:$_DLATCH* t:$_SR_*"
 
-MAX_EXPANDED = 256  # testbenches kept
+MAX_EXPANDED = 256  # number of expanded testbenches that are kept
 _expanded: dict[str, str] = {}
 
 
 class Stop(Exception):
-    """The check ends here, with this status and reason."""
+    """The check ends with this status and reason."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
@@ -74,7 +75,12 @@ class Stop(Exception):
 
 
 def ivl_config(folder: str, simulate: bool) -> str:
-    """What the driver iverilog would write for ivl: -g2012 -Wall without code, or -g2012 with code for vvp."""
+    """Return the configuration that the driver iverilog would write for ivl.
+
+    Args:
+        folder: the folder of ivl and its modules.
+        simulate: generate code for vvp, as for -g2012; otherwise no code, as for -g2012 -Wall.
+    """
     lines = [f"basedir:{folder}", *(f"module:{folder}/{name}.vpi" for name in ("system", "v2005_math", "v2009"))]
     lines += [f"generation:{name}" for name in _GENERATION]
     lines += ["ignore_missing_modules:false", "iwidth:32", "widthcap:65536", "functor:cprop", "functor:nodangle"]
@@ -86,10 +92,11 @@ def ivl_config(folder: str, simulate: bool) -> str:
 
 
 def synthesis_script(top_module: str, latches: bool) -> str:
-    """Yosys's commands: the netlist of words for the simulation to standard output, then the mapping to gates.
+    """Return Yosys's commands: write the word-level netlist to standard output, for the simulation; then map to gates.
 
-    A combinational loop is a latch made by hand, so `check` goes with the latches. By its name, standard output is
-    complete once the netlist is written; what yosys buffers itself would be lost with an error in a later step.
+    A combinational loop is a hand-made latch, so `check` runs only where latches are not allowed. Standard output is
+    opened by its path, so the netlist is complete once it is written; what yosys buffers itself would be lost if a
+    later step fails.
     """
     netlist = f"""
         read_verilog -sv -nopp {STDIN}; hierarchy -check -top {top_module}
@@ -99,7 +106,7 @@ def synthesis_script(top_module: str, latches: bool) -> str:
 
 
 class Check:
-    """One check: the parts fill up as it goes."""
+    """One check; `parts` and `counts` are filled in as it proceeds."""
 
     def __init__(self, tools: Toolbox, job: dict[str, Any], until: float) -> None:
         self.tools, self.job, self.until = tools, job, until
@@ -114,7 +121,7 @@ class Check:
         return result
 
     def judge(self) -> tuple[str, str]:
-        """Run it. Returns status and reason."""
+        """Run the check and return status and reason."""
         task = self.job["task"]
         secret = secrets.token_hex(16)
         try:
@@ -130,11 +137,11 @@ class Check:
             return stop.status, str(stop)
         except (NotStarted, OSError):
             raise
-        except Exception as error:  # the testbench was fine, so the completion did that: no way out of being judged
+        except Exception as error:  # the testbench was fine, so the completion caused this and is judged
             return "fail", one_line(f"the completion cannot be read: {error!r}")
 
     def judge_completion(self, testbench: str, secret: str, inverted: bool) -> tuple[str, str]:
-        """Status and reason; raises Refused or Stop."""
+        """Judge the completion, given a good testbench; return status and reason, or raise Refused or Stop."""
         task = self.job["task"]
         top_module, latches = task["top_module"], bool(task.get("latches"))
         source = self.compile(candidate_source(task, self.job["completion"]))
@@ -145,7 +152,7 @@ class Check:
             self.lint(source, top_module, latches)
 
     def testbench(self, test: str) -> str:
-        """The testbench without macros, expanded once for all checks of a task; raises Refused."""
+        """Return the testbench with macros expanded (once for all checks of a task), or raise Refused."""
         if test not in _expanded:
             check_testbench(test)
             flat = self.run("ivlpp", [STDIN], without_waveforms(test))
@@ -157,19 +164,19 @@ class Check:
         return _expanded[test]
 
     def compile(self, program: str) -> str:
-        """The source as the other tools get it; raises Refused or Stop where it is none."""
+        """Compile the program and return its source as the other tools get it; raise Refused or Stop if that fails."""
         warnings = 0
-        if "`" in program:  # nothing else is the preprocessor's business
+        if "`" in program:  # without a backtick the preprocessor has nothing to do
             check_source(program, preprocessed=False)
             flat = self.run("ivlpp", ["-Wredef-chg", STDIN], program)
-            # its exit code is 0 with 256 errors, and with some kinds of errors always
+            # the exit code does not tell: it is 0 for 256 errors, and always for some kinds of errors
             if not flat.good or any("error:" in line and "warning:" not in line for line in flat.errors.splitlines()):
                 raise _stop(flat, "the preprocessor", "syntax")
             program, warnings = flat.output, flat.errors.count("warning:")
         source = check_source(without_watchers(program), preprocessed=True)
         config = ivl_config(self.tools.tools["ivl_folder"], False)
         compiled = self.run("ivl", ["-v", f"-C{SECOND}", "-"], source, config)
-        # its exit code, a count of errors, is 0 with 256 of them: it says what it is at, and that is its last step
+        # the exit code counts errors and is 0 for 256 of them; so look for ivl's message about its last step too
         if not compiled.good or "\nCODE GENERATION\n" not in compiled.output:
             assigned = _INPUT_ASSIGNED.search(compiled.errors)
             if assigned and self.ports.get(assigned[1]) == "input":
@@ -180,7 +187,7 @@ class Check:
         return source
 
     def synthesise(self, source: str, top_module: str, latches: bool) -> str:
-        """The netlist of the candidate, safe to simulate; raises Refused or Stop where there is none."""
+        """Return a netlist of the candidate that is safe to simulate; raise Refused or Stop if there is none."""
         until = time.monotonic() + SYNTHESIS_SHARE * (self.until - time.monotonic())
         done = self.run(
             "yosys",
@@ -201,8 +208,8 @@ class Check:
 
     def simulate(self, netlist: str, testbench: str, secret: str, inverted: bool) -> tuple[str, str]:
         compiled = self.link(netlist, testbench)
-        if not compiled.good or not compiled.output:  # without errors it writes a program; its exit code may be 256
-            if not self.job.get("reference", "").strip():  # which would tell
+        if not compiled.good or not compiled.output:  # the exit code is 0 for 256 errors, but then there is no output
+            if not self.job.get("reference", "").strip():  # a reference would show whose fault it is
                 self.try_testbench(testbench)
             raise _stop(compiled, "the testbench with the module", "fail")
         ran = self.run("vvp", ["-n", STDIN], compiled.output)
@@ -220,10 +227,10 @@ class Check:
         return self.run("ivl", [f"-C{SECOND}", "-"], f"{module}\n{testbench}", config)
 
     def try_testbench(self, testbench: str) -> None:
-        """Raise Stop, `refused`, if the testbench does not compile with an empty module either."""
+        """Raise Stop with status `refused` if the testbench does not compile with an empty module either."""
         header = self.run("ivlpp", [STDIN], f"{self.job['task']['prompt']}\nendmodule\n")
         compiled = self.link(header.output, testbench)
-        in_time = not (header.late or compiled.late)  # what time is left is up to the completion
+        in_time = not (header.late or compiled.late)  # the completion decides how much time is left
         if in_time and header.good and not compiled.output:
             told = _stop(compiled, "the compiler", "refused")
             raise Stop("refused", one_line(f"the testbench does not compile: {told}", 300))
@@ -240,7 +247,7 @@ class Check:
         ]
         result = self.run("verilator_bin", [*flags, *(["-Wno-LATCH"] if latches else []), STDIN], source)
         if not result.good:
-            return  # 0: it cannot be read, or not in time
+            return  # `quality` stays 0: the linter failed or took too long
         kinds = re.findall(r"(?m)^%Warning-([A-Z0-9]+):", result.errors)
         cost = sum(LINT_COSTS.get(kind, LINT_COST) for kind in kinds)
         cost += LONG_LINE_COST * sum(len(line) > LONG_LINE for line in self.job["completion"].splitlines())
@@ -248,7 +255,7 @@ class Check:
 
 
 def _stop(result: Result, what: str, status: str) -> Stop:
-    """Why a tool did not do its work: `status`, unless it ran out of something."""
+    """Return a Stop that says why a tool failed: with `status`, unless it ran out of time, memory or output."""
     if result.late:
         return Stop("timeout", f"{what} did not end in time")
     if result.flood:
@@ -264,7 +271,7 @@ def _stop(result: Result, what: str, status: str) -> Stop:
 
 
 def check(tools: Toolbox, job: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the verdict on one job."""
+    """Return the fields of the verdict on one job."""
     started = time.monotonic()
     if job.get("ask") == "versions":
         return {"status": "pass", "reason": json.dumps(versions(tools, started + job["time_limit"]))}
@@ -287,7 +294,7 @@ def serve(tools: Toolbox, caller: socket.socket) -> None:
     while True:
         while (frame := split_frame(buffer, MAX_REQUEST)) is None:
             while not poll.poll(1000):
-                if os.getppid() != parent:  # a fork of the caller may still hold its end of the socket open
+                if os.getppid() != parent:  # the caller is gone, though a fork of it may hold the socket open
                     return
             chunk = caller.recv(1 << 18)
             if not chunk:
@@ -298,15 +305,15 @@ def serve(tools: Toolbox, caller: socket.socket) -> None:
             reply = check(tools, frame[0])
         except NotStarted as error:
             reply = {"status": "infrastructure", "reason": one_line(error)}
-        except Exception as error:  # ours, so it must not pass for the completion's
+        except Exception as error:  # our own error, which must not be blamed on the completion
             reply = {"status": "infrastructure", "reason": one_line(f"the worker failed: {error!r}")}
         caller.sendall(dump_frame(reply))
 
 
 def main() -> None:
-    """Arguments: the descriptor of the socket to the caller, the caller's pid, and the settings as JSON."""
+    """Serve checks; argv: descriptor of the socket to the caller, the caller's pid, the settings as JSON."""
     caller = socket.socket(fileno=int(sys.argv[1]))
-    caller.set_inheritable(False)  # verdicts go there: no tool may have it
+    caller.set_inheritable(False)  # no tool may get the socket, because verdicts are sent through it
     settings, parent, number = json.loads(sys.argv[3]), int(sys.argv[2]), os.getpid()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if settings["core"] is not None:
@@ -315,7 +322,7 @@ def main() -> None:
     lockdown.no_new_privileges()
     namespaces = lockdown.enter_as_first(caller) if settings["namespaces"] else []
     if namespaces:
-        lockdown.die_with_parent(0)  # it is outside, and has no number in here
+        lockdown.die_with_parent(0)  # the parent is outside, and has no id in this namespace
     tools = Toolbox(settings["memory_mib"], number, settings["tools"])
     resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY, WORKER_MEMORY))
     caller.sendall(dump_frame({**tools.try_out(), "namespaces": namespaces}))

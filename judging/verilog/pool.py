@@ -1,4 +1,4 @@
-"""Judge Verilog on a pool of workers: `VerilogSandbox`, and the weighted score of a verdict's parts."""
+"""Judge Verilog on a pool of workers, and compute the weighted score of a verdict's parts."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from judging.verilog.tools import find_tools
 PARTS = ("compilation", "functional", "synthesis", "quality", "reasoning")
 
 
-WEIGHTS = (0.4, 0.5, 0.3, 0.5, 0.6)  # of the parts, in their order
+WEIGHTS = (0.4, 0.5, 0.3, 0.5, 0.6)  # weights of PARTS, in the same order
 
 
 TASK_FIELDS = ("prompt", "test", "top_module")
 
 
-JUDGES_AT_A_TIME = 8  # requests to the judge model under way
+JUDGES_AT_A_TIME = 8  # number of simultaneous requests to the judge model
 
 
 def score(parts: Mapping[str, float], weights: Sequence[float] = WEIGHTS) -> float:
-    """The mean of the parts in use by their weights, in [0, 1].
+    """Return the weighted mean of the parts that are present, in [0, 1].
 
     Raises:
-        InputError: not five weights, a negative one, or none above 0 for the parts in use.
+        InputError: there are not five weights, one is negative or infinite, or all of the parts present have weight 0.
 
     >>> score({"compilation": 1.0, "functional": 0.5, "synthesis": 1.0, "quality": 1.0})
     0.8529411764705882
@@ -49,16 +49,16 @@ def score(parts: Mapping[str, float], weights: Sequence[float] = WEIGHTS) -> flo
 
 
 class VerilogSandbox(Sandbox):
-    """A pool of workers that judge Verilog; used as `Sandbox` is, and as safe to call from several threads.
+    """A pool of workers that judge Verilog. It is used like `Sandbox`, also from several threads.
 
     Args:
-        time_limit: seconds of wall time for one check with all its tools, the judge model's answer not included.
-        memory_mib: address space of one tool.
-        judge: the model that reads explanations; None: `reasoning` is not in use.
-        num_workers, allow_missing_layers, namespaces: as of `Sandbox`.
+        time_limit: seconds of wall time for one check with all its tools, without the judge model's answer.
+        memory_mib: MiB of address space for one tool.
+        judge: the model that reads explanations; None leaves out the part `reasoning`.
+        num_workers, allow_missing_layers, namespaces: as for `Sandbox`.
 
     Raises:
-        InputError: a tool or a required layer is missing, or a worker does not start.
+        InputError: the machine is not Linux, a tool or a required layer is missing, or a worker does not start.
     """
 
     program = "verilog/judge.py"
@@ -75,7 +75,7 @@ class VerilogSandbox(Sandbox):
         if sys.platform != "linux":
             raise InputError("the Verilog sandbox needs Linux")
         self.extra = {"tools": find_tools()}
-        self._references: dict[tuple[Any, ...], str] = {}  # by task, why its reference fails
+        self._references: dict[tuple[Any, ...], str] = {}  # task -> why its reference fails, or ""
         super().__init__(time_limit, memory_mib, num_workers, allow_missing_layers, namespaces=namespaces)
         self.judge = judge
         self._asking = ThreadPoolExecutor(JUDGES_AT_A_TIME, thread_name_prefix="verilog-judge") if judge else None
@@ -109,14 +109,15 @@ class VerilogSandbox(Sandbox):
             return dataclasses.replace(
                 verdict, status="refused", reason=reason, parts=None, tests_passed=None, tests_total=None
             )
-        if verdict.judged and verdict.parts is None:  # a worker that was late and had to be killed
+        if verdict.judged and verdict.parts is None:  # the worker was late and had to be killed
             verdict = dataclasses.replace(verdict, parts=dict.fromkeys(PARTS[:-1], 0.0))
         return verdict
 
     def _reference_fails(self, number: int, job: dict[str, Any]) -> str:
-        """Why nobody can pass this task: its own reference does not. "" if it does or there is none.
+        """Return why the task's own reference solution fails; "" if it passes or there is none.
 
-        A check of its own with a time limit of its own, so that no completion has a hand in it.
+        If it fails, no completion can be expected to pass. The reference has a separate check with its own time limit,
+        so that no completion can influence the result.
         """
         if not job.get("reference", "").strip():
             return ""
@@ -126,13 +127,13 @@ class VerilogSandbox(Sandbox):
             verdict = super()._judge(number, job | {"completion": job["reference"], "time_limit": limit})
             failed = verdict.judged and not verdict.passed
             reason = f"the task's own reference fails its testbench: {verdict.reason}" if failed else ""
-            if not verdict.judged or verdict.status == "timeout":  # may have been the machine's
+            if not verdict.judged or verdict.status == "timeout":  # perhaps the machine's fault: do not keep it
                 return reason
             self._references[key] = reason
         return self._references[key]
 
     def versions(self) -> dict[str, str]:
-        """What each tool says about its version."""
+        """Return what each tool prints about its version."""
         return json.loads(self._queue({"ask": "versions", "time_limit": self.time_limit}).result().reason)
 
     def close(self) -> None:
@@ -145,7 +146,7 @@ class VerilogSandbox(Sandbox):
 
 
 def _joined(verdict: Future[Verdict], asked: Future[float | None]) -> Future[Verdict]:
-    """The verdict with `reasoning` among its parts, unless the judge model could not be reached."""
+    """Return a future of the verdict with the part `reasoning` added, unless the judge model gave no answer."""
     both: Future[Verdict] = Future()
     both.set_running_or_notify_cancel()
 

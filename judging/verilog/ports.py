@@ -1,7 +1,7 @@
-"""A module's ports: what the task declares is what the netlist must have, and no input may be driven from inside.
+"""Check a module's ports: the netlist must have those that the task declares, and may not drive an input.
 
-A module that turned an input into an output, or assigned to one, would overwrite the stimulus where the testbench holds
-it on a net; one with a port more could meet a name of the testbench.
+A module that turns an input into an output, or assigns to an input, would overwrite the stimulus if the testbench keeps
+it on a net. An additional port could connect to a name of the testbench.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _TYPES = frozenset("wire reg logic bit byte int integer signed unsigned var tri 
 
 
 def task_ports(prompt: str, top_module: str) -> dict[str, str]:
-    """Direction by name, from the header that a prompt ends with.
+    """Return {port name: direction} from the module header at the end of a prompt.
 
     Raises:
-        Refused: it declares no ports of that module.
+        Refused: the prompt declares no ports of that module.
 
     >>> task_ports("// input x\\nmodule top #(parameter W = 4) (input clk, input [W-1:0] a, b, output reg y);", "top")
     {'clk': 'input', 'a': 'input', 'b': 'input', 'y': 'output'}
@@ -40,7 +40,7 @@ def task_ports(prompt: str, top_module: str) -> dict[str, str]:
 
 
 def check_ports(netlist: str, ports: dict[str, str]) -> None:
-    """Raise Refused unless the netlist that yosys wrote has none but these ports, so directed, and drives no input.
+    """Raise Refused if yosys's netlist has a port that is not in `ports` with the same direction, or drives an input.
 
     >>> check_ports("module t(a, y); input a; output y; wire y; assign { y, a } = 2'h1; endmodule",
     ...             {"a": "input", "y": "output"})
@@ -59,7 +59,7 @@ def check_ports(netlist: str, ports: dict[str, str]) -> None:
             statement = direction = ""
         elif token in (*_DIRECTIONS, "wire", "reg", "assign"):
             statement, direction = token, token if token in _DIRECTIONS else direction
-        elif token == "=":  # what is assigned to stands before it
+        elif token == "=":  # the names before it were assigned to
             statement = ""
         elif depth == 0 and kind in ("name", "escaped") and token not in _TYPES:
             name = token.removeprefix("\\")

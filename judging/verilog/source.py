@@ -1,8 +1,8 @@
-r"""Reads Verilog token by token: what a candidate may contain, what a netlist may contain, and a testbench's secret.
+r"""Check token by token what a candidate and a netlist contain, and put a secret into the testbench.
 
-The candidate's source never meets the testbench. What does is the netlist that yosys writes, and of that only tokens
-from a short list: no system task, no string, no directive, no delay, no dot (so no hierarchical name and no port
-connection), no instance, no name that it does not declare. It is written anew from those tokens.
+The candidate's source is never compiled together with the testbench. Only the netlist that yosys writes is, and only
+after it was rewritten from a short list of tokens: no system task, no string, no directive, no delay, no dot (so no
+hierarchical name and no port connection), no instance, and no name that it does not declare.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import re
 
 from judging.verilog_tokens import Refused, tokens_of
 
-# system functions that are constants or wiring; everything else prints, stops, reads, writes or waits
+# system functions that are constants or wiring; all others print, stop, read, write or wait
 FUNCTIONS = frozenset(
     "signed unsigned clog2 bits size high low left right increment dimensions unpacked_dimensions countones onehot "
     "onehot0 isunknown rtoi itor floor ceil pow sqrt ln log10".split()
 )
-DIRECTIVES = frozenset("default_nettype timescale resetall celldefine endcelldefine line".split())  # after ivlpp
-MAX_SOURCE = 256 * 1024  # characters, macros expanded
+DIRECTIVES = frozenset("default_nettype timescale resetall celldefine endcelldefine line".split())  # left by ivlpp
+MAX_SOURCE = 256 * 1024  # characters, also after macros are expanded
 
 _NETLIST_WORDS = frozenset(
     "module endmodule input output inout wire reg signed integer assign always initial posedge negedge or begin end if "
@@ -28,18 +28,20 @@ _NETLIST_SIGNS = frozenset("()[]{}:;,?=<>!&|^~+-*/%@")
 
 
 def check_length(text: str) -> None:
-    """Raise Refused for a source that is too long to be read."""
+    """Raise Refused if the source has more than `MAX_SOURCE` characters."""
     if len(text) > MAX_SOURCE:
         raise Refused(f"the source has {len(text)} characters, more than {MAX_SOURCE}")
 
 
 def check_source(text: str, preprocessed: bool) -> str:
-    r"""A candidate's source without comments, and without directives if it went through the preprocessor.
+    r"""Check a candidate's source. If it is preprocessed, return it without comments and directives, else unchanged.
 
-    Comments go because tools take orders from them (`verilator lint_off`, `synthesis translate_off`).
+    Of the directives only default_nettype remains. Comments are removed because tools obey some of them (`verilator
+    lint_off`, `synthesis translate_off`).
 
     Raises:
-        Refused: a system task, an include, a macro that reaches outside, a foreign function, a name such as `\$and `.
+        Refused: the source is too long, or has a system task, an include, a forbidden directive, a foreign function, a
+            name such as `\$and `, a character outside ASCII, or a comment that does not end.
 
     >>> check_source("assign y = $signed(a); // $finish", True)
     'assign y = $signed(a); '
@@ -80,10 +82,10 @@ def _directive_line(match: re.Match[str]) -> str:
 
 
 def check_netlist(text: str, top_module: str) -> str:
-    r"""The netlist written anew from its tokens, escaped names replaced by plain ones.
+    r"""Return the netlist rewritten from its tokens, with plain names in place of escaped ones.
 
     Raises:
-        Refused: it has anything but one module, named `top_module`, made of wires, registers and expressions.
+        Refused: it is not exactly one module, named `top_module`, made of wires, registers and expressions.
 
     >>> check_netlist("/* yosys */ module top(\\a.b ); input \\a.b ; wire \\a.b ; endmodule", "top")
     '  module top(escaped_0_ ); input escaped_0_ ; wire escaped_0_ ; endmodule'
@@ -122,12 +124,12 @@ def check_netlist(text: str, top_module: str) -> str:
             raise Refused(f"the netlist has an instance of {before[1][:60]}")
         before = (kind, token)
     written_anew = "".join(token for _, token in renamed)
-    # a latch looks at its inputs when they have settled, not at each step on the way there
+    # with #0 a latch reads its inputs after they have settled, not at each step before
     return re.sub(r"always @\*", "always @* #0", written_anew)
 
 
 def _declared(tokens: list[tuple[str, str]]) -> set[str]:
-    """The names that follow `wire`, `reg [7:0]`, `input signed [3:0]` and so on."""
+    """Return the names that follow `wire`, `reg [7:0]`, `input signed [3:0]` and so on."""
     declared, waiting, depth = set(), False, 0
     for kind, token in tokens:
         depth += (token == "[") - (token == "]")
@@ -139,7 +141,7 @@ def _declared(tokens: list[tuple[str, str]]) -> set[str]:
     return declared
 
 
-_SUMMARIES = {  # what a testbench prints last: (format literal, whether its first number counts failures)
+_SUMMARIES = {  # the last line that a testbench prints; format literal: whether its first number counts failures
     "passed %0d of %0d": False,
     "Mismatches: %1d in %1d samples": True,  # VerilogEval
 }
@@ -149,7 +151,7 @@ _READING = frozenset("$readmemh $readmemb $fscanf $fgets $fgetc $fread $sdf_anno
 
 
 def check_testbench(test: str) -> None:
-    """Raise Refused for a testbench that reads a file: no tool may, so its checks would compare with nothing.
+    """Raise Refused if a testbench reads a file: no tool may read one, so its checks would compare with nothing.
 
     >>> check_testbench('initial $readmemh("vectors.hex", m);')
     Traceback (most recent call last):
@@ -162,7 +164,7 @@ def check_testbench(test: str) -> None:
 
 
 def without_waveforms(test: str) -> str:
-    """The testbench without the calls that write a waveform: no tool writes a file here, and vvp ends where it cannot.
+    """Remove the calls that write a waveform from a testbench: no tool may write files here, and vvp would stop there.
 
     >>> without_waveforms('initial begin $dumpfile("a;b.vcd"); $dumpvars(1, tb); go; end // $dumpvars')
     'initial begin ; ; go; end // $dumpvars'
@@ -176,9 +178,10 @@ def without_waveforms(test: str) -> str:
 
 
 def latches_allowed(source: str) -> str:
-    r"""The source with `always_comb` as `always @*`, of which yosys may make a latch.
+    r"""Replace `always_comb` in the source by `always @*`, from which yosys may make a latch.
 
-    It refuses to for the former, and there would be no netlist to simulate. A latch is a fault of the synthesis.
+    With `always_comb` yosys stops at a latch, and there would be no netlist to simulate. This way, a latch lowers only
+    `synthesis`.
 
     >>> latches_allowed("always_comb \\always_comb = y;")
     'always @* \\always_comb = y;'
@@ -187,10 +190,10 @@ def latches_allowed(source: str) -> str:
 
 
 def seal(test: str, secret: str) -> tuple[str, bool]:
-    r"""The testbench with the secret put into its one summary, and whether the first number counts failures.
+    r"""Put the secret into a testbench's summary line; return it, and whether the first number counts failures.
 
     Raises:
-        Refused: it does not have one summary.
+        Refused: the testbench does not have exactly one summary line.
 
     >>> seal('$display("passed %0d of %0d", p, n);', "S3")
     ('$display("S3 passed %0d of %0d", p, n);', False)
@@ -203,7 +206,7 @@ def seal(test: str, secret: str) -> tuple[str, bool]:
 
 
 def read_summary(output: str, secret: str, inverted: bool) -> tuple[int, int] | None:
-    """(checks passed, checks made) from the simulation's output; None unless there is one such line.
+    """Read (checks passed, checks made) from the simulation's output; None unless it has exactly one valid summary.
 
     >>> read_summary("passed 9 of 9\\nS3 passed 1 of 4\\n", "S3", False)
     (1, 4)

@@ -1,8 +1,7 @@
-"""Runs one program of the Verilog tools under the sandbox's locks, and tells what became of it.
+"""Run one of the Verilog tools under the sandbox's locks and return its result.
 
-A tool gets one text as its standard input and one as its descriptor 3, both in memory and read-only, and answers on
-its standard output and error, whose length is capped. It writes no file anywhere, so no two checks share one and
-nothing can be left behind: not even a temporary folder is needed.
+A tool gets one text as its standard input and one as its descriptor 3, both in memory and read-only. It answers on its
+standard output and error, whose length is limited. It writes no files, so checks share none and nothing is left behind.
 """
 
 from __future__ import annotations
@@ -24,22 +23,26 @@ from common import InputError
 from judging import lockdown
 from judging.python.zygote import Zygote
 
-# a tool's first text, its answer, its second text
+# the paths of a tool's first text, its answer, and its second text
 STDIN, STDOUT, SECOND = (f"/proc/self/fd/{number}" for number in (0, 1, 3))
-MAX_OUTPUT = 8 * lockdown.MIB  # of a tool; a netlist of that size would not simulate in time
-MAX_ERRORS = 256 * 1024
+MAX_OUTPUT = 8 * lockdown.MIB  # bytes on standard output; a netlist of that size would not simulate in time
+MAX_ERRORS = 256 * 1024  # bytes on standard error
 INSTALL = "apt-get install iverilog yosys verilator (docs/verilog.md)"
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 class NotStarted(Exception):
-    """The machine's failure or ours: a tool could not be started under the locks."""
+    """A tool could not be started under the locks; this is our fault or the machine's."""
 
 
 class Result(NamedTuple):
-    """What became of one tool.
+    """The result of running one tool.
 
-    code: exit code, or -N for signal N. late: wall or CPU time was used up. flood: it wrote more than it may.
+    Attributes:
+        code: exit code, or -N for signal N.
+        output, errors: the texts on standard output and error.
+        late: wall or CPU time was used up.
+        flood: it wrote more than it may.
     """
 
     code: int
@@ -56,9 +59,9 @@ class Result(NamedTuple):
 
 
 def find_tools() -> dict[str, str]:
-    """The paths of the programs and folders: ivlpp, ivl and their folder, vvp, yosys, verilator_bin and its folder.
+    """Find the programs and their folders: ivlpp and ivl, vvp, yosys, verilator_bin.
 
-    The drivers `iverilog` and `verilator` are left out: they only start these, by way of a shell and of Perl.
+    The drivers `iverilog` and `verilator` are left out, because they only start these, through a shell and Perl.
 
     Raises:
         InputError: one of them is not installed.
@@ -80,9 +83,10 @@ def find_tools() -> dict[str, str]:
 
 
 class Toolbox(Zygote):
-    """Starts tools, each in a child that locks itself down as a candidate's does, and then becomes the tool.
+    """A starter of tools: each child locks itself down as a candidate's process does, and then executes the tool.
 
-    Unlike there, exec is allowed (of the tools alone) and what the children give up stays with this process.
+    There are two differences to Python's zygote. Exec is allowed, but only of the tools. And each child gives up its
+    rights itself; this process keeps its own.
     """
 
     def __init__(self, memory_mib: int, judge: int, tools: dict[str, str]) -> None:
@@ -97,12 +101,15 @@ class Toolbox(Zygote):
             self.ruleset = lockdown.landlock_ruleset(*self._paths())
         self.program = lockdown.seccomp_program(allow_exec=True)
         self.threads = lockdown.MAX_THREADS + (0 if self.root else lockdown.threads_of(os.getuid()) + 1024)
-        # shared with a child until it becomes a tool: exec takes it away, so no tool and no candidate can write to it
+        # memory shared with a child until its exec removes it, so neither a tool nor a candidate can write to it
         self.told = mmap.mmap(-1, mmap.PAGESIZE)
         self.environment = {"LANG": "C", "VERILATOR_ROOT": tools["verilator_root"], "MALLOC_ARENA_MAX": "2"}
 
     def _paths(self) -> tuple[list[str], list[str], list[str], list[str]]:
-        """Readable, writable, runnable, listed. Verilator looks for its input among the names in /proc/self/fd."""
+        """Return the paths that are readable, writable, runnable and listed, for `landlock_ruleset`.
+
+        /proc must be listed, because Verilator looks for its input among the names in /proc/self/fd.
+        """
         readable = [path for path in ("/lib", "/lib64", "/usr/lib", "/usr/lib64") if os.path.exists(path)]
         readable += [
             "/etc/ld.so.cache",
@@ -118,7 +125,10 @@ class Toolbox(Zygote):
         super().lock(cpu_seconds)
 
     def run(self, tool: str, arguments: list[str], text: str, second: str = "", *, until: float) -> Result:
-        """Run a tool to its end, or to the time `until` of time.monotonic().
+        """Run a tool until it ends, or until time.monotonic() reaches `until`.
+
+        Args:
+            text, second: its standard input and descriptor 3.
 
         Raises:
             NotStarted: the locks could not be put in place, or the program could not be executed.
@@ -127,7 +137,7 @@ class Toolbox(Zygote):
         inputs = [_in_memory(text), _in_memory(second)]
         pipes = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
         self._tell("the fork")
-        if self.root:  # ivl and yosys open it by its name, as the user that they run as
+        if self.root:  # ivl and yosys open standard output by its path, so their user must own it
             os.fchown(pipes[0][1], int(self.user), -1)
         try:
             pid = os.fork()
@@ -140,9 +150,9 @@ class Toolbox(Zygote):
         for descriptor in [*inputs, pipes[0][1], pipes[1][1]]:
             os.close(descriptor)
         texts, late, flood = _collect([pipes[0][0], pipes[1][0]], [MAX_OUTPUT, MAX_ERRORS], until)
-        if not late and not flood:  # both ends are closed, so it is ending
+        if not late and not flood:  # it closed both outputs, so it is ending
             late = not _ends(pid, until)
-        for kill in (os.killpg, os.kill):  # the group is there once setsid was called
+        for kill in (os.killpg, os.kill):  # the group exists only after the child called setsid
             try:
                 kill(pid, signal.SIGKILL)
             except OSError:
@@ -152,28 +162,28 @@ class Toolbox(Zygote):
         cpu = usage.ru_utime + usage.ru_stime
         output, errors = (text.decode("utf-8", "replace") for text in texts)
         told = self.told[:].rstrip(b"\0").decode("utf-8", "replace")
-        if told and not late:  # a child that is late may be so because earlier tools left it no time
+        if told and not late:  # if it is late, earlier tools may have left it no time to start
             raise NotStarted(f"{tool} was not started: {told}")
         peak_mib = usage.ru_maxrss / 1024
         if code == -signal.SIGKILL and not late and not flood:
             late = cpu >= math.ceil(left)
-            if not late and peak_mib < self.memory_mib / 2:  # with more, the machine may have run out because of it
+            if not late and peak_mib < self.memory_mib / 2:  # with more, it may have exhausted the machine
                 raise NotStarted(f"{tool} was killed from outside")
         late = late or code == -signal.SIGXCPU
         return Result(code, output, errors, late, flood, cpu, peak_mib)
 
     def _tell(self, text: str) -> None:
-        """What keeps the child from being the tool; "" once nothing does."""
+        """Note in shared memory what keeps the child from becoming the tool; "" means nothing."""
         self.told[:] = text.encode("utf-8", "replace")[:300].ljust(mmap.PAGESIZE, b"\0")
 
     def _become(self, path: str, arguments: list[str], inputs: list[int], outputs: list[int], cpu: int) -> None:
-        """In the child: take the four descriptors, lock down, exec. Does not return."""
+        """In the child, set up descriptors 0 to 3, lock down, and execute the tool. Does not return."""
         try:
-            # out of the way first: one of them may have the number that another is to get
+            # first move them to high numbers: one may have the number that another must get
             moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 20) for descriptor in [inputs[0], *outputs, inputs[1]]]
             for number, descriptor in enumerate(moved):
                 os.dup2(descriptor, number)
-            _close_others({*range(4), self.ruleset})  # however many the caller has open
+            _close_others({*range(4), self.ruleset})  # the caller may have any number open
             os.chdir("/")
             self.lock(cpu)
             self.step = "exec"
@@ -186,15 +196,15 @@ class Toolbox(Zygote):
 
 
 def _close_others(kept: set[int | None]) -> None:
-    """Close every descriptor but these; the limit on their numbers may have been higher when one was opened."""
+    """Close every descriptor except these. /proc lists them, for the limit may have been higher when one was opened."""
     for number in map(int, os.listdir("/proc/self/fd")):
         if number not in kept:
-            with contextlib.suppress(OSError):  # the listing's own
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed already
                 os.close(number)
 
 
 def _in_memory(text: str) -> int:
-    """A descriptor of a file with this text that has no name and cannot be changed."""
+    """Return the descriptor of a nameless file in memory that holds this text and cannot be changed."""
     descriptor = os.memfd_create("text", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     data = memoryview(text.encode("utf-8", "replace"))
     while data:
@@ -205,7 +215,11 @@ def _in_memory(text: str) -> int:
 
 
 def _collect(descriptors: list[int], limits: list[int], until: float) -> tuple[list[bytes], bool, bool]:
-    """Read until all writers are gone; the texts, whether time ran out, whether one wrote too much. Closes them."""
+    """Read until all writers are gone, time runs out or an output exceeds its limit; then close the descriptors.
+
+    Returns:
+        the texts, whether time ran out, and whether one was too long.
+    """
     texts = [bytearray() for _ in descriptors]
     poll, numbers = select.poll(), {descriptor: n for n, descriptor in enumerate(descriptors)}
     for descriptor in descriptors:
@@ -228,7 +242,7 @@ def _collect(descriptors: list[int], limits: list[int], until: float) -> tuple[l
 
 
 def _ends(pid: int, until: float) -> bool:
-    """Whether a child that closed its outputs has ended by then; it is not reaped."""
+    """Wait for a child that closed its outputs, without reaping it; return whether it ended before `until`."""
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if time.monotonic() > until:
             return False
@@ -237,7 +251,7 @@ def _ends(pid: int, until: float) -> bool:
 
 
 def versions(toolbox: Any, until: float) -> dict[str, str]:
-    """The first line that each tool says about its version."""
+    """Return the first line that each tool prints about its version."""
     asked = {"ivl": ["-V"], "vvp": ["-V"], "yosys": ["-V"], "verilator_bin": ["--version"]}
     results = {name: toolbox.run(name, flags, "", until=until) for name, flags in asked.items()}
     lines = {name: (result.output + result.errors).strip().splitlines() for name, result in results.items()}

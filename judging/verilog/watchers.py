@@ -1,7 +1,7 @@
-"""Takes out of a module what only watches its simulation: calls that print, assertions and properties.
+"""Remove from a module what only watches its simulation: calls that print, assertions and properties.
 
-A design computes the same without them, and its function is what is judged; yosys would make cells of assertions, and
-refuses some forms of them that the compiler takes.
+A design computes the same without them, and only its function is judged. Yosys would turn assertions into cells, and it
+refuses some forms that the compiler accepts.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Tokens = list[tuple[str, str]]
 
 
 def without_watchers(text: str) -> str:
-    r"""The text without them; lines keep their numbers.
+    r"""Remove prints, assertions and properties from the text; lines keep their numbers.
 
-    An immediate assertion becomes the `if` that it is, since its branches may assign. A property is left out.
+    An immediate assertion becomes the equivalent `if`, since its branches may assign. A property is removed.
 
     Raises:
-        Refused: it is too long.
+        Refused: the text is too long.
 
     >>> without_watchers('if (a) $display("%d", f(a)); else y = b;')
     'if (a) begin end else y = b;'
@@ -42,7 +42,7 @@ def without_watchers(text: str) -> str:
 
 
 def _closing(tokens: Tokens) -> dict[int, int]:
-    """Where each parenthesis that is opened is closed."""
+    """Map the place of each opening parenthesis to that of its closing one."""
     opened: list[int] = []
     closing = {}
     for at, (_, token) in enumerate(tokens):
@@ -55,7 +55,7 @@ def _closing(tokens: Tokens) -> dict[int, int]:
 
 def _rewritten(tokens: Tokens, closing: dict[int, int]) -> list[str]:
     kept: list[str] = []
-    blocks: list[str] = []  # that are open: in a `case`, what stands before a colon is no label
+    blocks: list[str] = []  # open blocks: in a `case`, a name before a colon is not a label
 
     def next_word(at: int) -> tuple[int, str]:
         while at < len(tokens) and tokens[at][0] in ("space", "comment"):
@@ -68,12 +68,12 @@ def _rewritten(tokens: Tokens, closing: dict[int, int]) -> list[str]:
         return at
 
     def leave_out(start: int, last: int, instead: str = "") -> int:
-        """Replace the tokens from start to last; returns the place after them."""
+        """Replace the tokens from start to last, and return the place after them."""
         kept.append(instead + "\n" * sum(token.count("\n") for _, token in tokens[start : last + 1]))
         return last + 1
 
     def unlabel() -> None:
-        """Take an assertion's label back."""
+        """Remove the label of an assertion, which was kept already."""
         places = (n for n in range(len(kept) - 1, max(len(kept) - 9, -1), -1) if kept[n].strip())
         colon, name = next(places, -1), next(places, -1)
         if name >= 0 and kept[colon] == ":" and kept[name][0].isidentifier() and blocks[-1:] != ["case"]:
@@ -83,7 +83,7 @@ def _rewritten(tokens: Tokens, closing: dict[int, int]) -> list[str]:
     while at < len(tokens):
         kind, token = tokens[at]
         opening, following = next_word(at + 1)
-        end, after = next_word(closing.get(opening, opening - 1) + 1)  # after the parentheses, if there are any
+        end, after = next_word(closing.get(opening, opening - 1) + 1)  # after the parentheses, if any
         if kind == "system" and _CALL.fullmatch(token) and after == ";":
             at = leave_out(at, end, _NOTHING)
         elif kind == "name" and token in ("property", "sequence"):
