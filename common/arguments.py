@@ -25,7 +25,7 @@ class InputError(Exception):
 
 
 class Preempted(Exception):
-    """A stop by SIGTERM or SIGINT, raised once the run's state is saved. `run_script` exits with code 75 (try again)."""
+    """A stop by SIGTERM or SIGINT, raised once the run's state is saved. `run_script` exits with 75 (try again)."""
 
 
 def run_script(main: Callable[[A], Any], args_class: type[A], description: str | None) -> None:

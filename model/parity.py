@@ -1,4 +1,4 @@
-"""The frozen reference of the policy, KL estimates, and the gate that every run passes before its first update."""
+"""The gate that every run passes before its first update: sampler, trainer and reference must agree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.reference import as_reference, kl_estimate
 
 @contextlib.contextmanager
 def _as_saved(model: PeftModel, adapter: str) -> Iterator[None]:
-    """Within the block the policy's weights are those of an adapter folder."""
+    """Give the policy the weights of an adapter folder within the block."""
     now = {name: weight.clone() for name, weight in adapter_weights(model).items()}
     set_peft_model_state_dict(model, load_peft_weights(adapter, device="cpu"), adapter_name="default")
     try:
@@ -38,29 +38,29 @@ def check_parity(
     size: int = 4,
     more: Callable[[], list] | None = None,
 ) -> float:
-    """Before the first update of a process: is what will be trained on what was sampled, and the reference the start?
+    """Check, before a process's first update, that sampler and trainer agree, and the reference with the start.
 
-    The sampler's and the trainer's log-probabilities of the tokens just sampled must agree (their ratio is 1): another
+    The sampler's and the trainer's log-probabilities of the tokens just sampled must agree (their ratio is 1). A wrong
     temperature, a missing adapter or a shifted position show here (arXiv 2510.26788). In float32 no token may differ by
-    more than `FLOAT32_BOUND`. In 16 bits a single token's difference tells nothing, and the mean must be within
-    `FACTOR` of what rounding alone makes (`rounded_otherwise`), measured on the same tokens. Dropout, which 16 bits may
-    hide, is looked for by its switch.
+    more than `FLOAT32_BOUND`. In 16 bits a single token's difference says nothing; the mean must be within `FACTOR`
+    times the difference that rounding makes (`rounded_otherwise`), measured on the same tokens. 16 bits can hide
+    dropout, so that is checked by its switch.
 
     Args:
         model: the policy, in the mode that the update will use.
-        rollouts: what `rollout.sample` returned; in 16 bits of `MIN_TOKENS` or more.
-        bound: largest difference of a token's log-probability, in nats, in place of these bounds.
-        start: folder of the adapter that the run started from, for `check_reference`; None: there is no reference.
+        rollouts: completions as `sampling.generate` yields them; in 16 bits with `MIN_TOKENS` tokens or more.
+        bound: largest allowed difference of a token's log-probability, in nats, instead of these bounds.
+        start: folder of the adapter that the run started from, for `check_reference`; None if there is no reference.
         fresh: whether the policy has not been trained yet; then it must agree with the reference too.
         size: rollouts at a time.
-        more: gives more rollouts. In 16 bits a few tokens may have most of the difference, so that a refusal is
-            confirmed on them.
+        more: returns more rollouts. In 16 bits a few tokens can cause most of the difference, so a refusal must be
+            confirmed on more of them.
 
     Returns:
         the largest difference.
 
     Raises:
-        InputError: beyond the bound; training on such samples would be training on another policy's.
+        InputError: beyond the bound; the run would train on another policy's samples.
     """
     check_dropout(model)
     gaps, floor = compare(model, rollouts, temperature, size)
@@ -74,13 +74,13 @@ def check_parity(
 
 
 def check_ends(rollouts: list, ends: set[int], stop_strings: bool) -> None:
-    """Does each completion go up to its EOS and no further, as it says?
+    """Check that each completion runs up to its EOS and no further, as it says.
 
     Args:
         ends: every EOS. stop_strings: whether completions also end at these.
 
     Raises:
-        InputError: one does not: tokens that the model did not choose would be trained on, or its end would not.
+        InputError: one does not. The run would train on tokens that the model did not choose, or not on its end.
     """
     for r in rollouts:
         at_end = r.token_ids[-1] in ends
@@ -94,7 +94,7 @@ def check_ends(rollouts: list, ends: set[int], stop_strings: bool) -> None:
 
 
 def check_dropout(model) -> None:
-    """Raises InputError if the trainer has dropout on: what was sampled is not what would be trained on."""
+    """Raise InputError if the trainer has dropout on: it would not train on what was sampled."""
     for name, module in model.named_modules():
         rate = module.p if isinstance(module, torch.nn.Dropout) else getattr(module, "attention_dropout", 0.0)
         on = module.training and isinstance(rate, float) and rate > 0
@@ -103,9 +103,9 @@ def check_dropout(model) -> None:
 
 @torch.no_grad()
 def compare(model, rollouts: list, temperature: float, size: int) -> tuple[torch.Tensor, float]:
-    """Differences of all tokens' log-probabilities, sampler against trainer, and the mean that rounding makes.
+    """Return each token's difference of log-probability between sampler and trainer, and the mean due to rounding.
 
-    The latter is 0 in float32, where it is not needed.
+    That mean is 0 in float32, where it is not needed.
     """
     trainer = token_logprobs(model, rollouts, temperature, size)
     gaps = (trainer - torch.tensor([logprob for r in rollouts for logprob in r.logprobs])).abs()
@@ -117,7 +117,7 @@ def compare(model, rollouts: list, temperature: float, size: int) -> tuple[torch
 
 
 def judge(gaps: torch.Tensor, floor: float, bound: float | None = None) -> None:
-    """Print how far sampler and trainer are apart. Raises InputError if that is too far."""
+    """Print how far sampler and trainer are apart. Raise InputError if that is too far."""
     largest_gap, mean = gaps.max().item(), gaps.mean().item()
     said = f"parity: sampler and trainer differ by {largest_gap:.1e} a token at most"
     if bound or not floor:
@@ -138,7 +138,7 @@ def judge(gaps: torch.Tensor, floor: float, bound: float | None = None) -> None:
 
 
 def token_logprobs(model, rollouts: list, temperature: float, size: int) -> torch.Tensor:
-    """The trainer's log-probability of every sampled token, one completion after the other; on the CPU."""
+    """Return the trainer's log-probability of every sampled token, one completion after the other; on the CPU."""
     found = []
     for batch in (rollouts[at : at + size] for at in range(0, len(rollouts), size)):
         prompts, completions = [r.prompt_ids for r in batch], [r.token_ids for r in batch]
@@ -149,16 +149,16 @@ def token_logprobs(model, rollouts: list, temperature: float, size: int) -> torc
 
 @torch.no_grad()
 def check_copy(model, prompts: list[list[int]]) -> float:
-    """Before anything is sampled: does the copy that samples say what the policy says?
+    """Check, before anything is sampled, that the copy that samples agrees with the policy.
 
     Args:
         model: the policy. prompts: token ids; a few tokens of the first ones are compared.
 
     Returns:
-        the mean difference of a token's log-probability, in nats; 0 where the policy is its own copy.
+        the mean difference of a token's log-probability, in nats; 0 if the policy is its own copy.
 
     Raises:
-        InputError: it does not: a part of the adapter is not in the copy.
+        InputError: it does not; a part of the adapter is missing in the copy.
     """
     copy, base = merged_copy(model), base_of(model)
     rows = [ids[:65] for ids in prompts if len(ids) > 1][:8]
@@ -193,16 +193,16 @@ def check_reference(
     temperature: float = 1.0,
     fresh: bool = True,
 ) -> float:
-    """Does the reference agree with the adapter folder that the run started from (KL 0), and a fresh policy with both?
+    """Check that the reference agrees with the adapter that the run started from (KL 0), and a fresh policy with both.
 
-    The same weights in the same shapes: the bound is tight, whatever the precision.
+    They are the same weights in the same shapes, so the bound is tight in any precision.
 
     Returns:
         the largest difference of a token's log-probability, in nats.
 
     Raises:
-        InputError: beyond the bound: the reference is the base model, or has been trained along, or the policy is not
-            the adapter that it was to start from.
+        InputError: beyond the bound: the reference is the base model, or was trained too, or the policy did not start
+            from this adapter.
     """
     with as_reference(model):
         reference, mask = completion_logprobs(model, prompts, completions, temperature)
@@ -227,13 +227,13 @@ REFERENCE_BOUND = 1e-3
 
 FLOAT32_BOUND = 1e-3  # measured: 6e-6 to 3e-5
 MIN_TOKENS = 500  # with fewer, the mean in 16 bits is too uncertain
-COPY_FACTOR = 3.0  # of what rounding makes, for a few hundred tokens; an adapter left out makes 5 and more
+COPY_FACTOR = 3.0  # times what rounding makes, for a few hundred tokens; an adapter left out makes 5 and more
 FACTOR = 1.5  # benchmarks/README.md: right ones are at 1, wrong ones at 1.7 or more
 NOTABLE = 1.0  # nats
 
 
 def sampler_gap(logprobs: torch.Tensor, rollouts: list) -> float:
-    """Largest |trainer - sampler| log-probability of a token, logprobs (B, R) being the trainer's."""
+    """Return the largest |trainer - sampler| log-probability of a token; logprobs: (B, R), the trainer's."""
     gaps = [
         (logprobs[row, : len(r.token_ids)].detach().cpu() - torch.tensor(r.logprobs)).abs().max()
         for row, r in enumerate(rollouts)

@@ -1,4 +1,4 @@
-"""Sample completions in batches; training and evaluation use the same function."""
+"""Sample completions in batches. Training and evaluation use the same function."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from model.tokens import check_round_trip, completion_text, prompt_ids
 class Rollout:
     """One sampled completion.
 
-    token_ids: what was sampled and is trained on, the EOS included if it came.
+    token_ids: the tokens that were sampled and are trained on, including the EOS if it came.
     logprobs: the sampler's log-probability of each token, at the sampling temperature, before top_p.
     ended: whether an EOS (or a stop string) came before the limit.
     number: which of its prompt's samples it is.
@@ -41,11 +41,11 @@ class Rollout:
 
 
 def encode_prompts(tokenizer, tasks: list[Task], max_prompt_tokens: int) -> list[list[int]]:
-    """Prompt token ids of each task.
+    """Return the prompt's token ids for each task.
 
     Raises:
-        InputError: a prompt is longer than max_prompt_tokens, or the tokenizer does not give the tasks' solutions back;
-            names the task and the way out.
+        InputError: a prompt is longer than max_prompt_tokens, or the tokenizer does not give a solution back unchanged;
+            names the task and what to do.
     """
     encoded = [prompt_ids(tokenizer, **prompt_text(tokenizer, task)) for task in tasks]
     for task, ids in zip(tasks, encoded, strict=True):
@@ -61,9 +61,9 @@ def encode_prompts(tokenizer, tasks: list[Task], max_prompt_tokens: int) -> list
 
 
 def prompt_text(tokenizer, task: Task) -> dict[str, Any]:
-    """What a model is given for a task, as arguments of its tokenizer.
+    """Return a task's prompt, as arguments of the tokenizer.
 
-    An `instruct` task is put as a question, in the tokenizer's chat template, or under plain headings if it has none.
+    An `instruct` task becomes a question in the tokenizer's chat template, or under plain headings if it has none.
     """
     if not task.get("instruct"):
         return {"text": task["prompt"]}
@@ -71,7 +71,7 @@ def prompt_text(tokenizer, task: Task) -> dict[str, Any]:
         return {"text": f"### Instruction:\n{instruction(task)}\n\n### Response:\n"}
     messages = [{"role": "user", "content": instruction(task)}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return {"text": text, "add_special_tokens": False}  # the template has them
+    return {"text": text, "add_special_tokens": False}  # the template adds them
 
 
 def generate(
@@ -137,11 +137,11 @@ def in_order(rollouts: Iterable[Rollout]) -> list[Rollout]:
 
 
 class Ends:
-    """Where a row ends: after its first EOS, or where a stop string is complete.
+    """Find where a row ends: after its first EOS, or where a stop string is complete.
 
     Args:
-        ids: every EOS. prompts: of each row.
-        stops: (B,) stop strings of each row, none for a row that only an EOS ends.
+        ids: every EOS. prompts: token ids of each row's prompt.
+        stops: (B,) stop strings of each row; none for a row that only an EOS ends.
     """
 
     def __init__(self, tokenizer, ids: set[int], prompts: list[list[int]], stops: list[tuple[str, ...]]) -> None:
@@ -150,7 +150,7 @@ class Ends:
         self.tail = max((len(stop) for strings in stops for stop in strings), default=0)
 
     def length(self, row: int, token_ids: list[int], seen: int) -> int:
-        """Tokens of a row up to its end, which is looked for after the first `seen`; 0: it has not ended."""
+        """Return a row's number of tokens up to its end; 0 if it has not ended. The first `seen` tokens hold no end."""
         for length in range(seen + 1, len(token_ids) + 1):
             if token_ids[length - 1] in self.ids:
                 return length
@@ -164,7 +164,7 @@ class Ends:
 
 
 def _prefill(model, prompts: list[list[int]], room: int) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
-    """Logits (N, V) of the first token after each prompt, the prompts' cache, and their mask (N, P)."""
+    """Return the logits (N, V) of the first token after each prompt, the prompts' cache, and their mask (N, P)."""
     device = model.get_input_embeddings().weight.device
     prompt_ids, mask = pad(prompts, 0, left=True, device=device)  # (N, P)
     cache = roomy_cache(model.config, room)
@@ -188,7 +188,7 @@ def _decode(model, prompts: list[list[int]], draws: torch.Tensor, draw: Draw, en
         logits, mask = logits.repeat_interleave(num_samples, 0), mask.repeat_interleave(num_samples, 0)
     draws = draws.to(logits.device)
     positions = mask.sum(1, keepdim=True)  # (B, 1): of the next token
-    rows = list(range(num_rows))  # the row that each line of the batch stands for
+    rows = list(range(num_rows))  # the row that each line of the batch holds
     lines = torch.arange(num_rows, device=logits.device)  # the same, for the device
     logprobs = torch.zeros(num_rows, max_new_tokens, device=logits.device)
     tokens: list[list[int]] = [[] for _ in rows]
@@ -221,10 +221,10 @@ def _decode(model, prompts: list[list[int]], draws: torch.Tensor, draw: Draw, en
 @torch.no_grad()
 def _decode_static(static: StaticDecoder, prompts: list[list[int]], draws: torch.Tensor, ends: Ends
                    ) -> Iterator[tuple[int, list[int], list[float], bool]]:  # fmt: skip
-    """As `_decode`, but looking every `LOOK_EVERY` tokens only at what was drawn: a look makes the GPU wait."""
+    """Do as `_decode` does, but look at what was drawn only every `LOOK_EVERY` tokens: a look makes the GPU wait."""
     (num_rows, max_new_tokens), num_samples = draws.shape, len(draws) // len(prompts)
     static.load(*_prefill(static.model, prompts, max(map(len, prompts))), draws, num_samples)
-    rows = list(range(num_rows))  # the row that each line of the batch stands for
+    rows = list(range(num_rows))  # the row that each line of the batch holds
     tokens: list[list[int]] = [[] for _ in rows]
     logprobs: list[list[float]] = [[] for _ in rows]
     running, seen = set(rows), 0
@@ -246,7 +246,7 @@ def _decode_static(static: StaticDecoder, prompts: list[list[int]], draws: torch
 
 
 def text_of(tokenizer, prompt: list[int], ids: list[int], ends: set[int], stops: tuple[str, ...]) -> str:
-    """What the ids say, without the EOS (one of `ends`), cut at a stop string as `tasks.truncate_at_stop` does."""
+    """Return the text of the ids, without the EOS (one of `ends`), cut as `tasks.truncate_at_stop` does."""
     text = completion_text(tokenizer, prompt, ids[:-1] if ids[-1] in ends else ids)
     return truncate_at_stop(text, stops)
 
@@ -254,7 +254,11 @@ def text_of(tokenizer, prompt: list[int], ids: list[int], ends: set[int], stops:
 def _draw(
     logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top_p: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Next tokens (B,) and their log-probabilities (B,) from logits (B, V) and uniform numbers (B,) in [0, 1)."""
+    """Draw next tokens (B,) and return their log-probabilities (B,) too, by uniform numbers (B,) in [0, 1).
+
+    Args:
+        logits: (B, V).
+    """
     logits = logits if temperature in (0, 1) else logits / temperature
     probs = logits.softmax(-1)  # (B, V)
     if temperature == 0:
@@ -272,9 +276,9 @@ def _draw(
 
 
 class RoomyLayer(DynamicLayer):
-    """A layer's keys and values, (B, heads, length, head size), with room ahead.
+    """Hold a layer's keys and values, (B, heads, length, head size), with room ahead.
 
-    A new token is written in place; transformers' own layer copies all that it holds for each one.
+    A new token is written in place; transformers' own layer copies everything for each new token.
     """
 
     def __init__(self, room: int) -> None:
@@ -282,7 +286,7 @@ class RoomyLayer(DynamicLayer):
         self.room, self.stores = room, None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        """Add states, and return all."""
+        """Add states, and return all states."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
@@ -310,7 +314,7 @@ class RoomyLayer(DynamicLayer):
 
 
 def roomy_cache(config, room: int) -> DynamicCache:
-    """A cache for `room` tokens. Layers with a sliding window, or with a state, stay as transformers makes them."""
+    """Make a cache for `room` tokens. Layers with a sliding window or a state stay as transformers makes them."""
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

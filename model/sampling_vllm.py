@@ -1,13 +1,13 @@
-"""vLLM as the engine that samples, in training and evaluation: the same as `sampling.generate`. Needs a CUDA GPU.
+"""Sample with vLLM, in training and evaluation, as `sampling.generate` does. This needs a CUDA GPU.
 
-Not run on a GPU yet: written from vLLM's documentation and source (0.11 to 0.28) and tested against a stand-in of the
-classes used here. A run is guarded by what guards every run: the parity gate before its first update, and
-`sampler_mismatch` in its log. vLLM's kernels round otherwise than the policy's; where that alone passes the gate's
-bound, raise --parity_bound.
+It has not been run on a GPU yet: it was written from vLLM's documentation and source (0.11 to 0.28), and tested against
+a stand-in of the classes used here. The usual guards apply: the parity gate before a run's first update, and
+`sampler_mismatch` in its log. vLLM's kernels round differently from the policy's. If that alone exceeds the
+gate's bound, raise --parity_bound.
 
-The base model is loaded in the policy's own precision (vLLM's bitsandbytes loader quantises to NF4, and the constants
-too), and the policy's adapter is handed over after every update, to stand beside the weights in 16 bits as
-`policy.merged_copy` has it. vLLM runs in this process, so that SIGINT and SIGTERM still end a run after the step.
+vLLM loads the base model in the policy's precision (its bitsandbytes loader quantises to NF4, and the constants too).
+After every update it gets the policy's adapter, which stays beside the weights in 16 bits, as in `merged_copy`. vLLM
+runs in this process, so SIGINT and SIGTERM still end a run after the step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for (vllm.conf
 
 
 def check_engine(args: Any, train: bool = True) -> None:
-    """Nothing to say of the local engine; of vLLM whether it can run here, before anything is loaded.
+    """Check, before anything is loaded, that vLLM can run here, if it is asked for.
 
     Args:
         train: whether the sampler's log-probabilities are used.
@@ -72,8 +72,8 @@ class VllmSampler:
     """vLLM with a base model, and with the adapter that it was last given.
 
     Args:
-        name: of the model or adapter that is sampled from, or that the policy starts from.
-        args: of the script: max_length, vllm_memory, seed, trust_remote_code, temperature.
+        name: the model or adapter to sample from, or that the policy starts from.
+        args: the script's: max_length, vllm_memory, seed, trust_remote_code, temperature.
 
     Raises:
         InputError: vLLM does not start: its share of the memory is too small or not free, or it does not know
@@ -164,10 +164,9 @@ class VllmSampler:
         return Rollout(index, prompt, ids, logprobs, output.finish_reason == "stop", text, number)
 
     def hand_over(self, model, tokenizer) -> Any:
-        """The request for the adapter as it is now, None for a base model; what went before is forgotten.
+        """Return the request for the adapter as it is now (None for a base model), and remove the version before.
 
-        Every version has its own id and name: vLLM keeps an adapter by the id, and what it has cached of prompts by
-        the name.
+        Every version has its own id and name: vLLM stores an adapter by its id, and cached prompts by its name.
         """
         if self.adapter is None:
             return None
@@ -191,7 +190,7 @@ class VllmSampler:
 
 
 def _ends(base: str, tokenizer, trust_remote_code: bool) -> list[int]:
-    """`policy.eos_ids` of a model that is not loaded."""
+    """Return `load.eos_ids` of a model that is not loaded."""
     try:
         config = GenerationConfig.from_pretrained(base)
     except OSError:  # it has none of its own
@@ -201,7 +200,7 @@ def _ends(base: str, tokenizer, trust_remote_code: bool) -> list[int]:
 
 
 def _rank(adapter: str) -> int:
-    """The least of vLLM's ranks that the adapter fits into."""
+    """Return the lowest of vLLM's ranks that the adapter fits into."""
     config = json.loads((Path(adapter) / "adapter_config.json").read_text())
     rank = max([config["r"], *config.get("rank_pattern", {}).values()])
     require(rank <= RANKS[-1], f"{adapter}: has rank {rank}, vLLM takes {RANKS[-1]} at most; take --engine local")

@@ -229,7 +229,7 @@ def test_out_of_memory_is_one_line_with_the_flags_that_help():
 
 def test_a_run_that_asks_for_too_much_ends_in_one_line(start, tmp_path, monkeypatch):
     def greedy(*args, **kwargs):
-        return torch.empty(2**60)
+        return torch.empty(2**60) if torch.is_grad_enabled() else completion_outputs(*args, **kwargs)
 
     args = train_rl_lora.Args(train_path="data/pocket_train.jsonl", sft_model=start, output_dir=str(tmp_path / "rl"),
                               max_length=384, max_new_tokens=8, num_steps=1, batch_size=2)  # fmt: skip

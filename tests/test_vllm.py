@@ -231,7 +231,7 @@ def test_a_missing_vllm_is_said_before_anything_is_touched(start, tasks_path, tm
         with pytest.raises(InputError, match="--engine vllm: cannot be imported .*; .venv/bin/pip install vllm"):
             script.main(script.Args(engine="vllm", **settings))
     assert not list((tmp_path / "out").iterdir()) and not (tmp_path / "out.partial").exists()
-    with pytest.raises(InputError, match="--engine vllm: for a model of one's own"):
+    with pytest.raises(InputError, match="--engine vllm: needs a model that is loaded here"):
         eval_humaneval.main(eval_humaneval.Args(data_path=tasks_path, engine="vllm", server="http://127.0.0.1:9"))
     with pytest.raises(InputError, match="--device cpu: vLLM takes the first GPU"):
         eval_humaneval.main(eval_humaneval.Args(data_path=tasks_path, engine="vllm", device="cpu"))

@@ -15,7 +15,7 @@ from model.memory_parts import read_shape
 
 
 def report_dry_run(run: Any) -> None:
-    """Peak memory of the one step, and the time that all would take at its speed."""
+    """Print the peak memory of the one step, and the time that all steps would take at its speed."""
     seconds, steps = time.perf_counter() - run.started, run.num_steps
     if run.token_budget:
         steps = min(steps, run.token_budget / max(run.step_tokens, 1))
@@ -23,11 +23,11 @@ def report_dry_run(run: Any) -> None:
     gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if torch.cuda.is_available() else ""
     print(f"dry run: peak memory {peak:.2f} GiB{gpu}; the whole run would take about "
           f"{seconds * steps / 60:.1f} minutes")  # fmt: skip
-    print(of_run(run))
+    print(prediction_for(run))
 
 
-def of_run(run: Any) -> str:
-    """One line for a dry run, beside what it measured: the prediction for the longest prompts that its items have."""
+def prediction_for(run: Any) -> str:
+    """Return one line beside what the dry run measured: the memory predicted for the longest prompt of its items."""
     args = args_of(run.args, run.method, run.args.sft_model)
     if run.method == "dpo":
         prompt, args.max_new_tokens = max(len(p.prompt_ids) for p in run.items), max(max(p.lengths) for p in run.items)
@@ -40,6 +40,6 @@ def of_run(run: Any) -> str:
     shared = takes_shared_prompts(run.model)
     found = predict(shape, args, prompt, dtype=2 if run.device.type == "cuda" else 4, shared=shared)
     if getattr(run.args, "engine", "local") != "local":
-        del found.phases["sampling"]  # what it takes is --vllm_memory
+        del found.phases["sampling"]  # its size is set by --vllm_memory
     size = f"{found.tensors / GIB:.2f} GiB of tensors at most, in {found.largest}"
-    return f"predicted: {size}; the libraries' own memory is not counted"
+    return f"predicted: {size}; this leaves out the libraries' own memory"

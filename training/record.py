@@ -1,4 +1,4 @@
-"""run.json: what a run was told, where it ran, and, once it is done, what it took. And its end: curves, a summary."""
+"""Keep run.json: a run's settings, where it ran and, at its end, what it took. Then draw its curves and summarise it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model import gguf_model
 
 
 def start_record(folder: Path, args: Any, **more: Any) -> dict[str, Any]:
-    """Write what is known at the beginning."""
+    """Write run.json with what is known at the beginning."""
     record = {
         "args": settings_of(args),
         "train_sha256": sha256(args.train_path),
@@ -28,7 +28,7 @@ def start_record(folder: Path, args: Any, **more: Any) -> dict[str, Any]:
 
 
 def task_files(record: dict[str, Any]) -> dict[str, str]:
-    """The task files that a run learnt from, and their checksums: its own or that of its pairs, and its start's."""
+    """Return the task files that a run learnt from, with checksums: its own (or its pairs'), and those of its start."""
     args, stats = record["args"], pairs_stats(record["args"])
     start = read_record(args.get("sft_model")) or {}
     of_pairs = {stats["args"]["train_path"]: stats["train_sha256"]} if stats else {}
@@ -36,8 +36,7 @@ def task_files(record: dict[str, Any]) -> dict[str, str]:
 
 
 def pairs_stats(args: dict[str, Any]) -> dict[str, Any] | None:
-    """What generate_dpo_data.py left beside the pairs that a run is trained on; None if it is trained on tasks, or on
-    pairs that this is not about."""
+    """Return the stats file beside the pairs; None for tasks, or if its checksum is not the pairs file's."""
     pairs = Path(args["train_path"])
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         stats = json.loads(Path(f"{str(pairs).removesuffix('.jsonl')}_stats.json").read_text())
@@ -47,10 +46,10 @@ def pairs_stats(args: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def finish_record(folder: Path, record: dict[str, Any], steps: int, tokens: int, seconds: float) -> None:
-    """Add what the run took: its steps, sampled tokens and seconds, model loading and validation included.
+    """Add what the run took: steps, sampled tokens and seconds, model loading and validation included.
 
-    `..._since_sft` counts what it began with too: the pairs it is trained on, and the run that made the adapter it
-    started from, back to SFT, which samples nothing; null where that did not say.
+    `..._since_sft` adds what went before: making its pairs, and the runs that made its starting adapter, back to SFT,
+    which samples nothing. It is null where one of these left no record.
     """
     before = spent_before(record["args"])
     since = {name: None if None in counts else sum(counts) for name, counts in before.items()}
@@ -62,7 +61,7 @@ def finish_record(folder: Path, record: dict[str, Any], steps: int, tokens: int,
 
 
 def spent_before(args: dict[str, Any]) -> dict[str, list[int | float | None]]:
-    """What the start of a run took, by kind: that of the adapter, unless SFT made it, and that of its pairs."""
+    """Return what went before a run, by kind: for its adapter, unless SFT made it, and for its pairs."""
     spent: dict[str, list[int | float | None]] = {"sampled_tokens": [], "seconds": []}
     start = read_record(args.get("sft_model"))
     if "sft_model" in args and (start is None or "sft_model" in start["args"]):
@@ -75,7 +74,7 @@ def spent_before(args: dict[str, Any]) -> dict[str, list[int | float | None]]:
 
 
 def read_record(folder: str | None) -> dict[str, Any] | None:
-    """The run.json of an adapter's folder; None where there is none that a run of ours wrote."""
+    """Read the run.json of an adapter's folder; None if no run of ours wrote one there."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         record = json.loads((Path(folder) / "run.json").read_text())
         return record if isinstance(record, dict) and isinstance(record.get("args"), dict) else None
@@ -83,16 +82,16 @@ def read_record(folder: str | None) -> dict[str, Any] | None:
 
 
 def training_of(folder: str) -> dict[str, Any] | None:
-    """What a metrics file says of the training behind an adapter: command, commit, hardware, and what it took."""
+    """Return what a metrics file says about the training of an adapter: command, commit, hardware, and what it took."""
     record = read_record(folder)
     names = ("command", "commit", "gpu", "cpu", "cores", "spent", "task_files")
     return {name: record.get(name) for name in names} | {"start": record["args"].get("sft_model")} if record else None
 
 
 def conclude(output_dir: str, method: str) -> None:
-    """Draw the curves of a run that is done into its folder, and print what it came to.
+    """Draw the curves of a finished run into its folder, and print a summary.
 
-    What goes wrong with the picture costs a note: the run is safe by then, and worth more.
+    If drawing fails, it only prints a note: the run is saved by then.
     """
     from reporting.plots import draw_run
     from training.screen import summary
@@ -110,11 +109,11 @@ def conclude(output_dir: str, method: str) -> None:
 
 
 class RunLog:
-    """One dict a step, to a JSONL file."""
+    """Write one dict a step to a JSONL file."""
 
     def __init__(self, path: Path, keep_bytes: int = 0):
         self.file = path.open("a", encoding="utf-8")
-        self.file.truncate(keep_bytes)  # a resumed run drops what came after the state it goes on from
+        self.file.truncate(keep_bytes)  # a resumed run drops what came after its saved state
 
     def write(self, record: dict[str, Any]) -> None:
         self.file.write(json.dumps(record) + "\n")

@@ -1,4 +1,4 @@
-"""Runs that survive being killed: exact resume, stop requests, and updates that are not finite."""
+"""Survive a kill by exact resume, stop when asked, and skip updates that are not finite."""
 
 from __future__ import annotations
 

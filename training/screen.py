@@ -1,7 +1,7 @@
-"""What a run says on the screen: a line a step with the time left, and at its end what to look at.
+"""Show a run on the screen: one line a step with the time left, and at the end what to look at.
 
-`--quiet` says nothing but errors. `--json_lines` prints the log's records, a line each, and everything else on stderr.
-The line shows a part of the record that the log has whole; docs/metrics.md explains the figures, healthy and sick.
+`--quiet` prints only errors. `--json_lines` prints the log's records, one a line, and everything else on stderr. A
+step's line shows a part of its record; the log has all of it. docs/metrics.md explains the metrics, healthy and sick.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ SHOWN = {  # name in the record: label and format on the screen, in this order
     "grad_norm": ("gradient", ".3g"),
     "valid_pass_rate": ("valid pass", ".1%"),
 }
-ALARMS = ("left_out", "skipped_updates", "weak", "dropped_groups")  # shown where they are not 0
+ALARMS = ("left_out", "skipped_updates", "weak", "dropped_groups")  # shown only if they are not 0
 
 
 def step_line(record: dict[str, Any], share: float, left: float) -> str:
-    """A step on one line.
+    """Format a step as one line.
 
     Args:
-        share: of the run that is done. left: seconds that the rest takes at this speed; negative: not known.
+        share: the share of the run that is done.
+        left: seconds that the rest takes at this speed; negative if not known.
 
     >>> step_line({"step": 3, "base_reward": 0.5, "gen_len": 46.125, "left_out": 0}, 0.25, 75)
     'step 3  25%  pass 50.0%  length 46.1  left 1 min 15 s'
@@ -56,19 +57,22 @@ def step_line(record: dict[str, Any], share: float, left: float) -> str:
 
 
 class Screen:
-    """Where the lines of a run go; `share` of it is done when it begins, more than 0 if it goes on."""
+    """Where the lines of a run go.
+
+    share: the share of the run that was done when this process began: more than 0 if it resumes.
+    """
 
     def __init__(self, args: Any, share: float = 0.0) -> None:
         from common import processes  # not at the top: the rest needs no torch
 
         first = processes.processes().is_main_process
-        told = args.quiet and not getattr(args, "dry_run", False)  # which says what it is for
+        told = args.quiet and not getattr(args, "dry_run", False)  # a dry run is made for what it prints
         self.quiet, self.json_lines, self.out = told or not first, args.json_lines and first, sys.stdout
         self.began, self.share = time.perf_counter(), share
 
     @contextlib.contextmanager
     def notes(self) -> Iterator[None]:
-        """Within it what is printed goes where notes go: to the screen, to stderr, or nowhere."""
+        """Send what is printed within the block where notes go: to the screen, to stderr, or nowhere."""
         with contextlib.ExitStack() as stack:
             if self.json_lines:
                 stack.enter_context(contextlib.redirect_stdout(sys.stderr))
@@ -77,7 +81,7 @@ class Screen:
             yield
 
     def show(self, record: dict[str, Any], share: float) -> None:
-        """A record; `share` of the run is then done."""
+        """Show a record. share: the share of the run that is done with it."""
         if self.json_lines:
             print(json.dumps(record), file=self.out, flush=True)
         elif not self.quiet:
@@ -86,11 +90,12 @@ class Screen:
 
 
 def summary(records: list[dict[str, Any]], method: str, seconds: float, num_samples: int = 2) -> list[str]:
-    """What a run came to: first and last tenth of its steps side by side, and what to look at.
+    """Summarise a run: the first and the last tenth of its steps side by side, and what to look at.
 
     Args:
-        records: of its log, in order.
-        seconds: that it took, from its beginning. num_samples: completions that a task had.
+        records: the records of its log, in order.
+        seconds: how long it took, from its beginning.
+        num_samples: completions a task.
     """
     steps = [record for record in records if record["step"] > 0]
     if not steps:
@@ -109,7 +114,7 @@ def summary(records: list[dict[str, Any]], method: str, seconds: float, num_samp
 
 
 def first_and_last(steps: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Of each figure the mean over the first and over the last tenth of the steps that have it."""
+    """Return each metric's mean over the first, and over the last, tenth of the steps that have it."""
     ends = {}
     for name in dict.fromkeys(name for step in steps for name in step):
         values = [step[name] for step in steps if isinstance(step.get(name), int | float)]
@@ -120,25 +125,27 @@ def first_and_last(steps: list[dict[str, Any]]) -> dict[str, tuple[float, float]
 
 
 def findings(records: list[dict[str, Any]], ends: dict[str, tuple[float, float]], num_samples: int = 2) -> list[str]:
-    """What docs/metrics.md calls sick, as far as the log alone shows it: rules of thumb."""
+    """Return what looks sick in the log, by the rules of thumb of docs/metrics.md."""
     first, last = ({name: pair[which] for name, pair in ends.items()} for which in (0, 1))
     passed, reward = last.get("base_reward"), last.get("reward")
     found = []
     if passed is not None and not any(record.get("base_reward") for record in records):
-        found.append("no completion passes; the report's reasons say why (or the tests ask for what it cannot do)")
+        found.append(
+            "no completion passes; the report gives the reasons (or the tests ask for what the model cannot do)"
+        )
     elif passed is not None and passed < first["base_reward"] - 0.05 and len(records) >= 50:  # of fewer it is noise
-        up = " while the reward rose: it pays for something else than the tests" if reward > first["reward"] else ""
+        up = " while the reward rose: it pays for something other than the tests" if reward > first["reward"] else ""
         found.append(f"the pass rate fell from {first['base_reward']:.1%} to {passed:.1%}{up}; lower --learning_rate")
     valid = [(record["valid_pass_rate"], record["step"]) for record in records if "valid_pass_rate" in record]
     best = max(valid, key=lambda pair: pair[0], default=None)  # the first of equals, as it is kept
     if best and best[0] > valid[-1][0] + 0.02:
         found.append(f"validation tasks: {best[0]:.1%} at step {best[1]}, {valid[-1][0]:.1%} at the end")
     if last.get("cut_off", 0) > 0.1:
-        found.append(f"{last['cut_off']:.0%} of the completions still reach --max_new_tokens without an end")
+        found.append(f"{last['cut_off']:.0%} of the completions still reach --max_new_tokens without ending")
     if last.get("gen_len", 10) < 3:
         found.append(f"completions have shrunk to {last['gen_len']:.1f} tokens")
     if last.get("entropy", 1) < 0.02:
-        found.append("entropy is near 0: the samples of a task are all the same, and nothing is left to learn from")
+        found.append("entropy is near 0: all samples of a task are the same, and nothing is left to learn from")
     if last.get("tied_groups", 0) > 0.9 and num_samples > 1:
         found.append("nearly all groups pass or fail as a whole; harder tasks, or --dynamic_sampling")
     if last.get("approx_kl", 0) > 0.1:
