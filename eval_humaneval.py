@@ -76,7 +76,7 @@ class Args(StageArgs, EngineArgs, JudgeArgs, ReasoningArgs):
 
 
 @dataclass
-class Sample:
+class ScoredCompletion:
     task: Task
     completion: str
     gen_len: int | None  # tokens, the EOS included; None for stored completions that do not say
@@ -112,14 +112,16 @@ def check(args: Args) -> None:
     (Path(args.results_dir) / f"{args.exp_name}.writable").unlink(missing_ok=True)
 
 
-def score(sandbox: Sandbox, task: Task, completion: str, gen_len: int | None, ended: bool | None) -> Sample:
+def score(sandbox: Sandbox, task: Task, completion: str, gen_len: int | None, ended: bool | None) -> ScoredCompletion:
     """Queue both checks of a completion, or one if the cut changes nothing."""
     raw = sandbox.submit(task, completion)
     cut = truncate_at_stop(completion, stop_strings(task))
-    return Sample(task, completion, gen_len, ended, raw, raw if cut == completion else sandbox.submit(task, cut))
+    return ScoredCompletion(
+        task, completion, gen_len, ended, raw, raw if cut == completion else sandbox.submit(task, cut)
+    )
 
 
-def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: Sandbox) -> list[Sample]:
+def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: Sandbox) -> list[ScoredCompletion]:
     """Read stored completions of `tasks` and queue them for scoring; skip those of the file's other tasks.
 
     Raises:
@@ -142,7 +144,7 @@ def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: S
     return [score(sandbox, *record) for record in records]
 
 
-def generate_here(args: Args, tasks: list[Task], sandbox: Sandbox) -> list[Sample]:
+def generate_here(args: Args, tasks: list[Task], sandbox: Sandbox) -> list[ScoredCompletion]:
     """Sample from the model, scoring each completion as soon as it ends. Return this process's share of the samples."""
     from common import processes
     from model.engine import load_engine
@@ -160,7 +162,7 @@ def generate_here(args: Args, tasks: list[Task], sandbox: Sandbox) -> list[Sampl
     return with_progress(args, scored, len(prompts) * args.n_samples)
 
 
-def generate_by_server(args: Args, tasks: list[Task], sandbox: Sandbox, server: Server) -> list[Sample]:
+def generate_by_server(args: Args, tasks: list[Task], sandbox: Sandbox, server: Server) -> list[ScoredCompletion]:
     """Ask the server for completions, scoring each as soon as it comes."""
     replies = server.complete([task["prompt"] for task in tasks], num_samples=args.n_samples,
                               max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
@@ -172,9 +174,9 @@ def generate_by_server(args: Args, tasks: list[Task], sandbox: Sandbox, server: 
     return with_progress(args, scored, len(tasks) * args.n_samples)
 
 
-def with_progress(args: Args, scored: Iterable[tuple[Any, Sample]], total: int) -> list[Sample]:
+def with_progress(args: Args, scored: Iterable[tuple[Any, ScoredCompletion]], total: int) -> list[ScoredCompletion]:
     """Collect (place, sample) as they come, with a bar that shows how many pass. Return the samples by their places."""
-    samples: dict[Any, Sample] = {}
+    samples: dict[Any, ScoredCompletion] = {}
     with tqdm(total=total, desc=args.exp_name, unit="completion", disable=args.quiet) as bar:
         for place, sample in scored:
             samples[place] = sample
@@ -185,7 +187,7 @@ def with_progress(args: Args, scored: Iterable[tuple[Any, Sample]], total: int) 
     return [samples[place] for place in sorted(samples)]
 
 
-def outcome(sample: Sample) -> dict[str, Any]:
+def outcome(sample: ScoredCompletion) -> dict[str, Any]:
     """Return a line of the per-task file, once the sandbox is done with the sample."""
     verdict, stopped = sample.raw.result(), sample.stopped.result()
     return {
@@ -242,7 +244,7 @@ def stored(task: Task, completion: str) -> str:
     return candidate_source(task, code).removeprefix(task["prompt"]) if task.get("instruct") else code
 
 
-def wait_for_stored(args: Args, samples: list[Sample]) -> None:
+def wait_for_stored(args: Args, samples: list[ScoredCompletion]) -> None:
     """Show the progress of checks of stored completions."""
     bar, passed = tqdm(samples, desc=args.exp_name, unit="check", disable=args.quiet), 0
     for done, sample in enumerate(bar, start=1):

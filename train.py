@@ -27,7 +27,7 @@ from common import answer_for, as_flags, field_names, parse_args, read_yaml, req
 from judging.data_sets import data_of, evaluated_on, language
 from judging.tasks import read_tasks
 from training.defaults import CONFIGS, is_pocket, settings_for
-from training.final_evaluation import conclude, evaluations
+from training.final_evaluation import evaluations, finish_evaluation
 from training.stages import Stage, check, find_gpu, has_pairs, run_stage, stage
 
 METHODS = ("sft", "rl", "ppo", "grpo", "dpo")
@@ -229,7 +229,7 @@ def main(argv: list[str]) -> None:
     if tests:  # before the merges: if one of these fails, for lack of disk space perhaps, no result is lost
         record = {"run_name": train.settings["run_name"], "adapter": output, "settings": settings}
         path = f"evaluation_results_{Path(args.model).name}_{args.method}_{moment}.json"
-        conclude(tests, name, Path(given.get("results_dir", "results")) / path, record, train.settings)
+        finish_evaluation(tests, name, Path(given.get("results_dir", "results")) / path, record, train.settings)
     if args.save_merged_epochs:
         unpushed = {n: v for n, v in given.items() if n not in ("push_to_hub", "hub_model_id", "public")}
         kept = sorted(Path(output).glob("step_*"), key=lambda folder: int(folder.name.removeprefix("step_")))

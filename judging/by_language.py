@@ -13,7 +13,7 @@ from judging.self_test import self_test
 from judging.tasks import Task, language_of
 from judging.verilog import attacks as verilog_attacks
 from judging.verilog.pool import VerilogSandbox
-from judging.verilog.reasoning import Judge
+from judging.verilog.reasoning import ReasoningJudge
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def open_sandbox(args: Any, tasks: list[Task], tested: bool = True) -> Iterator[
     url = getattr(args, "judge_url", "")
     if language_of(tasks) == "verilog":
         require(not args.allow_weak_tests, "--allow_weak_tests: does not apply to Verilog; leave it out")
-        judge = Judge(url, args.judge_model) if url else None
+        judge = ReasoningJudge(url, args.judge_model) if url else None
         sandbox = VerilogSandbox(args.time_limit, allow_missing_layers=args.allow_missing_layers, judge=judge)
     else:
         require(not url, "--judge_url: a judge model reads explanations of Verilog, and these tasks are in Python")

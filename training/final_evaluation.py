@@ -34,8 +34,8 @@ def evaluations(tests: dict[str, str], name: str, adapter: str, settings: dict[s
     ]
 
 
-def figures_of(name: str, task: str, results: Path) -> dict[str, Any]:
-    """Return the figures of a data set from its two metrics files, with intervals over tasks."""
+def rates_of(name: str, task: str, results: Path) -> dict[str, Any]:
+    """Return the rates of a data set from its two metrics files, with intervals over tasks."""
     files = {how: json.loads((results / f"{name}_{task}_{how}_metrics.json").read_text())
              for how in ("sampled", "greedy")}  # fmt: skip
     found = {figure: files[how].get(key) for figure, (how, key) in FIGURES.items()}
@@ -43,32 +43,32 @@ def figures_of(name: str, task: str, results: Path) -> dict[str, Any]:
     return found | {f"{f}_interval": wilson_interval(found[f], found["num_tasks"]) for f in ("pass@1", "accuracy")}
 
 
-def report(task: str, figures: dict[str, Any]) -> str:
+def report(task: str, rates: dict[str, Any]) -> str:
     """Return a line for the screen.
 
     >>> report("mbpp", dict.fromkeys(FIGURES, 0.5) | {"pass@10": None, "num_tasks": 4})
     'mbpp, 4 tasks: pass@1 50.0%, pass@5 50.0%, test_pass_rate 50.0%, success_rate 50.0%, accuracy 50.0%'
     """
-    known = [f"{name} {figures[name]:.1%}" for name in FIGURES if figures[name] is not None]
-    return f"{task}, {figures['num_tasks']} tasks: {', '.join(known)}"
+    known = [f"{name} {rates[name]:.1%}" for name in FIGURES if rates[name] is not None]
+    return f"{task}, {rates['num_tasks']} tasks: {', '.join(known)}"
 
 
-def conclude(tests: dict[str, str], name: str, path: Path, record: dict[str, Any], train: dict[str, Any]) -> None:
+def finish_evaluation(
+    tests: dict[str, str], name: str, path: Path, record: dict[str, Any], train: dict[str, Any]
+) -> None:
     """Print the summary, write it with `record` to `path` beside the metrics, and log it to the run's tracker.
 
     Args:
         train: settings of the stage that trained.
     """
-    found = {task: figures_of(name, task, path.parent) for task in tests}
-    print("", *(report(task, figures) for task, figures in found.items()), sep="\n")
+    found = {task: rates_of(name, task, path.parent) for task in tests}
+    print("", *(report(task, rates) for task, rates in found.items()), sep="\n")
     write_text(path, json.dumps({**record, "final_eval": found, **machine()}, indent=1) + "\n")
     print(f"saved {path}")
     folder = Path(train["output_dir"])
     (log,) = folder.glob("*_train_log.jsonl")
     steps = log.read_text().splitlines()
-    figures = {
-        f"final_eval/{task}_{f}": found[task][f] for task in found for f in FIGURES if found[task][f] is not None
-    }
+    rates = {f"final_eval/{task}_{f}": found[task][f] for task in found for f in FIGURES if found[task][f] is not None}
     tracker = Tracker(train.get("report_to", "none"), folder, record["settings"], train["run_name"])
-    tracker.log({"step": json.loads(steps[-1])["step"] if steps else 0} | figures)
+    tracker.log({"step": json.loads(steps[-1])["step"] if steps else 0} | rates)
     tracker.close()

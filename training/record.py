@@ -1,4 +1,4 @@
-"""Keep run.json: a run's settings, where it ran and, at its end, what it took. Then draw its curves and summarise it."""
+"""Keep run.json: a run's settings, where it ran and, at its end, what it took. Then draw its curves and sum it up."""
 
 from __future__ import annotations
 

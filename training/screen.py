@@ -50,10 +50,10 @@ def step_line(record: dict[str, Any], share: float, left: float) -> str:
     known = [name for name in SHOWN if isinstance(record.get(name), int | float)]
     if "base_reward" in known:  # a policy gradient's loss says little
         known = [name for name in known if name != "loss"]
-    figures = [f"{SHOWN[name][0]} {record[name]:{SHOWN[name][1]}}" for name in known]
+    metrics = [f"{SHOWN[name][0]} {record[name]:{SHOWN[name][1]}}" for name in known]
     alarms = [f"{name.replace('_', ' ')} {record[name]}" for name in ALARMS if record.get(name)]
     rest = [f"left {duration(left)}"] if left >= 0 and share < 1 else []
-    return "  ".join([f"step {record['step']}", f"{share:.0%}", *figures, *alarms, *rest])
+    return "  ".join([f"step {record['step']}", f"{share:.0%}", *metrics, *alarms, *rest])
 
 
 class Screen:

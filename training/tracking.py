@@ -115,8 +115,8 @@ def _text(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
-def _markdown(task_id: str, completion: str, status: str, reason: str, *figures: float) -> str:
-    said = ", ".join(f"{name} {figure:.4g}" for name, figure in zip(COLUMNS[4:], figures, strict=True))
+def _markdown(task_id: str, completion: str, status: str, reason: str, *metrics: float) -> str:
+    said = ", ".join(f"{name} {figure:.4g}" for name, figure in zip(COLUMNS[4:], metrics, strict=True))
     return f"{_fenced(f'{task_id} {status} {reason}')}\n\n{said}\n\n{_fenced(completion)}"
 
 

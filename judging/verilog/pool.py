@@ -13,7 +13,7 @@ from typing import Any
 from common import InputError
 from judging.pool import Sandbox, Verdict
 from judging.tasks import code_of, prose_of
-from judging.verilog.reasoning import Judge, explanation
+from judging.verilog.reasoning import ReasoningJudge, explanation
 from judging.verilog.tools import find_tools
 
 PARTS = ("compilation", "functional", "synthesis", "quality", "reasoning")
@@ -69,7 +69,7 @@ class VerilogSandbox(Sandbox):
         memory_mib: int = 1024,
         num_workers: int | None = None,
         allow_missing_layers: bool = False,
-        judge: Judge | None = None,
+        judge: ReasoningJudge | None = None,
         namespaces: bool = True,
     ) -> None:
         if sys.platform != "linux":

@@ -60,7 +60,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-class Judge:
+class ReasoningJudge:
     """A judge model behind an OpenAI-compatible URL. The key is in OPENAI_API_KEY, as for evaluation by a server.
 
     Args:
