@@ -2,7 +2,7 @@
 # The tests. `sh run_tests.sh --slow` adds the long ones; other arguments go to pytest.
 # One worker a core, four at most, a file of tests to each in turn; one thread a worker, or they wait for each other.
 cd "$(dirname "$0")"
-PROFILE=pocket
+PROFILE=pocket REQUIREMENTS="requirements.txt requirements-tests.txt"
 . ./profile.sh
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec python -m pytest -q -n auto --maxprocesses 4 --dist loadfile "$@"
