@@ -186,12 +186,12 @@ STAGES = {  # two updates each, or four tasks
 
 
 @pytest.fixture
-def on_gpu(run_cli, start, tasks_path, tmp_path):
+def on_gpu(run_cold, start, tasks_path, tmp_path):
     """Run a command on the card; gives what was counted, and where its output went."""
 
     def run(card: str, command: str, out: str = "out") -> tuple[dict, Path]:
         words = command.format(start=start, tasks=tasks_path, out=tmp_path / out).split()
-        code, printed, errors = run_cli("tests/pretended_gpu.py", *card.split(), *words, OMP_NUM_THREADS="1")
+        code, printed, errors = run_cold("tests/pretended_gpu.py", *card.split(), *words, OMP_NUM_THREADS="1")
         assert code == 0, f"{card} {command}\n{errors[-3000:]}"
         return json.loads(printed.splitlines()[-1]), tmp_path / out
 
@@ -212,8 +212,8 @@ def test_grpo_trains_and_seldom_waits(on_gpu):
 
 
 @pytest.mark.slow
-def test_a_token_under_a_graph_waits_seldom_and_copies_nothing(run_cli):
-    code, printed, errors = run_cli("tests/pretended_gpu.py", "benchmarks/count_kernels.py", "2", OMP_NUM_THREADS="1")
+def test_a_token_under_a_graph_waits_seldom_and_copies_nothing(run_cold):
+    code, printed, errors = run_cold("tests/pretended_gpu.py", "benchmarks/count_kernels.py", "2", OMP_NUM_THREADS="1")
     assert code == 0, errors[-3000:]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines()[2:-1]]
     assert [row[0] for row in rows] == ["unpacked, eager"] * 2 + ["4-bit, eager"] * 2 + [
