@@ -1,8 +1,9 @@
 #!/bin/sh
 # The tests. `sh run_tests.sh --slow` adds the long ones; other arguments go to pytest.
-# One worker a core, four at most, a file of tests to each in turn; one thread a worker, or they wait for each other.
+# One worker a core, four at most, and one thread a worker, or they wait for each other. A worker that has nothing left
+# takes tests from another.
 cd "$(dirname "$0")"
 PROFILE=pocket REQUIREMENTS="requirements.txt requirements-tests.txt"
 . ./profile.sh
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec python -m pytest -q -n auto --maxprocesses 4 --dist loadfile "$@"
+exec python -m pytest -q -n auto --maxprocesses 4 --dist worksteal "$@"

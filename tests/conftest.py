@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
@@ -24,7 +25,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")  # the longest file first: the others fill up
+    items.sort(key=lambda item: "slow" not in item.keywords)  # what is long first: the others fill up
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
@@ -34,6 +35,16 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def in_the_project(monkeypatch):
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_are_read_once():
+    """Of the project's files. Every saved state of a run asks for what its script imports, and nothing changes here."""
+    from common import dependencies
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dependencies, "_imported", functools.cache(dependencies._imported))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)  # by module, because the attack corpus looks for what others left running

@@ -225,15 +225,10 @@ def test_a_token_under_a_graph_waits_seldom_and_copies_nothing(run_cold):
 EPOCH = f"{SFT} --num_train_epochs 1 --per_device_train_batch_size 2 --gradient_accumulation_steps 1"  # of 6 tasks
 
 
-def test_sft_takes_one_card_of_two(on_gpu):
-    """In float16, with its scaled loss. transformers' Trainer would take both, and a batch for each."""
-    _, folder = on_gpu("--float16 --two", EPOCH)
-    assert last_step(folder) == 3
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["", "--float16"])
 def test_sft_learns_the_same_whatever_cards_it_sees(on_gpu, dtype):
+    """It takes one of two. transformers' Trainer would take both, and a batch for each: fewer steps."""
     (_, one), (_, two) = on_gpu(dtype, EPOCH, "one"), on_gpu(f"{dtype} --two", EPOCH, "two")
     assert last_step(one) == last_step(two) == 3
     weights = "adapter_model.safetensors"
