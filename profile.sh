@@ -14,15 +14,17 @@
 set -eu
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
-if ! cmp -s requirements.txt .venv/installed.txt; then
-    echo "first run: installing requirements.txt into .venv (a few minutes, log in .venv/install.log)"
+# .venv holds a copy of each file that was installed into it. run_tests.sh lists a second file.
+for file in ${REQUIREMENTS:-requirements.txt}; do
+    cmp -s "$file" ".venv/$file" && continue
+    echo "installing $file into .venv (a few minutes, log in .venv/install.log)"
     "${PYTHON:-python3}" -m venv .venv
-    .venv/bin/python -m pip install -q -r requirements.txt > .venv/install.log 2>&1 || {
+    .venv/bin/python -m pip install -q -r "$file" > .venv/install.log 2>&1 || {
         tail -n 5 .venv/install.log >&2
         exit 1
     }
-    cp requirements.txt .venv/installed.txt
-fi
+    cp "$file" .venv/
+done
 PATH=$PWD/.venv/bin:$PATH
 
 # pick: set PROFILE and `why` for this machine. A GPU that the installed torch cannot use is an error. Otherwise the run

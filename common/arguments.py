@@ -105,20 +105,29 @@ def _in_groups(args_class: type) -> type:
     classes = [cls for cls in args_class.__mro__ if cls.__dict__.get("__annotations__")]
     if len(classes) == 1:
         return args_class
-    groups, seen = [], set()
+    fields = {field.name: field for field in dataclasses.fields(args_class)}  # with the defaults that hold
+    groups, seen = {}, set()
     for cls in classes:
-        types = {name: kind for name, kind in cls.__annotations__.items() if name not in seen}
+        types = {name: kind for name, kind in cls.__annotations__.items() if name in fields and name not in seen}
         seen |= types.keys()
+        given = {name: _default(fields[name]) for name in types}
         # tyro finds the source, whose comments are the help, by the names of module and class
-        body = {name: vars(cls)[name] for name in (*types, "__module__", "__doc__") if name in vars(cls)}
-        body |= {"__annotations__": types, "__qualname__": cls.__qualname__}
-        if cls is args_class:
-            body["__doc__"] = "This script's own settings."  # a dataclass without a docstring gets its signature
-        group = dataclasses.dataclass(type(cls.__name__, (), body))
+        body = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__annotations__": types}
+        body["__doc__"] = "This script's own settings." if cls is args_class else cls.__doc__
+        body |= {name: default for name, default in given.items() if default}
+        group = dataclasses.dataclass(type(cls.__name__, (), body), kw_only=True)
+        default = dataclasses.field(default_factory=group) if all(given.values()) else dataclasses.field()
         name = cls.__name__.removesuffix("Args").lower() or "main"
-        flat = Annotated[group, tyro.conf.OmitArgPrefixes]
-        groups.append((name, flat, dataclasses.field(default_factory=group)))
-    return dataclasses.make_dataclass(args_class.__name__, groups)
+        groups[name + "_" * (name in groups)] = (Annotated[group, tyro.conf.OmitArgPrefixes], default)
+    named = [(name, *rest) for name, rest in groups.items()]
+    return dataclasses.make_dataclass(args_class.__name__, named, kw_only=True)
+
+
+def _default(field: dataclasses.Field) -> Any:
+    """Return a field with the same default; None if it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=field.default_factory)
+    return dataclasses.field(default=field.default) if field.default is not dataclasses.MISSING else None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def quality_measure() -> Callable[[list[tuple[Task, str]]], list[float]]:
 
         command = [find_ruff_bin(), "check", *OPTIONS, *RULES, *OUTPUT]
     except (ImportError, FileNotFoundError):
-        raise InputError("--reward shaped: ruff is not installed; .venv/bin/pip install ruff") from None
+        raise InputError("--reward shaped: ruff is not installed; .venv/bin/pip install ruff==0.17.5") from None
     require(lint(command, "pass\n") == [], f"--reward shaped: ruff does not run here: {' '.join(command)}")
 
     def measure(pairs: list[tuple[Task, str]]) -> list[float]:

@@ -27,7 +27,7 @@ from judging.verilog.pool import PARTS, score
 MOVED = {"tasks": "judging.tasks", "rewards": "judging.rewards", "metrics": "judging.metrics",
          "training": "training.run", "quality": "judging.quality", "answers": "judging.answers",
          "batches": "training.samples"}  # fmt: skip
-Reward = Callable[[list[Any]], list[float]]  # takes all samples of a step, returns one reward per sample
+Reward = Callable[[list[Any]], list[float]]  # takes scored samples, returns one reward per sample
 
 
 def base_reward(verdict: Verdict) -> float:
@@ -83,7 +83,7 @@ def parts_reward(verdict: Verdict, weights: Sequence[float], length: int, alpha:
 
 
 def chosen_reward(args: Any, language: str = "python") -> Reward:
-    """Return the reward function that `--reward` names; it takes all samples of a step and returns their rewards.
+    """Return the reward function that `--reward` names; it takes scored samples and returns their rewards.
 
     With several processes, each computes the rewards of its share of the samples.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")  # the longest file first: the others fill up
+    items.sort(key=lambda item: "slow" not in item.keywords)  # what is long first: the others fill up
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
@@ -33,6 +35,67 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def in_the_project(monkeypatch):
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_are_read_once():
+    """Of the project's files. Every saved state of a run asks for what its script imports, and nothing changes here."""
+    from common import dependencies
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dependencies, "_imported", functools.cache(dependencies._imported))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)  # by module, because the attack corpus looks for what others left running
+def sandboxes_that_runs_share():
+    """Let the runs of a file that are started in this process share a sandbox, which tests itself once.
+
+    To start one and to let it test itself takes a second. A run that is a process of its own still does both.
+    """
+    from judging import by_language
+
+    started: dict[tuple, Any] = {}
+    tested: list[Any] = []
+
+    def share(kind):
+        class Kept(kind):
+            def __exit__(self, *_):
+                """The next run uses it again."""
+
+        def start(*args, judge=None, **settings):
+            if judge:  # it belongs to one test
+                return kind(*args, judge=judge, **settings)
+            key = (kind, *args, *settings.items())
+            if key not in started:
+                started[key] = Kept(*args, **settings)
+            return started[key]
+
+        return start
+
+    def test_once(box, attack, real=by_language.self_test):
+        if box not in tested:
+            real(box, attack)
+            tested.append(box)
+
+    def close() -> None:
+        for box in started.values():
+            box.close()
+        started.clear()
+        tested.clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (by_language.Sandbox, by_language.VerilogSandbox):
+            patch.setattr(by_language, kind.__name__, share(kind))
+        patch.setattr(by_language, "self_test", test_once)
+        yield close
+    close()
+
+
+@pytest.fixture
+def own_sandbox(sandboxes_that_runs_share):
+    """Let the run of a test start a sandbox and let it test itself, as a run does that is a process of its own."""
+    sandboxes_that_runs_share()
 
 
 @pytest.fixture(scope="module")  # the attack corpus looks for threads that were left behind
@@ -155,9 +218,26 @@ def deepseek(tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.fixture
+def run_cli(tmp_path_factory):
+    """Run a script as a process of its own; gives (exit code, stdout, stderr).
+
+    It is forked with the libraries imported. `run_cold` starts Python, which takes seconds where they are needed.
+    """
+    import forked
+
+    def call(*command: str, **environment: str) -> tuple[int, str, str]:
+        out, err = (tmp_path_factory.mktemp("said") / name for name in ("out", "err"))
+        process = forked.start(command, out, err, **environment)
+        process.join()
+        return process.exitcode, *(path.read_text(encoding="utf-8") for path in (out, err))
+
+    return call
+
+
 @pytest.fixture(scope="session")
-def run_cli():
-    """Run a stage as a user does; gives (exit code, stdout, stderr)."""
+def run_cold():
+    """Run Python as a user does; gives (exit code, stdout, stderr)."""
     import subprocess
 
     def call(*command: str, **environment: str) -> tuple[int, str, str]:

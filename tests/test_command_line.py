@@ -73,8 +73,8 @@ def test_bad_input_that_takes_the_libraries_to_see(tmp_path, command, says):
     ["train_sft_lora.py", "train_rl_lora.py", "train_ppo_lora.py", "train_grpo_lora.py", "eval_humaneval.py",
      "results_table.py", "curves.py"],
 )  # fmt: skip
-def test_help_lists_every_option_with_its_comment(run_cli, script):
-    code, out, err = run_cli(script, "--help")
+def test_help_lists_every_option_with_its_comment(run_cold, script):
+    code, out, err = run_cold(script, "--help")
     assert code == 0 and err == ""
     assert "--seed" in out or script in ("results_table.py", "curves.py")
     assert "YAML file with any of these" in " ".join(out.replace("│", " ").split())

@@ -1,9 +1,10 @@
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
+import train_rl_lora
 from common import InputError, command, parse_args, replace_folder, write_jsonl, write_text
 
 
@@ -101,3 +102,57 @@ def test_the_command_can_be_pasted_and_holds_no_secret(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/some/where/eval.py", "--name", "a b", "--server=http://me:secret@h:1/v1"])
     assert command("http://me:secret@h:1/v1", "http://h:1/v1") == "python eval.py --name 'a b' --server=http://h:1/v1"
     assert command() == "python eval.py --name 'a b' --server=http://me:secret@h:1/v1"
+
+
+@dataclass
+class Settings:
+    """What every script has."""
+
+    kept: float = 0.5  # stays as it is
+    shared: int = 1  # is given another default
+    config: str = ""  # YAML
+
+
+@dataclass
+class Longer(Settings):
+    """A script's settings that inherit: one more, another default, a default that is made anew."""
+
+    # sampling
+    shared: int = 7  # a default of its own
+    names: list[str] = field(default_factory=lambda: ["a"])  # made anew
+
+
+@dataclass
+class Longest(Longer):
+    shared: int  # declared again, with the default that it inherits
+    needed: str = field(kw_only=True)  # has no default
+
+
+def test_inherited_settings_are_flat_flags_in_groups(capsys, tmp_path):
+    assert parse_args(Longer, []) == Longer() and Longer().shared == 7
+    assert parse_args(Longer, ["--shared", "3", "--kept", "1.5", "--names", "x", "y"]) == Longer(
+        kept=1.5, shared=3, names=["x", "y"]
+    )
+    (tmp_path / "c.yaml").write_text("kept: 2.5\n")
+    assert parse_args(Longer, ["--config", str(tmp_path / "c.yaml")]).kept == 2.5
+    assert parse_args(Longest, ["--needed", "yes"]) == Longest(needed="yes")
+    with pytest.raises(InputError, match="--needed"):
+        parse_args(Longest, [])
+    with pytest.raises(InputError, match="unknown option '--kepd'; did you mean --kept"):
+        parse_args(Longer, ["--kepd", "1"])
+    with pytest.raises(SystemExit) as stop:
+        parse_args(Longer, ["--help"])
+    shown = capsys.readouterr().out.partition("show this help")[2]
+    assert stop.value.code == 0
+    places = [shown.index(text) for text in ("longer options", "--shared", "a default of its own", "settings options")]
+    assert places == sorted(places) and "What every script has" in shown and shown.count("--shared") == 1
+
+
+def test_a_class_that_inherits_from_one_of_the_same_name():
+    class Args(train_rl_lora.Args):
+        pass
+
+    Args.__annotations__ = {"mine": "int"}
+    Args.mine = 3
+    args = parse_args(dataclass(Args), ["--mine", "4", "--num_steps", "9"])
+    assert (args.mine, args.num_steps, args.time_limit) == (4, 9, 5.0)

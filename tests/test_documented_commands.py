@@ -256,7 +256,7 @@ def test_what_a_shell_script_runs_is_right(tmp_path, line, profile):
         (tmp_path / path.name).symlink_to(path)
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    for name in ("requirements.txt", ".venv/installed.txt"):
+    for name in ("requirements.txt", ".venv/requirements.txt"):
         (tmp_path / name).write_text("")
     python.write_text("#!/bin/sh\nfor word; do printf '%s\\t' \"$word\"; done >> said\necho >> said\n")
     python.chmod(0o755)

@@ -488,7 +488,7 @@ def test_the_two_commands_as_a_user_calls_them(start, few_tasks, tmp_path, run_c
 
 
 @pytest.mark.parametrize("script", ["generate_dpo_data.py", "train_dpo_lora.py"])
-def test_help_lists_every_option_with_its_comment(run_cli, script):
-    code, out, err = run_cli(script, "--help")
+def test_help_lists_every_option_with_its_comment(run_cold, script):
+    code, out, err = run_cold(script, "--help")
     assert code == 0 and err == ""
     assert "YAML file with any of these" in " ".join(out.replace("│", " ").split())

@@ -49,7 +49,7 @@ def test_several_samples_a_task_give_the_unbiased_estimate(tmp_path):
     assert [metrics[f"pass_at_{k}"] for k in (1, 2, 3, 4)] == [0.625, 0.75, 0.875, 1.0]
 
 
-def test_scoring_loads_no_torch(run_cli, tmp_path):
+def test_scoring_loads_no_torch(run_cold, tmp_path):
     tasks = read_tasks(TESTS)
     path = write_samples(
         tmp_path / "s.jsonl", [{"task_id": t["task_id"], "completion": t["canonical_solution"]} for t in tasks]
@@ -59,7 +59,7 @@ def test_scoring_loads_no_torch(run_cli, tmp_path):
         f"e.main(e.Args(data_path={TESTS!r}, samples={path!r}, exp_name='x', results_dir={str(tmp_path)!r})); "
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
-    code, out, err = run_cli("-c", script)
+    code, out, err = run_cold("-c", script)
     assert code == 0, err
     assert f"pass@1 100.0% ({len(tasks)} of {len(tasks)})" in out
 

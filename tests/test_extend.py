@@ -74,7 +74,7 @@ def project(tmp_path_factory, start) -> Path:
         (folder / place).mkdir(parents=True)
         (folder / place / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {first} "$@"\n')
         (folder / place / "python").chmod(0o755)
-    (folder / ".venv" / "installed.txt").write_bytes((ROOT / "requirements.txt").read_bytes())
+    (folder / ".venv" / "requirements.txt").write_bytes((ROOT / "requirements.txt").read_bytes())
     return folder
 
 

@@ -1,6 +1,9 @@
-"""Imports point one way, nothing imports itself around a corner, and no file is longer than a sitting."""
+"""Imports point one way, nothing imports itself around a corner, a run needs only what its file of requirements lists,
+and no file is longer than a sitting."""
 
 import ast
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,36 @@ def test_a_script_depends_on_what_it_imports_but_not_on_the_report():
     assert {"train_rl_lora.py", "training/run.py", "model/sampling.py", "judging/python/judge.py", "common/files.py",
             "judging/python/runner.py"} <= found  # fmt: skip
     assert not [name for name in found if name.startswith("reporting/") or "screen" in name or "train_ppo" in name]
+
+
+WITH_THEM = {"huggingface_hub", "safetensors", "tokenizers"}  # packages that transformers and peft bring
+WHEN_ASKED = {"openai", "vllm", "wandb", "trackio"}  # a flag asks for them; an error names the pip line
+
+
+def required(name: str) -> set[str]:
+    """The packages that a file of requirements lists, each with a version, as they are imported."""
+    lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if line and not line.startswith("-r ")]
+    assert [line for line in lines if not re.fullmatch(r"[\w-]+==[\d.]+", line)] == []
+    return {line.partition("==")[0].lower().replace("pyyaml", "yaml") for line in lines}
+
+
+def imported() -> set[str]:
+    """The packages that the scripts, their modules and the scripts in `data/` import, wherever in the file."""
+    found, data = set(), list(ROOT.glob("data/*.py"))
+    for path in (*modules().values(), *data):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return (
+        found - sys.stdlib_module_names - {name.partition(".")[0] for name in modules()} - {path.stem for path in data}
+    )
+
+
+def test_a_run_needs_only_what_its_requirements_list():
+    run, tests = required("requirements.txt"), required("requirements-tests.txt")
+    assert run & tests == set()
+    assert imported() - WITH_THEM - WHEN_ASKED == run
+    assert WHEN_ASKED - {"vllm"} <= tests

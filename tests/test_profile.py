@@ -1,4 +1,4 @@
-"""What `profile.sh` picks where PROFILE is not given, and what it says of a card that torch cannot use.
+"""What `profile.sh` installs and picks where PROFILE is not given, and what it says of a card that torch cannot use.
 
 `nvidia-smi` is played by a script. So is torch, where another build or a card is wanted: a module of the few names that
 `profile.sh` asks, with PyTorch's own messages.
@@ -20,11 +20,11 @@ TOO_OLD = "The NVIDIA driver on your system is too old (found version 12040). Pl
 @pytest.fixture
 def copy(tmp_path) -> Path:
     """A copy of what `profile.sh` needs, its .venv complete, with this python."""
-    for name in ("profile.sh", "requirements.txt"):
+    for name in ("profile.sh", "run_tests.sh", "requirements.txt", "requirements-tests.txt"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "data").symlink_to(ROOT / "data")
     program(tmp_path / ".venv" / "bin" / "python", f'exec "{sys.executable}" "$@"')
-    shutil.copy(ROOT / "requirements.txt", tmp_path / ".venv" / "installed.txt")
+    shutil.copy(ROOT / "requirements.txt", tmp_path / ".venv")
     return tmp_path
 
 
@@ -64,12 +64,16 @@ cuda = SimpleNamespace(is_available=is_available, init=init)
 
 def profile(copy: Path, **settings: str) -> subprocess.CompletedProcess:
     """`. ./profile.sh` of a script, with a PATH that has no nvidia-smi but the one that a test has put there."""
+    return run(copy, "-c", '. ./profile.sh; echo "goes on with $PROFILE"', **settings)
+
+
+def run(copy: Path, *words: str, **settings: str) -> subprocess.CompletedProcess:
+    """Run `sh` with these words in the copy."""
     (copy / "bin").mkdir(exist_ok=True)
-    for tool in ("sh", "cmp", "basename", "touch"):
+    for tool in ("sh", "cmp", "cp", "tail", "basename", "dirname", "touch"):
         program(copy / "bin" / tool, f'exec {shutil.which(tool)} "$@"')
     environment = {"PATH": str(copy / "bin"), **settings}
-    return subprocess.run(["sh", "-c", '. ./profile.sh; echo "goes on with $PROFILE"'], cwd=copy, env=environment,
-                          capture_output=True, text=True)  # fmt: skip
+    return subprocess.run(["sh", *words], cwd=copy, env=environment, capture_output=True, text=True)
 
 
 def refused(copy: Path, **settings: str) -> str:
@@ -211,3 +215,60 @@ def test_the_page_shows_the_error_as_it_is(copy):
     assert " ".join(refused(copy).split()) in " ".join(shown.split())
     for build in ("cu126", "cu130"):
         assert index(build) in shown
+
+
+RUN, TESTS = "requirements.txt", "requirements-tests.txt"
+
+
+@pytest.fixture
+def fresh(copy) -> Path:
+    """The copy on a fresh machine, without a .venv. The pythons only write their arguments to the file `asked`."""
+    shutil.rmtree(copy / ".venv")
+    note = "for word; do printf '%s ' \"$word\"; done >> asked; echo >> asked"
+    program(copy / "bin" / "python", note)  # what `python -m venv` puts into .venv
+    make = f'mkdir() {{ {shutil.which("mkdir")} "$@"; }}; mkdir -p .venv/bin; cp bin/python .venv/bin/python'
+    program(copy / "bin" / "python3", f"{note}; {make}")
+    return copy
+
+
+def installed(copy: Path, *words: str) -> list[str]:
+    """The files that pip installed while the words ran."""
+    (copy / "asked").write_text("")
+    done = run(copy, *words, PROFILE="pocket")
+    assert (done.returncode, done.stderr) == (0, "")
+    asked = [line.split() for line in (copy / "asked").read_text().splitlines()]
+    files = [words[-1] for words in asked if words[:3] == ["-m", "pip", "install"]]
+    assert asked.count(["-m", "venv", ".venv"]) == len(files) == done.stdout.count("installing ")
+    return files
+
+
+TRAINING, TESTING = ("-c", ". ./profile.sh"), ("run_tests.sh",)
+
+
+def test_a_training_run_installs_what_it_needs_and_the_tests_add_theirs(fresh):
+    assert installed(fresh, *TRAINING) == [RUN]
+    assert installed(fresh, *TRAINING) == []
+    assert installed(fresh, *TESTING) == [TESTS]
+    assert installed(fresh, *TESTING) == installed(fresh, *TRAINING) == []
+    with (fresh / TESTS).open("a") as file:
+        file.write("another==1.0\n")
+    assert installed(fresh, *TRAINING) == []
+    assert installed(fresh, *TESTING) == [TESTS]
+    with (fresh / RUN).open("a") as file:
+        file.write("another==1.0\n")
+    assert installed(fresh, *TRAINING) == [RUN]
+    assert installed(fresh, *TESTING) == []
+
+
+def test_the_tests_can_come_first(fresh):
+    assert installed(fresh, *TESTING) == [RUN, TESTS]
+    assert installed(fresh, *TRAINING) == installed(fresh, *TESTING) == []
+
+
+def test_an_install_that_fails_stops_the_script_and_is_tried_again(fresh):
+    program(fresh / "bin" / "python", 'case "$*" in *-tests.txt) echo "no such version"; exit 1 ;; esac')
+    for already in (False, True):
+        done = run(fresh, *TESTING, PROFILE="pocket")
+        assert (done.returncode, done.stderr) == (1, "no such version\n")
+        assert (f"installing {RUN}" in done.stdout, f"installing {TESTS}" in done.stdout) == (not already, True)
+        assert (fresh / ".venv" / RUN).exists() and not (fresh / ".venv" / TESTS).exists()

@@ -2,10 +2,8 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import random
-import runpy
 import signal
 import subprocess
 import sys
@@ -13,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from conftest import ROOT
@@ -29,12 +28,13 @@ from training.resume import FiniteGuard
 SPEEDS = ("sample_tokens_per_second", "score_seconds", "train_tokens_per_second")
 
 
+STEPS = 52
 SHORT = dict(max_new_tokens=12, save_every=2)
 METHODS = {
-    "rl": dict(num_steps=70, num_samples=2, baseline="rloo", **SHORT),
-    "ppo": dict(num_updates=70, num_samples=2, ppo_epochs=2, minibatch_size=3, value_coef=0.5, ratio_level="token",
+    "rl": dict(num_steps=STEPS, num_samples=2, baseline="rloo", **SHORT),
+    "ppo": dict(num_updates=STEPS, num_samples=2, ppo_epochs=2, minibatch_size=3, value_coef=0.5, ratio_level="token",
                 lr_scheduler_type="linear", kl_coef=0.05, **SHORT),
-    "grpo": dict(num_steps=70, num_samples=4, num_iterations=2, minibatch_size=5, dynamic_sampling=True, **SHORT),
+    "grpo": dict(num_steps=STEPS, num_samples=4, num_iterations=2, minibatch_size=5, dynamic_sampling=True, **SHORT),
 }  # fmt: skip
 
 
@@ -56,21 +56,10 @@ def outcome(method: str, out: Path) -> tuple[dict, list[dict]]:
     return weights, log
 
 
-def run_script(words: list[str], pipe: Path) -> None:
-    """In a child: what `python words` does, its output going into the pipe."""
-    os.dup2(os.open(pipe, os.O_WRONLY), 1)
-    sys.stdout = os.fdopen(1, "w", buffering=1)
-    sys.argv = words
-    runpy.run_path(str(ROOT / words[0]), run_name="__main__")
-
-
 def start_script(words: list[str], pipe: Path):
     """Gives the process and its output. It is forked from a server that has the libraries imported: seconds a start."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload([f"train_{method}_lora" for method in METHODS] + ["training"])
     os.mkfifo(pipe)
-    process = server.Process(target=run_script, args=(words, pipe))
-    process.start()
+    process = forked.start(words, pipe, os.devnull)
     return process, pipe.open()
 
 
@@ -84,7 +73,7 @@ def kill_and_go_on(method: str, start: str, folder: Path) -> tuple[list[int], li
     for number in [signal.SIGKILL] * 5 + [signal.SIGTERM] + [signal.SIGKILL] * 5:
         process, output = start_script(command(method, start, folder / "killed"), next(pipes))
         steps = (line for line in output if line.startswith("step "))
-        for _ in range(rng.randint(1, 4)):  # 11 x 4 of 70 steps: however fast the machine, the run is not over
+        for _ in range(rng.randint(1, 3)):  # 11 x 3 steps and 11 sleeps: however fast the machine, the run is not over
             started = time.perf_counter()
             reached.append(int(next(steps).split()[1]))
         time.sleep(rng.random() * min(0.5, time.perf_counter() - started))
@@ -112,7 +101,7 @@ def test_killed_runs_end_as_uninterrupted_ones(start, tmp_path, monkeypatch):
 
         whole, whole_log = outcome(method, tmp_path / method / "whole")
         killed, killed_log = outcome(method, tmp_path / method / "killed")
-        assert killed_log == whole_log and len(whole_log) == 70
+        assert killed_log == whole_log and len(whole_log) == STEPS
         assert killed.keys() == whole.keys() and all(torch.equal(killed[name], whole[name]) for name in whole)
         assert ("weight" in whole) is (method == "ppo")  # the critic's
         assert not (tmp_path / method / "killed.partial").exists()

@@ -128,7 +128,9 @@ def test_hostile_code_costs_only_itself(measure, capsys, monkeypatch):
 
 def test_without_ruff_there_is_no_shaped(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ruff", None)
-    with pytest.raises(InputError, match="ruff is not installed"):
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    (pinned,) = [line for line in lines if line.startswith("ruff==")]
+    with pytest.raises(InputError, match=f"ruff is not installed; .venv/bin/pip install {pinned}$"):
         chosen_reward(Args(reward="shaped"))
 
 

@@ -194,7 +194,7 @@ def test_the_only_model_is_found(serve, arguments, tmp_path):
     assert read(tmp_path)[1]["model_path"] == server.requests[0]["model"] == "org/the-one"
 
 
-def test_key_and_password_stay_where_they_belong(serve, arguments, tmp_path, monkeypatch, capfd):
+def test_key_and_password_stay_where_they_belong(serve, arguments, tmp_path, monkeypatch, capfd, own_sandbox):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     judges, real, environments = [], pool.Worker, []
 

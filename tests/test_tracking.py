@@ -35,6 +35,8 @@ def on_this_machine(tmp_path_factory):
             patch.setenv(name, str(folder / name))
         patch.setenv("WANDB_MODE", "offline")
         yield folder
+    if "trackio" in sys.modules:  # all runs are finished; else trackio finishes the last again at exit, and says so
+        sys.modules["trackio"].context_vars.current_run.set(None)
 
 
 def events(folder) -> EventAccumulator:
@@ -52,13 +54,14 @@ def track(report_to, folder, name="a_run") -> None:
         tracker.log({"step": step, "loss": step / 8, "note": "no figure"})
         tracker.log_completions(step, [ROW])
     tracker.close()
-    time.sleep(1.1)  # tensorboard reads its files by their names, which have the second, then a number as text
+    pause = 1.1 if report_to == "tensorboard" else 0  # it reads its files by their names: the second, a number as text
+    time.sleep(pause)
     tracker = Tracker(report_to, folder, SETTINGS, f"{name}-later", after=1)  # train.py's names have the time in them
     for step in (2, 3, 4):
         tracker.log({"step": step, "loss": step / 8})
         tracker.log_completions(step, [ROW])
     tracker.close()
-    time.sleep(1.1)
+    time.sleep(pause)
     tracker = Tracker(report_to, folder, SETTINGS, name)
     tracker.log({"step": 4, "final_eval/mbpp_pass@1": 0.5})
     tracker.close()

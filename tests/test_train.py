@@ -23,7 +23,7 @@ def stages(monkeypatch) -> list:
     """What would have been run: (script, settings), nothing is."""
     ran = []
     monkeypatch.setattr(train, "run_stage", lambda stage: ran.append((stage.script, stage.settings)))
-    monkeypatch.setattr(train, "conclude", lambda *what: None)
+    monkeypatch.setattr(train, "finish_evaluation", lambda *what: None)
     return ran
 
 
@@ -230,7 +230,7 @@ def test_every_method_is_evaluated_with_one_time_limit(stages):
 
 
 def test_epochs_are_merged_as_the_end_is_and_after_the_summary(stages, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "conclude", lambda *what: stages.append(("summary", {})))
+    monkeypatch.setattr(train, "finish_evaluation", lambda *what: stages.append(("summary", {})))
     (tmp_path / "pocket_coder-pocket-rl-qlora" / "step_200").mkdir(parents=True)
     call(f"rl data/pocket_coder --checkpoints {tmp_path} --auto-eval --save-merged-epochs --dtype float32")
     assert [script for script, _ in stages[-3:]] == ["summary", "merge_adapter.py", "merge_adapter.py"]

@@ -61,7 +61,7 @@ def test_a_run_in_float16_scales_its_loss_and_learns(start, tmp_path, monkeypatc
     monkeypatch.setattr(learner, "loss_scaler", too_large)
     args = train_rl_lora.Args(
         train_path="data/pocket_train.jsonl", sft_model=start, output_dir=str(tmp_path / "run"), max_length=384,
-        max_new_tokens=16, num_steps=5, batch_size=4, learning_rate=1e-3, length_penalty_alpha=1.0,
+        max_new_tokens=8, num_steps=5, batch_size=2, learning_rate=1e-3, length_penalty_alpha=1.0,
     )  # fmt: skip
     train_rl_lora.main(args)
     log = [json.loads(line) for line in (tmp_path / "run" / "rl_train_log.jsonl").read_text().splitlines()]

@@ -147,7 +147,7 @@ def test_parts_and_judge_models_are_not_for_python():
 
 
 @needs_tools
-def test_a_sandbox_that_lets_a_module_cheat_stops_the_run(monkeypatch):
+def test_a_sandbox_that_lets_a_module_cheat_stops_the_run(monkeypatch, own_sandbox):
     from concurrent.futures import Future
 
     from judging.verilog.pool import VerilogSandbox

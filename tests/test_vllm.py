@@ -168,7 +168,7 @@ def test_the_gate_stops_a_sampler_that_is_another_policy(engines, start, tasks_p
 
 def test_pairs_and_evaluation_take_the_adapter_as_it_is(engines, start, tasks_path, tmp_path):
     args = generate_dpo_data.Args(train_path=tasks_path, sft_model=start, output_path=str(tmp_path / "p.jsonl"),
-                                  max_length=384, max_new_tokens=48, num_samples=8, batch_size=16, limit=4,
+                                  max_length=384, max_new_tokens=16, num_samples=8, batch_size=16, limit=4,
                                   engine="vllm")  # fmt: skip
     try:
         generate_dpo_data.main(args)

@@ -1,7 +1,7 @@
 """What the tests have in vLLM's place: the documented classes as far as
 model/sampling_vllm.py uses them, and no further.
 
-Arguments that vLLM does not have are refused. The tokens come from the model itself, by `rollout.sample`.
+Arguments that vLLM does not have are refused. The tokens come from the model itself, by `sampling.generate`.
 """
 
 from __future__ import annotations

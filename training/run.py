@@ -126,6 +126,8 @@ class Run(Learner):
         if valid:
             prompts = self.sampler.encode(valid, args.valid_path)
             self.validation = Validation(valid, prompts, args.valid_every, args.patience)
+        if self.sampler:
+            self.sampler.start_engine()
         super().__init__(args, tokenizer, num_steps, critic, folder)
         self.stateful = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
         self.stateful |= {"critic": self.critic} if critic else {}
@@ -228,7 +230,9 @@ class Run(Learner):
             self.phase = "sampling"
             first = self.drawn
             numbered = list(enumerate(self.draw(num_tasks), start=first))
-            return self.sampler.sample(self.model, processes.share(numbered))
+            samples = self.sampler.sample(self.model, processes.share(numbered))
+        self.sampler.check_parity(self.model, samples)
+        return samples
 
     def score(self, samples: list[Sample], reward_fn: Callable[[list[Sample]], list[float]]) -> list[Sample]:
         """Return the samples of all processes with their verdicts and rewards.

@@ -31,10 +31,13 @@ class Sampler:
         self.variants = prompt_variants(tasks, args.prompt_level)
         self.prompts = self.encode(self.variants, args.train_path)
         self.engine = generate
-        if args.engine == "vllm":  # it starts while the GPU is empty, and before the seeds are set: it sets its own
-            self.engine = VllmSampler(args.sft_model, tokenizer, args).generate
         self.parity_checked, self.fresh = False, True
         self.refused: dict[str, str] | None = {}  # task_id: why; None as soon as anything was judged
+
+    def start_engine(self) -> None:
+        """Start vLLM, if it is the engine: while the GPU is empty, and before the seeds are set (it sets its own)."""
+        if self.args.engine == "vllm":
+            self.engine = VllmSampler(self.args.sft_model, self.tokenizer, self.args).generate
 
     def encode(self, tasks: list[Task], path: str) -> list[list[int]]:
         """Return the prompts' token ids. Raises InputError where one is too long, or not the model's."""
@@ -49,17 +52,11 @@ class Sampler:
         return min(levels - 1, int(number / (len(self.tasks) * self.args.curriculum_epochs))) if levels > 1 else 0
 
     def sample(self, model, drawn: list[tuple[int, int]]) -> list[Sample]:
-        """Sample completions of the drawn tasks, each given as (its number in the run, its index).
-
-        Each completion goes to the sandbox as soon as it ends. The first ones must pass the parity gate.
-        """
+        """Sample completions of the drawn tasks, each given as (its number in the run, its index)."""
         args = self.args
         chosen = [(number, self.level(number) * len(self.tasks) + index) for number, index in drawn]
-        samples = self.complete(model, self.variants, self.prompts, chosen, num_samples=args.num_samples,
-                                temperature=args.temperature, top_p=args.top_p)  # fmt: skip
-        if samples and not self.parity_checked:
-            self.check_parity(model, samples)
-        return samples
+        return self.complete(model, self.variants, self.prompts, chosen, num_samples=args.num_samples,
+                             temperature=args.temperature, top_p=args.top_p)  # fmt: skip
 
     def complete(self, model, tasks: list[Task], prompts: list[list[int]], chosen: list[tuple[int, int]], **how: Any
                  ) -> list[Sample]:  # fmt: skip
@@ -81,23 +78,27 @@ class Sampler:
         """Yield completions of each prompt under the policy as it is now; how: more arguments of the engine."""
         args = self.args
         set_recomputing(model, False)
-        yield from self.engine(
-            model,
-            self.tokenizer,
-            prompts,
-            max_new_tokens=args.max_new_tokens,
-            stops=[stop_strings(task) for task in tasks] if args.stop_at_strings else None,
-            batch_size=args.sample_batch_size,
-            unpack=args.unpack_to_sample,
-            graph=args.cuda_graph,
-            seeds=seeds,
-            **how,
-        )
-        drop_merged_copy(model)
-        set_recomputing(model, args.gradient_checkpointing)
+        try:
+            yield from self.engine(
+                model,
+                self.tokenizer,
+                prompts,
+                max_new_tokens=args.max_new_tokens,
+                stops=[stop_strings(task) for task in tasks] if args.stop_at_strings else None,
+                batch_size=args.sample_batch_size,
+                unpack=args.unpack_to_sample,
+                graph=args.cuda_graph,
+                seeds=seeds,
+                **how,
+            )
+        finally:
+            drop_merged_copy(model)
+            set_recomputing(model, args.gradient_checkpointing)
 
     def check_parity(self, model, samples: list[Sample]) -> None:
         """Pass the gate (`parity.check_parity`), once a process, before its first update."""
+        if self.parity_checked or not samples:
+            return
         args = self.args
         by_mean = dtype_of(model) != torch.float32 and not args.parity_bound
         least = MIN_TOKENS if by_mean else 0
