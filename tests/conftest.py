@@ -25,7 +25,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: "slow" not in item.keywords)  # what is long first: the others fill up
+    longest = ("test_pipeline.py", "test_pretended_gpu.py", "test_resume.py")  # first: the others fill up
+    items.sort(key=lambda item: ("slow" not in item.keywords, item.path.name not in longest))
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
