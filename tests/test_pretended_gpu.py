@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: a part of the pretended GPU is in C++")
@@ -165,8 +168,9 @@ FROM_START = f"--sft_model {{start}} --train_path {{tasks}} --output_dir {{out}}
 FEW = "--parity_bound 0.1"  # the gate then takes no samples of its own: one stage does, grpo
 SFT = "train_sft_lora.py --model_name data/pocket_coder --train_path {tasks} --output_dir {out} --max_length 384"
 GRPO = f"train_grpo_lora.py {FROM_START} --num_steps 2 --num_samples 4"
-STAGES = {  # two updates each, or four tasks
-    "sft": [f"{SFT} --max_steps 2"],
+CARDS = ["", "--float16 --two"]
+STAGES = {  # an epoch of 6 tasks, two updates, or four tasks
+    "sft": [f"{SFT} --num_train_epochs 1 --per_device_train_batch_size 2 --gradient_accumulation_steps 1"],
     "rl": [f"train_rl_lora.py {FROM_START} --num_steps 2 --batch_size 2 {FEW}"],
     "ppo": [f"train_ppo_lora.py {FROM_START} --num_updates 2 --num_samples 2 {FEW}"],
     "ppo with a critic": [
@@ -189,11 +193,40 @@ STAGES = {  # two updates each, or four tasks
 def on_gpu(run_cold, start, tasks_path, tmp_path):
     """Run a command on the card; gives what was counted, and where its output went."""
 
-    def run(card: str, command: str, out: str = "out") -> tuple[dict, Path]:
-        words = command.format(start=start, tasks=tasks_path, out=tmp_path / out).split()
+    def run(card: str, command: str) -> tuple[dict, Path]:
+        words = command.format(start=start, tasks=tasks_path, out=tmp_path / "out").split()
         code, printed, errors = run_cold("tests/pretended_gpu.py", *card.split(), *words, OMP_NUM_THREADS="1")
         assert code == 0, f"{card} {command}\n{errors[-3000:]}"
-        return json.loads(printed.splitlines()[-1]), tmp_path / out
+        return json.loads(printed.splitlines()[-1]), tmp_path / "out"
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def stages(start, tmp_path_factory):
+    """Run stages on a card, all in one process; gives of each what its commands took and ended in, and its output.
+
+    What has run on a card once is not run again.
+    """
+    tasks, ran = tmp_path_factory.mktemp("tasks") / "t.jsonl", {}
+    with (ROOT / "data" / "pocket_train.jsonl").open() as lines:
+        tasks.write_text("".join(itertools.islice(lines, 6)))
+
+    def run(card: str, wanted: list[str] = list(STAGES)) -> dict[str, tuple[list[tuple[int, str]], Path]]:  # noqa: B006
+        if card not in ran:
+            folder = tmp_path_factory.mktemp("stages")
+            places = {name: folder / name.replace(" ", "_") for name in wanted}
+            commands = [(name, command.format(start=start, tasks=tasks, out=places[name]).split())
+                        for name in wanted for command in STAGES[name]]  # fmt: skip
+            command = [sys.executable, "tests/pretended_gpu.py", *card.split(), "tests/pretended_stages.py"]
+            done = subprocess.run(command, input=json.dumps([words for _, words in commands]), capture_output=True,
+                                  text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+            assert done.returncode == 0, done.stderr[-3000:]
+            took = json.loads(done.stdout.splitlines()[0])
+            ran[card] = {name: ([], places[name]) for name in wanted}
+            for (name, _), (kernels, error) in zip(commands, took, strict=True):
+                ran[card][name][0].append((kernels, error and f"{error}\n{done.stderr[-3000:]}"))
+        return ran[card]
 
     return run
 
@@ -222,28 +255,28 @@ def test_a_token_under_a_graph_waits_seldom_and_copies_nothing(run_cold):
         assert float(waits) <= (0.13 if "graph" in name else 2) and float(copies) < 0.1, name
 
 
-EPOCH = f"{SFT} --num_train_epochs 1 --per_device_train_batch_size 2 --gradient_accumulation_steps 1"  # of 6 tasks
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["", "--float16"])
-def test_sft_learns_the_same_whatever_cards_it_sees(on_gpu, dtype):
+def test_sft_learns_the_same_whatever_cards_it_sees(stages, dtype):
     """It takes one of two. transformers' Trainer would take both, and a batch for each: fewer steps."""
-    (_, one), (_, two) = on_gpu(dtype, EPOCH, "one"), on_gpu(f"{dtype} --two", EPOCH, "two")
-    assert last_step(one) == last_step(two) == 3
-    weights = "adapter_model.safetensors"
-    assert (one / weights).read_bytes() == (two / weights).read_bytes()
+    found = []
+    for card in (dtype, f"{dtype} --two".strip()):
+        wanted = list(STAGES) if card in CARDS else ["sft"]
+        ((_, error),), folder = stages(card, wanted)["sft"]
+        assert error == "" and last_step(folder) == 3
+        found.append((folder / "adapter_model.safetensors").read_bytes())
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("card", ["", "--float16 --two"])
+@pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_runs(on_gpu, stage, card):
-    for command in STAGES[stage]:
-        counted, folder = on_gpu(card, command)
-        assert counted["kernels"] > 1000
+def test_every_stage_runs(stages, stage, card):
+    took, folder = stages(card)[stage]
+    assert [error for _, error in took] == [""] * len(STAGES[stage])
+    assert all(kernels > 1000 for kernels, _ in took)
     if stage == "eval":
         assert (folder / "tried_metrics.json").is_file()
     else:
-        assert last_step(folder) == 2
+        assert last_step(folder) == (3 if stage == "sft" else 2)
         assert (folder / "adapter_model.safetensors").is_file()

@@ -5,8 +5,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -110,14 +108,15 @@ def test_killed_runs_end_as_uninterrupted_ones(start, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stop_request_ends_the_step_and_says_how_to_go_on(start, tmp_path, number):
-    run = subprocess.Popen([sys.executable, *command("rl", start, tmp_path / "rl", num_steps=500)], cwd=ROOT, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    for line in run.stdout:
-        if line.startswith("step 2 "):
-            break
-    run.send_signal(number)
-    _, errors = run.communicate(timeout=60)
-    assert run.returncode == 75 and "the same command resumes from there" in errors
+    os.mkfifo(tmp_path / "pipe")
+    words = command("rl", start, tmp_path / "rl", num_steps=500)
+    process = forked.start(words, tmp_path / "pipe", tmp_path / "errors")
+    with (tmp_path / "pipe").open() as output:
+        next(line for line in output if line.startswith("step 2 "))
+        os.kill(process.pid, number)
+        output.read()
+    process.join(60)
+    assert process.exitcode == 75 and "the same command resumes from there" in (tmp_path / "errors").read_text()
     assert (tmp_path / "rl.partial" / "resume.pt").is_file() and not (tmp_path / "rl").exists()
 
 
