@@ -1,10 +1,11 @@
 """REINFORCE on a LoRA policy, with unit tests as the reward.
 
-    L = -(R - b) * log p(completion | prompt),    R = r - alpha * length / 100
+    L = -mean over the samples of (R - b) * log p(completion | prompt),    R = r - alpha * length / 100
 
-log p is summed over the completion's tokens, the EOS included. r is 1 if every test passes, else 0; `--reward` gives
-another R. The baseline b is 0 by default (Williams 1992, as in the original), the batch's mean, or the mean of the
-task's other samples (RLOO, arXiv 2402.14740). Left out of RLOO: the KL penalty in the reward.
+log p is summed over the completion's tokens, including the EOS. r is 1 if every test passes, else 0; `--reward` chooses
+another R. R - b is the advantage. `--baseline` chooses b: 0 (the default, Williams 1992, as in the original system),
+the mean reward of the step's samples, or the mean reward of the task's other samples (RLOO, arXiv 2402.14740). RLOO's
+KL penalty in the reward is left out.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class Args(RolloutArgs):
     top_p: float = 1.0  # below 1, the sampled distribution is not the one that is scored
     seed: int = 42  # task order and sampling
     # objective
-    baseline: Literal["none", "mean", "rloo"] = "none"  # subtracted from the reward
+    baseline: Literal["none", "mean", "rloo"] = "none"  # subtracted from the reward: 0, batch mean, mean of others
     # optimisation
-    num_steps: int = 100  # updates
+    num_steps: int = 100  # steps of at most one update each
     token_budget: int = 0  # end after the step in which this many tokens have been sampled; 0 sets no budget
     learning_rate: float = 5e-6  # of AdamW
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"  # linear and cosine reach 0 at --num_steps
@@ -57,9 +58,12 @@ def check(args: Args) -> None:
 
 
 def advantages(rewards: list[float], group: list[int], baseline: str) -> list[float]:
-    """Return R - b for each sample; `group` numbers the task that a sample belongs to.
+    """Return the advantage R - b of each sample.
 
-    A sample whose group's other samples were left out has nothing to be compared with: advantage 0.
+    With rloo, a sample gets advantage 0 if no other sample of its group could be judged.
+
+    Args:
+        group: one number per sample; the samples of a task in this step have the same number.
 
     >>> advantages([1.0, 0.0, 1.0, 1.0], [0, 0, 1, 1], "rloo")
     [1.0, -1.0, 0.0, 0.0]
@@ -86,7 +90,7 @@ def main(args: Args) -> None:
     with training_run(args, "rl", tasks, args.num_steps, args.token_budget) as run:
         for _ in run.steps():
             # sample and reward
-            samples = run.score(run.sample(args.batch_size), reward_fn)  # B of them
+            samples = run.score(run.sample(args.batch_size), reward_fn)  # B samples
             if not samples:
                 run.skip_update({})
                 continue

@@ -1,7 +1,7 @@
-"""Settings that stages share and that are no hyperparameters: one line each, documented here only.
+"""Settings that several scripts share: one line each, documented only here.
 
-A script's `Args` inherits the classes that it needs and adds its own lines, the method's hyperparameters. All flags
-are flat; `--help` shows the script's own first, then each class below under a heading.
+A script's `Args` inherits the classes that it needs and adds its method's hyperparameters. Flags have no prefix;
+`--help` shows the script's own first, then each class below under a heading.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 @dataclass
 class StageArgs:
-    """What every script has that runs a model."""
+    """Settings of every script that runs a model."""
 
     dtype: Dtype = "auto"  # precision of the matrix products; auto: 16 bits on a GPU, 32 on a CPU
-    quiet: bool = False  # print no progress; errors are printed still
+    quiet: bool = False  # print only errors, no progress
     trust_remote_code: bool = False  # run Python code that comes with the model
     config: str = ""  # YAML file with any of these settings; flags win over it
 
 
 @dataclass
 class TrainArgs(StageArgs):
-    """What every training script has: kept adapters, trackers, repeatability."""
+    """Settings of every training script: kept adapters, trackers, repeatability."""
 
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
     deterministic: bool = False  # on a GPU: two runs give the same bits; slower, and takes more memory
-    keep_every: int = 0  # keep the adapter in OUTPUT_DIR/step_N every this many updates; 0 keeps the last only
-    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker that gets the log too
-    run_name: str = ""  # the run's name in the tracker; "" takes the output folder's
+    keep_every: int = 0  # also save the adapter in OUTPUT_DIR/step_N every N steps; 0 turns this off
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"  # tracker that also gets the log
+    run_name: str = ""  # the run's name in the tracker; "" takes the output folder's name
     json_lines: bool = False  # print the log's records as JSON lines, and notes on stderr
 
 
 @dataclass
 class LoopArgs(TrainArgs):
-    """What the training loops share: passes, saved states, screen."""
+    """Settings of the scripts with a training loop of their own: passes, saved states, screen."""
 
     micro_batch_tokens: int = 4096  # tokens in one forward and backward pass; changes memory and speed only
     save_every: int = 10  # steps between saved states, from which a killed run resumes; 0 saves only when stopped
@@ -47,9 +47,9 @@ class LoopArgs(TrainArgs):
 
 @dataclass
 class EngineArgs:
-    """What generates completions."""
+    """The engine that generates completions."""
 
-    engine: Literal["local", "vllm"] = "local"  # vllm is a package of its own and needs a CUDA GPU
+    engine: Literal["local", "vllm"] = "local"  # vllm must be installed separately and needs a CUDA GPU
     vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     cuda_graph: bool = True  # decode under a CUDA graph on a GPU: faster
 
@@ -59,8 +59,8 @@ class JudgeArgs:
     """How the sandbox runs programs."""
 
     time_limit: float = 5.0  # seconds that one check may take; use the same for every row of a table
-    allow_weak_tests: bool = False  # run tests that cannot be kept apart from the program; their pass can be forged
-    packages: str = "numpy"  # packages, comma-separated, that programs may import beside the standard library
+    allow_weak_tests: bool = False  # also run tests that cannot be kept apart from the program, which can forge a pass
+    packages: str = "numpy"  # comma-separated packages that programs may import besides the standard library
     allow_missing_layers: bool = False  # run even where the sandbox cannot lock programs down
 
 
@@ -84,16 +84,16 @@ class RewardArgs(ReasoningArgs):
 
 @dataclass
 class RolloutArgs(LoopArgs, EngineArgs, JudgeArgs, RewardArgs):
-    """What the methods share that sample while they train: prompts, validation, limits of sampling, records."""
+    """Settings of the methods that sample while they train: prompts, sampling, validation, records."""
 
     prompt_level: Literal["normal", "detailed", "terse", "curriculum"] = "normal"  # curriculum: detailed to terse
     curriculum_epochs: float = 1.0  # curriculum: passes over the tasks at one level before the next
     stop_at_strings: bool = False  # also end a completion at its task's stop strings
     sample_batch_size: int = 64  # completions generated at a time; changes memory and speed only
     unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
-    parity_bound: float = 0.0  # most that sampler and trainer may differ a token, in nats; 0: by precision
+    parity_bound: float = 0.0  # largest gap of sampler and trainer per token, in nats; 0: the precision decides
     valid_path: str = ""  # tasks whose greedy pass rate decides which adapter is kept; "" keeps the last
     valid_every: int = 10  # steps between validations
-    patience: int = 0  # stop early after this many validations without a better pass rate; 0 never does
-    log_completions: int = 1  # steps between those whose completions are kept for report.py; 0 keeps none
-    track_completions: int = 0  # steps between tables of completions in the tracker; 0 sends none
+    patience: int = 0  # stop early after this many validations without a better pass rate; 0 turns this off
+    log_completions: int = 1  # keep the completions of every N-th step for report.py; 0 keeps none
+    track_completions: int = 0  # send a table of completions to the tracker every N steps; 0 sends none

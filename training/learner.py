@@ -28,16 +28,16 @@ from model.reference import as_reference, load_reference
 from training.resume import FiniteGuard, loss_scaler
 from training.samples import Batch, Sample
 
-# the guard may skip the first update; the schedule goes by steps all the same
+# `FiniteGuard` may skip the first update, but the schedule counts every step: ignore torch's warning about the order
 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 
 class Learner:
     """The policy with its reference, optimizer and learning-rate schedule.
 
-    model: the policy, dropout off, with the frozen adapter "reference" beside its own.
-    critic: a linear head on the policy's last hidden state, zero at first; None if it was not asked for.
-    phase: what is being done, for the advice if memory runs out: one of memory.REMEDIES.
+    model: the policy, with dropout off. The frozen adapter "reference" is loaded beside its own.
+    critic: a linear head on the policy's last hidden state, zero at first; None if the script trains no critic.
+    phase: the current phase, a key of memory.REMEDIES; if memory runs out, it selects the advice.
     """
 
     def __init__(self, args: Any, tokenizer, num_steps: int, critic: bool, folder: Path) -> None:
@@ -47,14 +47,15 @@ class Learner:
         self.model = load_policy(args.sft_model, self.device, trainable=True, trust_remote_code=args.trust_remote_code,
                                  dtype=compute_dtype(self.device, args.dtype))  # fmt: skip
         load_reference(self.model, args.sft_model)
-        self.model.eval()  # no dropout: what was sampled is what is trained on
+        self.model.eval()  # no dropout: the trained policy must be the one that sampled
         set_recomputing(self.model, args.gradient_checkpointing)
         self.critic = zero_head(self.model).to(self.device) if critic else None
         self.weights = trainable_parameters(self.model) + (list(self.critic.parameters()) if critic else [])
         self.optimizer = torch.optim.AdamW(self.weights, lr=args.learning_rate, weight_decay=0.0)
         self.scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, 0, num_steps)
         self.scaler = loss_scaler(self.model)
-        self.scaler.scale(torch.zeros((), device=self.device))  # its first use sets it up: a share may be empty
+        # the first use sets the scaler up; a process with an empty share would not use it before it unscales
+        self.scaler.scale(torch.zeros((), device=self.device))
         self.finite = FiniteGuard(folder)
 
     def micro_batches(self, batch: Batch | list) -> Iterator[Any]:
@@ -69,7 +70,11 @@ class Learner:
         return processes.share(micro_batches(items, self.args.micro_batch_tokens, shared=shared, at_least=count))
 
     def outputs(self, samples: list[Sample], **wanted: bool) -> TokenOutputs:
-        """Return `logprobs.completion_outputs` of the samples under the policy; each (B, R)."""
+        """Return the log-probabilities of the samples' tokens under the policy, (B, R), 0 on padding.
+
+        Args:
+            wanted: other outputs to return too, as in `logprobs.completion_outputs`.
+        """
         prompts, completions = [s.rollout.prompt_ids for s in samples], [s.rollout.token_ids for s in samples]
         self.phase = "training" if torch.is_grad_enabled() else "log-probabilities"
         return completion_outputs(self.model, prompts, completions, self.args.temperature, **wanted)
@@ -86,11 +91,11 @@ class Learner:
 
     @torch.no_grad()
     def batch(self, samples: list[Sample], single_update: bool = False) -> Batch:
-        """Return the samples with all that stays fixed while they are trained on.
+        """Return the samples with the tensors that stay fixed while they are trained on; see `Batch`.
 
         Args:
-            single_update: the batch makes one optimizer step. The log-probabilities of the policy that sampled are
-                then those of the update itself, and are not computed here.
+            single_update: whether the batch is used for one optimizer step only. Then the policy that is trained is
+                the one that sampled, so its log-probabilities are not computed here.
         """
         known: list[tuple[int, dict[str, torch.Tensor]]] = []
         for rows in self._passes(samples):
@@ -110,24 +115,28 @@ class Learner:
         return Batch(samples, list(range(len(samples))), mask, **tensors)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the loss's gradient; scaled up where the model computes in float16, whose range is short."""
+        """Add the loss's gradient. In float16, scale the loss up first, because small gradients would become 0."""
         self.scaler.scale(loss).backward()
 
     def clip_gradients(self) -> float:
-        """Add up the gradients of all processes, clip their norm to `max_grad_norm` (0: leave it), and return it."""
+        """Sum the gradients of all processes and clip their norm to `max_grad_norm`; 0 turns clipping off.
+
+        Returns:
+            the norm before clipping.
+        """
         self.phase = "optimizer step"
         processes.add_up_gradients(self.weights)
         self.scaler.unscale_(self.optimizer)
-        self.scaler.update()  # smaller after a gradient that was not finite
+        self.scaler.update()  # lowers the scale after a gradient that was not finite
         limit = self.args.max_grad_norm or float("inf")
         return torch.nn.utils.clip_grad_norm_(self.weights, limit).item()
 
     def is_finite(self, loss: float, grad_norm: float, batch: list) -> bool:
-        """Return whether to make the update: whether the loss and its gradient are finite.
+        """Return whether to make the update: only if the loss and its gradient are finite.
 
         Args:
             loss: of the whole batch.
-            batch: what the loss was computed from; each has a `record()`.
+            batch: the samples or pairs that the loss was computed from; each has a `record()`.
 
         Raises:
             InputError: five updates in a row were not finite; the last batch is then in nonfinite_batch.jsonl.

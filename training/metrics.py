@@ -1,4 +1,4 @@
-"""What a step logs: sums over micro-batches and processes, means over optimizer steps, a row for each completion."""
+"""Compute what a step logs: sums over micro-batches and processes, means over updates, a row per completion."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ class Metrics:
         self.ratio_by_row: dict[int, float] = {}
 
     def add(self, **values: float | torch.Tensor) -> None:
-        """Add a micro-batch's share to each metric; a share is already divided by what the whole batch has."""
+        """Add a micro-batch's share to each metric. It is already divided by the whole batch's count."""
         for name, value in values.items():
             value = value.item() if isinstance(value, torch.Tensor) else value
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def maximum(self, **values: float) -> None:
-        """Take the largest over the micro-batches; nan if any is nan."""
+        """Note a micro-batch's values; `total` returns the largest of each, or nan if any is nan."""
         for name, value in values.items():
             self.maxima.setdefault(name, []).append(value)
 
     def add_policy(self, batch: Batch, old: torch.Tensor, num_tokens: int) -> None:
-        """Add the KL to the reference, and the gap between sampler and trainer.
+        """Add `kl_reference` (the KL to the reference) and `sampler_mismatch` (sampler against trainer).
 
         Args:
             old: (B, R), log-probabilities under the policy that sampled, as the trainer computes them.
-            num_tokens: of the whole batch.
+            num_tokens: tokens of the whole batch.
         """
         self.add(kl_reference=kl_estimate(old, batch.reference, "k3").sum().item() / num_tokens)
         self.maximum(sampler_mismatch=sampler_gap(old, [s.rollout for s in batch.samples]))
 
     def add_ratios(self, batch: Batch, logprobs: torch.Tensor, old: torch.Tensor, ratio: torch.Tensor,
                    clipped: torch.Tensor, num_ratios: int, num_tokens: int) -> None:  # fmt: skip
-        """Add how far the policy has moved from the one that sampled.
+        """Add `approx_kl`, `clip_fraction` and `ratio_max`: how far the policy has moved from the one that sampled.
 
         Args:
-            logprobs, old: (B, R), under the policy and under the one that sampled.
+            logprobs, old: (B, R), log-probabilities under the policy and under the one that sampled.
             ratio: of each token (B, R), or of each completion (B, 1); clipped: whether its gradient stops.
-            num_ratios, num_tokens: of the whole batch.
+            num_ratios, num_tokens: counts of the whole batch.
         """
         counted = (batch.mask > 0)[:, : ratio.shape[1]]
         self.add(approx_kl=kl_estimate(old, logprobs.detach(), "k3").sum().item() / num_tokens)
@@ -74,10 +74,11 @@ def nan_max(values: list[float]) -> float:
 
 
 def over_steps(steps: list[dict[str, float]], last: dict[str, float]) -> dict[str, float]:
-    """Return the metrics of a batch from those of its optimizer steps: means, and the largest of what is a maximum.
+    """Combine the metrics of a batch's optimizer steps: the mean, or the maximum of those that are maxima.
 
     Args:
-        last: the metrics of the last pass, which may have ended the epochs without a step.
+        last: the metrics of the last pass, from which `approx_kl` comes. That pass may have ended the epochs without an
+            optimizer step.
     """
     return {name: mean(step[name] for step in steps) for name in steps[0]} | {
         "approx_kl": last["approx_kl"],
@@ -88,7 +89,7 @@ def over_steps(steps: list[dict[str, float]], last: dict[str, float]) -> dict[st
 
 
 def tied_groups(base_rewards: list[float], group: list[int]) -> float:
-    """Return the share of tasks whose samples all pass or all fail, so the group gives no learning signal.
+    """Return the share of tasks whose samples all pass or all fail, so that the group gives no learning signal.
 
     >>> tied_groups([1.0, 1.0, 0.0, 1.0], [0, 0, 1, 1])
     0.5
@@ -98,7 +99,7 @@ def tied_groups(base_rewards: list[float], group: list[int]) -> float:
 
 
 def step_metrics(samples: list[Sample], advantage: list[float]) -> dict[str, float]:
-    """Return what every method logs about a step's scored samples, of which there is at least one.
+    """Return the metrics that every method logs about a step's scored samples (at least one).
 
     docs/metrics.md explains each metric.
     """
@@ -119,10 +120,10 @@ def step_metrics(samples: list[Sample], advantage: list[float]) -> dict[str, flo
 def completion_rows(
     samples: list[Sample], advantage: list[float], token_advantage: torch.Tensor | None = None
 ) -> list[dict[str, Any]]:
-    """Return a table row for each scored sample, with what the run's report shows of it.
+    """Return a row for each scored sample, with everything that report.py shows.
 
     Args:
-        token_advantage: (B, R), with a critic.
+        token_advantage: (B, R), the advantage of each token; only with a critic.
     """
     each = token_advantage.tolist() if token_advantage is not None else [None] * len(samples)
     return [

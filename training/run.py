@@ -1,19 +1,23 @@
-"""The frame around a training loop: folder, sandbox, steps, log, saved state. The loop is the script's own.
+"""The frame around a training loop: folder, sandbox, steps, log, saved state. Each script has its own loop.
 
 with training_run(args, "rl", tasks, args.num_steps, args.token_budget) as run:
     for _ in run.steps():
         samples = run.score(run.sample(args.batch_size), reward_fn)
-        batch = run.batch(samples)
+        if not samples:                         # none could be judged
+            run.skip_update({})
+            continue
         ...                                     # advantage
+        batch, metrics = run.batch(samples), Metrics()
         for micro_batch in run.micro_batches(batch):
             ...                                 # loss
             run.backward(loss)
-        grad_norm = run.clip_gradients()
-        run.optimizer.step()
+            metrics.add(loss=loss)
+        step_metrics = metrics.total() | {"grad_norm": run.clip_gradients()}
+        if run.is_finite(step_metrics["loss"], step_metrics["grad_norm"], samples):
+            run.optimizer.step()
         run.optimizer.zero_grad()
         run.scheduler.step()
-        metrics = {"loss": loss, "grad_norm": grad_norm} | run.validate()
-        run.log(metrics, samples, advantage)
+        run.log(run.metrics(samples, advantage) | step_metrics | run.validate(), samples, advantage)
 """
 
 from __future__ import annotations
@@ -58,19 +62,21 @@ def training_run(
     critic: bool = False,
     judged: bool = True,
 ) -> Iterator[Run]:
-    """Open a run, or resume the interrupted one; its adapter takes its place in `output_dir` if the block ends well.
+    """Start a run, or resume an interrupted one. If the block ends without an error, save the adapter in `output_dir`.
 
     Args:
-        items: tasks, or anything else that `run.draw` gives indices of.
+        method: its short name, which begins the log's file name.
+        items: tasks or preference pairs; `run.draw` returns indices into this list.
         token_budget: the run also ends after the step in which this many tokens have been sampled; 0 sets no budget.
-        judged: whether completions are sampled and run; then there is a sandbox.
+        critic: whether to train a critic too.
+        judged: whether the run samples completions and judges them in a sandbox.
 
     Raises:
-        InputError: the starting adapter or the output folder cannot be used, or the sandbox does not hold.
+        InputError: the starting adapter or the output folder cannot be used, or the sandbox fails its self-test.
         Preempted: SIGTERM or SIGINT came; the state is saved.
     """
     check_tracker(args)
-    compute_dtype(pick_device(), args.dtype)  # refuses what the device does not have
+    compute_dtype(pick_device(), args.dtype)  # raises InputError if the device does not support it
     set_deterministic(args.deterministic)
     started, screen = time.perf_counter(), Screen(args)
     valid = []
@@ -110,10 +116,10 @@ def training_run(
 
 
 class Run(Learner):
-    """What the loop of a script works with: a `Learner`, and the steps, samples and records of its training.
+    """The object that a script's loop works with: a `Learner` with the steps, samples and records of its training.
 
-    step: the one that is being made. drawn: items so far. tokens: sampled so far.
-    seconds: training time of the runs that this one resumes.
+    step: the current step; 0 before the first. drawn, tokens: how many items were drawn, and tokens sampled, so far.
+    seconds: training time of the interrupted runs that this one resumes.
     """
 
     def __init__(self, args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid, screen):
@@ -161,7 +167,7 @@ class Run(Learner):
 
     @contextlib.contextmanager
     def open_log(self) -> Iterator[None]:
-        """Open log and tracker; close them however the block ends."""
+        """Open log and tracker, and close them when the block ends, with or without an error."""
         self.log_file = RunLog(self.folder / f"{self.method}_train_log.jsonl", self.log_bytes)
         report_to = "none" if self.args.dry_run else self.args.report_to
         after = None if self.fresh else self.step
@@ -177,7 +183,10 @@ class Run(Learner):
             self.tracker.close()
 
     def steps(self) -> Iterator[int]:
-        """Yield step numbers until the last one, the token budget, or an early stop; save, and stop when asked."""
+        """Yield step numbers up to `num_steps`, the token budget or early stopping.
+
+        After a step, save the adapter and the state if they are due. After SIGTERM or SIGINT, save and raise Preempted.
+        """
         self.begin_step()
         if self.step == 0 and (found := self.validate()):
             self.write({"step": 0} | found)
@@ -209,22 +218,22 @@ class Run(Learner):
 
     @property
     def share_done(self) -> float:
-        """The share of the steps, or of the token budget, that is done: 1 at the end."""
+        """The share of the steps, or of the token budget if that is larger, that is done: 1 at the end."""
         return min(1.0, max(self.step / self.num_steps, self.tokens / self.token_budget if self.token_budget else 0))
 
     def is_due(self, every: int) -> bool:
-        """Return whether something that happens every N steps happens after this one; every 0 steps: never."""
+        """Return whether the current step is a multiple of `every`; 0 means never."""
         return every > 0 and self.step % every == 0
 
     def draw(self, count: int) -> list[int]:
-        """Return the indices of the next items: each one once in a pass, each pass in a new order."""
+        """Return the indices of the next items. Each pass takes every item once, in a new order."""
         self.drawn += count
         return [next(self.order) for _ in range(count)]
 
     def sample(self, num_tasks: int) -> list[Sample]:
         """Sample `num_samples` completions of each of the next tasks; each goes to the sandbox as soon as it ends.
 
-        With several processes, each samples its share. A run's first samples must pass the parity gate.
+        With several processes, each samples its share. Each process's first samples must pass the parity gate.
         """
         with self.timed("sample"):
             self.phase = "sampling"
@@ -237,7 +246,7 @@ class Run(Learner):
     def score(self, samples: list[Sample], reward_fn: Callable[[list[Sample]], list[float]]) -> list[Sample]:
         """Return the samples of all processes with their verdicts and rewards.
 
-        Samples that could not be judged are left out, since they are no failures.
+        Samples that the sandbox could not judge are left out, because they are not the policy's failures.
 
         Raises:
             InputError: no task of the run can be judged.
@@ -253,7 +262,7 @@ class Run(Learner):
         return judged
 
     def validate(self) -> dict[str, float]:
-        """Complete the validation tasks if that is due after this step. Return what to log of it."""
+        """Complete and judge the validation tasks if that is due after this step. Return the metrics to log, if any."""
         v = self.validation
         if not v or self.args.dry_run or not v.due(self.step, last=self.share_done == 1):
             return {}
@@ -269,12 +278,12 @@ class Run(Learner):
             return v.note(self.step, passed, self.model, self.critic)
 
     def skip_update(self, metrics: dict[str, Any]) -> None:
-        """End a step that has nothing to train on."""
+        """End a step that has nothing to train on: move the schedule, validate if that is due, and log."""
         self.scheduler.step()
         self.log(metrics | self.validate())
 
     def note_ratios(self, samples: list[Sample], ratio_by_row: dict[int, float]) -> None:
-        """Keep the ratio of each sample that this process's passes gave."""
+        """Store each sample's importance ratio; each process gives those that it computed, by the sample's index."""
         for row, ratio in processes.gather(list(ratio_by_row.items())):
             samples[row].ratio = ratio
 
@@ -289,10 +298,10 @@ class Run(Learner):
     ) -> None:
         """Write one dict to the log, the screen and the tracker, with the step, the counts and the speeds added.
 
-        Every `log_completions` steps it keeps the samples, each with its advantage.
+        Every `log_completions` steps, also write the samples with their advantages to completions.jsonl.
 
         Args:
-            token_advantage: (B, R), with a critic.
+            token_advantage: (B, R), the advantage of each token; only with a critic.
         """
         training = time.perf_counter() - self.started - sum(self.spent.values())
         record = {
@@ -329,7 +338,7 @@ class Run(Learner):
             self.screen.show(record, self.share_done)
 
     def finish(self) -> None:
-        """Save the adapter that is kept, its critic, and what the run took; drop the saved state.
+        """Save the adapter (the best one with validation), its critic and the run's cost; delete the saved state.
 
         Raises:
             InputError: nothing that was sampled could be judged.

@@ -1,4 +1,4 @@
-"""Sample completions of tasks and have them judged, while a run trains. Before the first update: the parity gate."""
+"""Sample completions during training, have them judged, and run the parity gate before the first update."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from training.samples import Sample
 class Sampler:
     """The prompts of the tasks, the engine that completes them, and the sandbox that judges.
 
-    variants: the tasks as they are prompted, one list after the other for each level of the curriculum.
-    prompts: token ids of each. fresh: whether the policy has not been trained yet.
+    variants: the tasks; in a curriculum, all tasks at its first level, then all at the next, and so on.
+    prompts: the prompt's token ids for each variant. fresh: whether the policy has not been trained yet.
     """
 
     def __init__(self, args: Any, tasks: list[Task], tokenizer, sandbox: Sandbox) -> None:
@@ -32,27 +32,30 @@ class Sampler:
         self.prompts = self.encode(self.variants, args.train_path)
         self.engine = generate
         self.parity_checked, self.fresh = False, True
-        self.refused: dict[str, str] | None = {}  # task_id: why; None as soon as anything was judged
+        self.refused: dict[str, str] | None = {}  # the reason by task_id; None once a sample was judged
 
     def start_engine(self) -> None:
-        """Start vLLM, if it is the engine: while the GPU is empty, and before the seeds are set (it sets its own)."""
+        """Start vLLM if it is the engine.
+
+        Call this while the GPU is empty, and before setting the seeds, because vLLM sets its own.
+        """
         if self.args.engine == "vllm":
             self.engine = VllmSampler(self.args.sft_model, self.tokenizer, self.args).generate
 
     def encode(self, tasks: list[Task], path: str) -> list[list[int]]:
-        """Return the prompts' token ids. Raises InputError where one is too long, or not the model's."""
+        """Return the prompts' token ids. Raise InputError if a prompt is too long or has ids that the model lacks."""
         args = self.args
         prompts = encode_prompts(self.tokenizer, tasks, args.max_length - args.max_new_tokens)
         check_ids(load_config(args.sft_model, args.trust_remote_code), path, prompts, args.max_new_tokens)
         return prompts
 
     def level(self, number: int) -> int:
-        """Return the prompt level of the task drawn as this number: 0, or its place in the curriculum."""
+        """Return the curriculum level (from 0) of the draw with this number; 0 without a curriculum."""
         levels = len(self.variants) // len(self.tasks)
         return min(levels - 1, int(number / (len(self.tasks) * self.args.curriculum_epochs))) if levels > 1 else 0
 
     def sample(self, model, drawn: list[tuple[int, int]]) -> list[Sample]:
-        """Sample completions of the drawn tasks, each given as (its number in the run, its index)."""
+        """Sample completions of the drawn tasks; `drawn` holds pairs (number of the draw in the run, task index)."""
         args = self.args
         chosen = [(number, self.level(number) * len(self.tasks) + index) for number, index in drawn]
         return self.complete(model, self.variants, self.prompts, chosen, num_samples=args.num_samples,
@@ -63,7 +66,7 @@ class Sampler:
         """Sample completions of the chosen tasks; each goes to the sandbox as soon as it ends.
 
         Args:
-            chosen: (group, index of the task) of each. Seed and group determine what is drawn.
+            chosen: pairs (group, index of the task). The run's seed and the group determine the random numbers.
             how: num_samples, temperature, top_p.
         """
         rollouts = self.generate(model, [tasks[index] for _, index in chosen], [prompts[index] for _, index in chosen],
@@ -75,7 +78,7 @@ class Sampler:
         return sorted(samples, key=lambda s: (s.rollout.prompt_index, s.rollout.number))
 
     def generate(self, model, tasks: list[Task], prompts: list[list[int]], seeds: list[tuple[int, ...]], **how: Any):
-        """Yield completions of each prompt under the policy as it is now; how: more arguments of the engine."""
+        """Yield completions of each prompt under the current policy; `how` has more arguments for the engine."""
         args = self.args
         set_recomputing(model, False)
         try:
@@ -96,7 +99,7 @@ class Sampler:
             set_recomputing(model, args.gradient_checkpointing)
 
     def check_parity(self, model, samples: list[Sample]) -> None:
-        """Pass the gate (`parity.check_parity`), once a process, before its first update."""
+        """Run the gate (`parity.check_parity`) once per process, before its first update."""
         if self.parity_checked or not samples:
             return
         args = self.args
@@ -111,7 +114,7 @@ class Sampler:
             print(f"note: with top_p {args.top_p} the sampled distribution is not the one that is scored")
 
     def enough_tokens(self, model, samples: list[Sample], least: int) -> list[Rollout]:
-        """Return the samples' completions, and more of the same prompts until there are `least` tokens.
+        """Return the samples' completions, with more of the same prompts until there are `least` tokens.
 
         The additional completions are not trained on.
         """
@@ -126,7 +129,7 @@ class Sampler:
         return rollouts
 
     def judge(self, samples: list[Sample]) -> list[Sample]:
-        """Wait for the verdicts, and return the samples of all processes, the judged and the others.
+        """Wait for the verdicts. Return the samples of all processes, including those that could not be judged.
 
         Raises:
             InputError: no task of the run can be judged.
@@ -138,7 +141,10 @@ class Sampler:
         return samples
 
     def note_refused(self, samples: list[Sample]) -> None:
-        """Remember which tasks are refused, until anything is judged. The first time: check whether all are refused."""
+        """Remember the refused tasks until a sample is judged.
+
+        At the first refusal, judge all reference solutions, and raise InputError if none of them can be judged.
+        """
         if self.refused is None or any(s.verdict.judged for s in samples):
             self.refused = None
             return
@@ -151,11 +157,11 @@ class Sampler:
             require_judged(processes.gather(found), self.args.train_path)
 
     def require_judged(self) -> None:
-        """Raises InputError if nothing that was sampled could be judged."""
+        """Raise InputError if tasks were refused and no sample could be judged."""
         refused = (self.refused or {}).items()
         require_judged([(name, Verdict("refused", reason)) for name, reason in refused], self.args.train_path)
 
 
 def verdicts(samples: list[Sample]) -> list[Verdict]:
-    """Wait until the sandbox has them all."""
+    """Wait for the samples' verdicts and return them."""
     return [s.check.result() for s in samples]
