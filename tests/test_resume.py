@@ -26,7 +26,7 @@ from training.resume import FiniteGuard
 SPEEDS = ("sample_tokens_per_second", "score_seconds", "train_tokens_per_second")
 
 
-STEPS = 52
+STEPS = 36
 SHORT = dict(max_new_tokens=12, save_every=2)
 METHODS = {
     "rl": dict(num_steps=STEPS, num_samples=2, baseline="rloo", **SHORT),
@@ -36,11 +36,19 @@ METHODS = {
 }  # fmt: skip
 
 
-def command(method: str, start: str, out: Path, **settings) -> list[str]:
-    flags = dict(train_path="data/pocket_train.jsonl", sft_model=start, output_dir=out, max_length=384,
+def command(method: str, tasks: str, start: str, out: Path, **settings) -> list[str]:
+    flags = dict(train_path=tasks, sft_model=start, output_dir=out, max_length=384,
                  max_new_tokens=32, batch_size=2, learning_rate=1e-3) | METHODS[method] | settings  # fmt: skip
     words = ([f"--{name}"] if value is True else [f"--{name}", str(value)] for name, value in flags.items())
     return [f"train_{method}_lora.py", *(word for pair in words for word in pair)]
+
+
+@pytest.fixture
+def few_tasks(tmp_path) -> str:
+    """40 tasks: a run draws each more than once, and reads fewer when it starts."""
+    lines = (ROOT / "data" / "pocket_train.jsonl").read_text().splitlines(keepends=True)[:40]
+    (tmp_path / "few.jsonl").write_text("".join(lines))
+    return str(tmp_path / "few.jsonl")
 
 
 def outcome(method: str, out: Path) -> tuple[dict, list[dict]]:
@@ -61,17 +69,17 @@ def start_script(words: list[str], pipe: Path):
     return process, pipe.open()
 
 
-def kill_and_go_on(method: str, start: str, folder: Path) -> tuple[list[int], list[int], str]:
+def kill_and_go_on(method: str, tasks: str, start: str, folder: Path) -> tuple[list[int], list[int], str]:
     """A whole run, and one that is killed eleven times; gives exit codes, steps reached, and the last run's output."""
     pipes = (folder.with_name(f"{method}{n}") for n in itertools.count())
-    whole, output = start_script(command(method, start, folder / "whole"), next(pipes))
+    whole, output = start_script(command(method, tasks, start, folder / "whole"), next(pipes))
     output.read()
     whole.join()
     rng, codes, reached = random.Random(0), [], []
     for number in [signal.SIGKILL] * 5 + [signal.SIGTERM] + [signal.SIGKILL] * 5:
-        process, output = start_script(command(method, start, folder / "killed"), next(pipes))
+        process, output = start_script(command(method, tasks, start, folder / "killed"), next(pipes))
         steps = (line for line in output if line.startswith("step "))
-        for _ in range(rng.randint(1, 3)):  # 11 x 3 steps and 11 sleeps: however fast the machine, the run is not over
+        for _ in range(rng.randint(1, 3)):  # 23 in all, and one a sleep: the run is not over, however fast the machine
             started = time.perf_counter()
             reached.append(int(next(steps).split()[1]))
         time.sleep(rng.random() * min(0.5, time.perf_counter() - started))
@@ -79,18 +87,18 @@ def kill_and_go_on(method: str, start: str, folder: Path) -> tuple[list[int], li
         output.read()
         process.join()
         codes.append(process.exitcode)
-    process, output = start_script(command(method, start, folder / "killed"), next(pipes))
+    process, output = start_script(command(method, tasks, start, folder / "killed"), next(pipes))
     last = output.read()
     process.join()
     return codes, reached, last
 
 
 @pytest.mark.slow
-def test_killed_runs_end_as_uninterrupted_ones(start, tmp_path, monkeypatch):
+def test_killed_runs_end_as_uninterrupted_ones(few_tasks, start, tmp_path, monkeypatch):
     """SIGKILL at ten random moments, SIGTERM once, then to the end: weights and log are bit-identical."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with ThreadPoolExecutor() as pool:  # the methods beside each other
-        ran = list(pool.map(lambda method: kill_and_go_on(method, start, tmp_path / method), METHODS))
+        ran = list(pool.map(lambda method: kill_and_go_on(method, few_tasks, start, tmp_path / method), METHODS))
     for method, (codes, reached, last) in zip(METHODS, ran, strict=True):
         assert "resuming after step" in last and "parity:" in last.partition("resuming after step")[2]
         codes = [-signal.SIGKILL if code == 255 else code for code in codes]  # 255: the fork server was late to say so
@@ -107,9 +115,9 @@ def test_killed_runs_end_as_uninterrupted_ones(start, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_stop_request_ends_the_step_and_says_how_to_go_on(start, tmp_path, number):
+def test_a_stop_request_ends_the_step_and_says_how_to_go_on(few_tasks, start, tmp_path, number):
     os.mkfifo(tmp_path / "pipe")
-    words = command("rl", start, tmp_path / "rl", num_steps=500)
+    words = command("rl", few_tasks, start, tmp_path / "rl", num_steps=500)
     process = forked.start(words, tmp_path / "pipe", tmp_path / "errors")
     with (tmp_path / "pipe").open() as output:
         next(line for line in output if line.startswith("step 2 "))
