@@ -137,7 +137,8 @@ def test_unquantised_weights_are_the_files_own(pocket, tmp_path):
                   max_new_tokens=64, quiet=True)  # fmt: skip
     eval_humaneval.main(Args(exp_name="plain", load_in_4bit=False, **common))
     eval_humaneval.main(Args(exp_name="nf4", **common))
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(pocket), AutoTokenizer.from_pretrained(pocket)
+    model = AutoModelForCausalLM.from_pretrained(pocket, dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(pocket)
     rows, metrics = read(tmp_path, "plain")
     for task, row in zip(read_tasks(TESTS), rows, strict=False):
         ids = tokenizer(task["prompt"], return_tensors="pt").input_ids
