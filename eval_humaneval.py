@@ -51,6 +51,8 @@ from model import gguf_model
 from model.server import Server
 from training.record import training_of
 
+NF4 = "4-bit NF4, double quantisation"
+
 
 @dataclass
 class Args(StageArgs, EngineArgs, JudgeArgs, ReasoningArgs):
@@ -60,6 +62,7 @@ class Args(StageArgs, EngineArgs, JudgeArgs, ReasoningArgs):
     instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
     limit: int = 0  # evaluate only the first N tasks; 0 evaluates all
     model_path: str = "checkpoints/deepseek_1_3b_lora_sft_v2"  # hub name, model folder or adapter folder
+    load_in_4bit: bool = True  # no_: evaluate the weights unquantised, to see what quantisation costs
     server: str = ""  # OpenAI-compatible server (http://host:8000/v1) that has --model_path ("": its only model)
     samples: str = ""  # JSONL of task_id and completion: score these, load no model
     exp_name: str = "sft"  # names the files in the results folder
@@ -290,8 +293,9 @@ def origin(args: Args, server: Server | None) -> dict[str, Any]:
     }
     if args.samples or server:
         return found
-    from model.load import base_and_adapter
+    from model.load import base_and_adapter, compute_dtype, pick_device
 
+    dtype = str(compute_dtype(pick_device(args.device), args.dtype)).removeprefix("torch.")
     base, adapter = base_and_adapter(args.model_path)
     weights = Path(args.model_path) / "adapter_model.safetensors"
     gguf = gguf_model.origin(args.model_path)
@@ -299,7 +303,7 @@ def origin(args: Args, server: Server | None) -> dict[str, Any]:
         "is_lora": adapter is not None,
         "base_model": Path(base).name,
         **({"gguf": gguf} if gguf else {}),
-        "precision": "4-bit NF4, double quantisation",
+        "precision": NF4 if args.load_in_4bit else f"unquantised, {dtype}",
         "adapter_sha256": sha256(weights) if adapter and weights.is_file() else None,
         "training": training_of(args.model_path) if adapter else None,
     }

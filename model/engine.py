@@ -33,6 +33,10 @@ def load_engine(
     check_ids(load_config(name, args.trust_remote_code), path, prompts, args.max_new_tokens)
     if args.engine == "vllm":
         return prompts, partial(VllmSampler(name, tokenizer, args).generate, None, tokenizer)
-    model = load_policy(name, where, trust_remote_code=args.trust_remote_code, dtype=dtype).eval()
-    check_copy(model, prompts)
-    return prompts, partial(generate, model, tokenizer, graph=args.cuda_graph)
+    quantised = getattr(args, "load_in_4bit", True)
+    model = load_policy(
+        name, where, trust_remote_code=args.trust_remote_code, dtype=dtype, load_in_4bit=quantised
+    ).eval()
+    if quantised:
+        check_copy(model, prompts)
+    return prompts, partial(generate, model, tokenizer, graph=args.cuda_graph, unpack=quantised)

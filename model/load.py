@@ -225,12 +225,14 @@ def load_policy(
     trainable: bool = False,
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
+    load_in_4bit: bool = True,
 ):
     """Load a base model or an adapter folder as a 4-bit model.
 
     Args:
         trainable: whether the adapter's weights require gradients.
         dtype: the dtype of computation; None lets `compute_dtype` choose for the device. Adapters are in float32.
+        load_in_4bit: False loads the weights unquantised, in `dtype`: to evaluate, not to train.
 
     Raises:
         InputError: the model cannot be found or downloaded, `load_config` refuses it, or its weights are incomplete or
@@ -252,7 +254,7 @@ def load_policy(
         model, found = AutoModelForCausalLM.from_pretrained(
             base,
             output_loading_info=True,
-            quantization_config=quantization,
+            quantization_config=quantization if load_in_4bit else None,
             dtype=dtype,
             device_map={"": device},
             use_safetensors=True,

@@ -95,7 +95,7 @@ class VllmSampler:
                 model=base,
                 trust_remote_code=args.trust_remote_code,
                 dtype=str(compute_dtype(pick_device(), args.dtype)).removeprefix("torch."),
-                quantization="bitsandbytes",
+                quantization="bitsandbytes" if getattr(args, "load_in_4bit", True) else None,
                 seed=args.seed,
                 gpu_memory_utilization=args.vllm_memory,
                 max_model_len=args.max_length,

@@ -128,3 +128,22 @@ def test_a_full_file_of_samples_serves_a_limited_evaluation(tmp_path):
     eval_humaneval.main(Args(data_path=TESTS, samples=path, exp_name="x", results_dir=str(tmp_path), limit=3))
     _, metrics = read(tmp_path, "x")
     assert (metrics["num_tasks"], metrics["num_pass"], metrics["avg_gen_len"], metrics["cut_off"]) == (3, 3, 7, 0)
+
+
+def test_unquantised_weights_are_the_files_own(pocket, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    common = dict(data_path=TESTS, model_path=pocket, results_dir=str(tmp_path), limit=12, max_length=384,
+                  max_new_tokens=64, quiet=True)  # fmt: skip
+    eval_humaneval.main(Args(exp_name="plain", load_in_4bit=False, **common))
+    eval_humaneval.main(Args(exp_name="nf4", **common))
+    model = AutoModelForCausalLM.from_pretrained(pocket, dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(pocket)
+    rows, metrics = read(tmp_path, "plain")
+    for task, row in zip(read_tasks(TESTS), rows, strict=False):
+        ids = tokenizer(task["prompt"], return_tensors="pt").input_ids
+        theirs = model.generate(ids, max_new_tokens=64, do_sample=False, pad_token_id=2)[0, ids.shape[1] :]
+        assert row["completion"] == tokenizer.decode(theirs, skip_special_tokens=True)
+    assert metrics["precision"] == "unquantised, float32"
+    assert read(tmp_path, "nf4")[1]["precision"] == "4-bit NF4, double quantisation"
+    assert [row["completion"] for row in rows] != [row["completion"] for row in read(tmp_path, "nf4")[0]]
