@@ -35,7 +35,7 @@ def start(words: list[str], out: str | Path, err: str | Path, **environment: str
     """Start a script of the project, with its words, as a process. `out` and `err` may be named pipes."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(IMPORTED)
-    process = server.Process(target=become, args=(list(words), str(out), str(err), environment))
+    process = server.Process(target=become, args=(list(words), str(out), str(err), environment), daemon=True)
     with chdir(ROOT):  # where the server looks for the project's modules
         process.start()
     return process
