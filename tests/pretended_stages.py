@@ -12,16 +12,17 @@ import runpy
 import sys
 import traceback
 
-counts = globals()["counts"]  # tests/pretended_gpu.py's
-found = []
-for words in json.load(sys.stdin):
-    before, error, sys.argv = counts.kernels, "", words
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            runpy.run_path(words[0], run_name="__main__")
-    except SystemExit as end:
-        error = f"exit code {end.code}" if end.code else ""
-    except Exception:
-        error = traceback.format_exc()
-    found.append((counts.kernels - before, error))
-print(json.dumps(found))
+if __name__ == "__main__":
+    counts = globals()["counts"]  # tests/pretended_gpu.py's
+    found = []
+    for words in json.load(sys.stdin):
+        before, error, sys.argv = counts.kernels, "", words
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as end:
+            error = f"exit code {end.code}" if end.code else ""
+        except Exception:
+            error = traceback.format_exc()
+        found.append((counts.kernels - before, error))
+    print(json.dumps(found))

@@ -41,7 +41,10 @@ def test_a_healthy_run_is_told_in_two_lines():
     ("sick", "says"),
     [
         ({"base_reward": (0.0, 0.0)}, "no completion passes"),
-        ({"base_reward": (0.8, 0.2), "reward": (0.5, 0.9)}, "while the reward rose: it pays for something else"),
+        (
+            {"base_reward": (0.8, 0.2), "reward": (0.5, 0.9)},
+            "while the reward rose: it pays for something other than the tests",
+        ),
         ({"base_reward": (0.8, 0.2), "reward": (0.8, 0.2)}, "the pass rate fell from 77.3% to 22.7%; lower"),
         ({"cut_off": (0.3, 0.3)}, "30% of the completions still reach --max_new_tokens"),
         ({"gen_len": (10.0, 0.5)}, "completions have shrunk to"),
