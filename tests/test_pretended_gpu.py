@@ -236,6 +236,7 @@ def last_step(folder: Path) -> int:
     return json.loads(log.read_text().splitlines()[-1])["step"]
 
 
+@pytest.mark.slow
 def test_grpo_trains_and_seldom_waits(on_gpu):
     counted, folder = on_gpu("", f"{GRPO} {FEW}")
     assert last_step(folder) == 2

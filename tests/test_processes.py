@@ -76,7 +76,7 @@ def pairs(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize(
-    "method", [name if name == "grpo" else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+    "method", [name if name == "rl" else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
 )
 def test_two_processes_make_the_update_of_one(start, pairs, tmp_path, method, launch):
     flags = {name: value for name, value in (COMMON | RUNS[method]).items() if value is not None}
