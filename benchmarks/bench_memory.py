@@ -34,7 +34,7 @@ from model.memory_parts import passes, read_shape
 from model.merged_copy import drop_merged_copy, merged_copy
 from model.micro_batches import micro_batches, padded_tokens
 from model.reference import as_reference, kl_estimate, load_reference
-from model.sampling import generate, in_order
+from model.sampling import generate
 from train_grpo_lora import policy_objective
 
 SHAPES = {  # hidden, inner, layers, heads, key/value heads, vocabulary
@@ -138,18 +138,8 @@ def measure(model, args: memory.Args, prompt: int) -> dict[str, int]:
     copy.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
     with peak_bytes(device) as sampling:
-        in_order(
-            generate(
-                model,
-                tokenizer,
-                prompts,
-                max_new_tokens=args.max_new_tokens,
-                temperature=1.0,
-                num_samples=args.num_samples,
-                top_p=args.top_p,
-                batch_size=args.sample_batch_size,
-            )
-        )
+        list(generate(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=1.0,
+                      num_samples=args.num_samples, top_p=args.top_p, batch_size=args.sample_batch_size))  # fmt: skip
         drop_merged_copy(model)
     every = [p for p in prompts for _ in range(args.num_samples)]
     items = [SimpleNamespace(group=i // args.num_samples, prompt_length=len(p), lengths=[args.max_new_tokens])

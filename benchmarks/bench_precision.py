@@ -130,20 +130,18 @@ def count_of_first(rollouts: list[Rollout]) -> int:
     return sum(r.prompt_index == rollouts[0].prompt_index for r in rollouts)
 
 
+def drawn(model, tokenizer, prompts: list[list[int]], args: Args) -> list[Rollout]:
+    """Sample the completions that are compared, in the order of the prompts."""
+    seeds = [(args.seed, i) for i in range(len(prompts))]
+    rollouts = in_order(generate(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=1.0,
+                                 num_samples=args.num_samples, seeds=seeds))  # fmt: skip
+    drop_merged_copy(model)
+    return rollouts
+
+
 def gate_rows(model, tokenizer, prompts: list[list[int]], args: Args) -> Iterator[tuple[str, dict[str, float], str]]:
     """Yield (bug, differences, why the gate refuses) for the run without a bug and for each bug."""
-    rollouts = in_order(
-        generate(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=args.max_new_tokens,
-            temperature=1.0,
-            num_samples=args.num_samples,
-            seeds=[(args.seed, i) for i in range(len(prompts))],
-        )
-    )
-    drop_merged_copy(model)
+    rollouts = drawn(model, tokenizer, prompts, args)
     ends = eos_ids(base_of(model), tokenizer)
     # few completions end within this many tokens, so a common token replaces EOS; not one that starts a completion
     first = {r.token_ids[0] for r in rollouts}
@@ -226,18 +224,7 @@ def main(args: Args) -> None:
     if not args.gradients:
         return
     exact_model = random_policy(args.model_name, torch.float32, args.adapter_std, args.seed)
-    rollouts = in_order(
-        generate(
-            exact_model,
-            tokenizer,
-            prompts,
-            max_new_tokens=args.max_new_tokens,
-            temperature=1.0,
-            num_samples=args.num_samples,
-            seeds=[(args.seed, i) for i in range(len(prompts))],
-        )
-    )
-    drop_merged_copy(exact_model)
+    rollouts = drawn(exact_model, tokenizer, prompts, args)
     rollouts = rollouts[: 2 * args.num_samples]
     exact = gradient(exact_model, rollouts, 1.0, scaled=False)[0].double()
     del exact_model
