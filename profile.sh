@@ -1,8 +1,10 @@
 # Every train_*.sh sources this file. It sets up the environment, the profile and the data, and defines the functions
 # `stage`, `evaluate` and `sft`. Settings:
 #
-#   PROFILE=pocket|deepseek   what to run; the default is deepseek if there is a CUDA GPU, else pocket
-#   MODEL= TRAIN= TEST=       another model, other task files
+#   PROFILE=pocket|smol|qwen|deepseek  what to run; the default is deepseek if there is a CUDA GPU, else pocket
+#   DATASET=mbpp|humaneval    the tasks of smol and qwen
+#   MODEL= TRAIN= TEST=       another model (a name on the hub, a folder or a GGUF file), other task files
+#   SOURCE=FILE               read HumanEval or MBPP from this file, not from the hub
 #   PREFIX=mine               name checkpoints and results by this, so that they do not replace the profile's own
 #   TASKS=verilog             use the profile's Verilog tasks (train_VERILOG.sh)
 #   SEED=1                    another seed; its checkpoints and results end in _seed1
@@ -95,6 +97,27 @@ need() { # MAKER FILE...: make files that ship with the repository, if one is mi
     for file in "$@"; do [ -e "$file" ] || python "data/$maker"; done
 }
 
+# fetch: ask the hub for the model before anything is done, and make the tasks that come from the hub, if they are missing.
+fetch() {
+    [ -e "$MODEL" ] || python -W ignore - "$MODEL" << 'EOF'
+import sys
+from common import InputError
+from model.load import base_and_adapter, check_reachable
+
+try:
+    check_reachable(base_and_adapter(sys.argv[1])[0])
+except InputError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+EOF
+    for file in "$TRAIN" "$TEST"; do
+        case $file in
+        data/humaneval_*) maker=prepare_humaneval.py ;; data/mbpp_*) maker=prepare_mbpp.py ;; *) continue ;;
+        esac
+        [ -f "$file" ] || python "data/$maker" ${SOURCE:+--source "$SOURCE"}
+    done
+}
+
 case $PROFILE${TASKS:+_$TASKS} in
 pocket)
     : "${PREFIX:=${MODEL:+$(basename "$MODEL" .gguf)}}" "${PREFIX:=pocket}"
@@ -142,18 +165,36 @@ deepseek_verilog) # LoRA r 16, alpha 32, dropout 0.1, as in the original
     GRPO_FLAGS="$rl_flags --curriculum_epochs 0.5" # a run draws 100 tasks
     EVAL_FLAGS="$length_flags --batch_size 8 --time_limit 10"
     ;;
+smol | qwen) # real models that a small GPU or a CPU can train
+    case $PROFILE in smol) hub=HuggingFaceTB/SmolLM2-135M-Instruct ;; *) hub=Qwen/Qwen2.5-Coder-0.5B-Instruct ;; esac
+    : "${DATASET:=mbpp}" "${PREFIX:=${MODEL:+$(basename "$MODEL" .gguf)_$DATASET}}" "${PREFIX:=${PROFILE}_$DATASET}"
+    case $DATASET in mbpp | humaneval) ;; *) echo "error: DATASET=$DATASET: want mbpp or humaneval" >&2 && exit 2 ;; esac
+    : "${MODEL:=$hub}" "${TRAIN:=data/${DATASET}_train.jsonl}" "${TEST:=data/${DATASET}_test.jsonl}"
+    SFT=${PREFIX}_lora_sft
+    length_flags="--max_length 768 --max_new_tokens 256"
+    passes="--micro_batch_tokens 2048" # 4096 of a large vocabulary take 19 GB on a CPU
+    budget="--token_budget 40000" # sampled tokens: the same for every method
+    SFT_FLAGS="--max_length 768 --learning_rate 2e-4"
+    RL_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --baseline rloo"
+    RL_FLAGS="$RL_FLAGS --learning_rate 1e-4"
+    PPO_FLAGS="$length_flags $passes $budget --num_updates 1000 --num_samples 8 --learning_rate 1e-4"
+    GRPO_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --learning_rate 1e-4"
+    DPO_DATA_FLAGS="$length_flags --token_budget $((40000 / ${ROUNDS:-1})) --num_samples 8 --rejected random"
+    DPO_FLAGS="--learning_rate 5e-5 $passes"
+    EVAL_FLAGS="$length_flags"
+    fetch
+    ;;
 deepseek) # the scripts' own defaults
     : "${PREFIX:=${MODEL:+$(basename "$MODEL" .gguf)}}" "${PREFIX:=deepseek_1_3b}"
     : "${MODEL:=deepseek-ai/deepseek-coder-1.3b-base}"
     : "${TRAIN:=data/humaneval_train.jsonl}" "${TEST:=data/humaneval_test.jsonl}"
     SFT=${PREFIX}_lora_sft_v2
     SFT_FLAGS="" RL_FLAGS="" PPO_FLAGS="" GRPO_FLAGS="" DPO_DATA_FLAGS="" DPO_FLAGS="" EVAL_FLAGS=""
-    for file in "$TRAIN" "$TEST"; do
-        case $file in data/humaneval_*) [ -f "$file" ] || python data/prepare_humaneval.py ${SOURCE:+--source "$SOURCE"} ;; esac
-    done
+    fetch
     ;;
 *)
-    echo "error: PROFILE=$PROFILE: want pocket or deepseek${TASKS:+; TASKS=$TASKS: want verilog}" >&2
+    [ -z "${TASKS:-}" ] || echo "error: TASKS=$TASKS PROFILE=$PROFILE: want verilog with pocket or deepseek" >&2
+    [ -n "${TASKS:-}" ] || echo "error: PROFILE=$PROFILE: want pocket, smol, qwen or deepseek" >&2
     exit 2
     ;;
 esac

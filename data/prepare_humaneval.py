@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import huggingface_hub
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import InputError, require, run_script, sha256, write_jsonl, write_text
@@ -53,13 +55,18 @@ def read_source(source: str, hub: str = HUB, subset: str | None = None) -> list[
             raise InputError(f"--source {source}: {getattr(error, 'strerror', None) or error}") from None
         except ValueError as error:
             raise InputError(f"--source {source}: not JSON lines ({error})") from None
-    from datasets import load_dataset
+    try:
+        huggingface_hub.HfApi().dataset_info(hub, timeout=10)
+    except Exception:  # the client raises what its transport raises
+        huggingface_hub.constants.HF_HUB_OFFLINE = True  # only the cache: load_dataset would try for half a minute
+    from datasets import load_dataset  # reads the constant
 
     try:
         return [task for part in load_dataset(hub, subset).values() for task in part]
     except Exception as error:  # the hub's client raises many kinds of exceptions
         raise InputError(
-            f"{hub} cannot be loaded from the hub ({type(error).__name__}); give a local copy with --source FILE"
+            f"{hub} cannot be loaded from the hub ({type(error).__name__}); give a local copy with --source FILE "
+            "(SOURCE=FILE for the shell scripts)"
         ) from None
 
 

@@ -160,7 +160,8 @@ def check_reachable(base: str) -> None:
         raise InputError(f"{base}: no such folder, and the hub has no such model for this login") from None
     except Exception as error:  # no network, a proxy, offline mode: the client raises what its transport raises
         raise InputError(
-            f"{base}: no such folder, and the hub cannot be reached ({type(error).__name__}); give a local folder"
+            f"{base}: no such folder, and the hub cannot be reached ({type(error).__name__}); give a local folder: where "
+            f"there is a network, `hf download {base} --local-dir FOLDER` makes one (shell scripts take it as MODEL=)"
         ) from None
 
 

@@ -145,10 +145,28 @@ def test_verilog_in_prose_on_deepseek_offline(tmp_path, deepseek):
     assert args["instruct"] and not args["unpack_to_sample"]
 
 
-def test_an_unknown_profile_is_refused():
-    environment = os.environ | {"PROFILE": "huge"}
-    done = subprocess.run(["sh", "train_SFT_RL.sh"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and "PROFILE=huge: want pocket or deepseek" in done.stderr
+HUB = "no such folder, and the hub cannot be reached"
+
+
+@needs_venv
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"PROFILE": "huge"}, "PROFILE=huge: want pocket, smol, qwen or deepseek"),
+        ({"PROFILE": "qwen", "TASKS": "verilog"}, "TASKS=verilog PROFILE=qwen: want verilog with pocket or deepseek"),
+        ({"PROFILE": "qwen", "DATASET": "apps"}, "DATASET=apps: want mbpp or humaneval"),
+        ({"PROFILE": "qwen"}, f"Qwen/Qwen2.5-Coder-0.5B-Instruct: {HUB}"),
+        ({"PROFILE": "smol", "DATASET": "humaneval"}, f"HuggingFaceTB/SmolLM2-135M-Instruct: {HUB}"),
+        ({"PROFILE": "deepseek"}, f"deepseek-ai/deepseek-coder-1.3b-base: {HUB}"),
+        ({"PROFILE": "smol", "MODEL": "/no/model"}, "/no/model: no model here"),
+    ],
+)
+def test_a_profile_that_cannot_run_is_refused_in_one_line(settings, says):
+    done = subprocess.run(
+        ["sh", "train_SFT_RL.sh"], cwd=ROOT, env=os.environ | settings, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
+    assert ("`hf download" in done.stderr and "MODEL=" in done.stderr) == (HUB in says)
 
 
 @needs_venv

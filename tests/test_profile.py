@@ -185,8 +185,8 @@ def test_a_card_that_the_user_hides_is_no_error(copy, devices):
 
 def test_a_card_that_torch_can_use_is_used(copy):
     torch_build(copy, "13.0")
-    tasks = {"TRAIN": "data/pocket_train.jsonl", "TEST": "data/pocket_test.jsonl"}
-    done = profile(copy, **tasks)  # without an nvidia-smi, as in some containers
+    here = {"MODEL": "data/pocket_coder", "TRAIN": "data/pocket_train.jsonl", "TEST": "data/pocket_test.jsonl"}
+    done = profile(copy, **here)  # without an nvidia-smi, as in some containers
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "profile: deepseek (picked: a CUDA GPU is here)\ngoes on with deepseek\n"
 
@@ -197,11 +197,12 @@ def test_a_torch_that_cannot_be_imported_stops_the_script(copy):
     assert (done.returncode, done.stdout) == (1, "") and "libcudart is gone" in done.stderr
 
 
-@pytest.mark.parametrize("given", ["pocket", "deepseek"])
+@pytest.mark.parametrize("given", ["pocket", "smol", "qwen", "deepseek"])
 def test_a_given_profile_asks_nobody(copy, given):
     program(copy / "bin" / "nvidia-smi", "touch asked")
     program(copy / ".venv" / "bin" / "python", "touch asked")
-    done = profile(copy, PROFILE=given, TRAIN="data/pocket_train.jsonl", TEST="data/pocket_test.jsonl")
+    here = {"MODEL": "data/pocket_coder", "TRAIN": "data/pocket_train.jsonl", "TEST": "data/pocket_test.jsonl"}
+    done = profile(copy, PROFILE=given, **here)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"profile: {given}\ngoes on with {given}\n"
     assert not (copy / "asked").exists()
