@@ -34,6 +34,7 @@ from common import (
     InputError,
     command,
     machine,
+    peak_memory,
     read_jsonl,
     require,
     run_script,
@@ -46,7 +47,7 @@ from common.run_args import EngineArgs, JudgeArgs, ReasoningArgs, StageArgs
 from judging.by_language import open_sandbox, require_judged
 from judging.metrics import mean_parts, pass_at_k, wilson_interval
 from judging.pool import UNJUDGED, Sandbox, Verdict
-from judging.tasks import Task, candidate_source, code_of, read_tasks, stop_strings, truncate_at_stop
+from judging.tasks import Task, candidate_source, code_of, is_whole, read_tasks, stop_strings, truncate_at_stop
 from model import gguf_model
 from model.server import Server
 from training.record import training_of
@@ -261,6 +262,8 @@ def metrics_of(rows: list[dict[str, Any]], tasks: list[Task]) -> dict[str, Any]:
     judged = [row for row in rows if row.get("parts")]
     parts = {name: mean_parts([row[name] for row in judged]) for name in ("parts", "parts_stopped") if judged}
     ends = [row["ended"] for row in rows if row["ended"] is not None]
+    by_id = {task["task_id"]: task for task in tasks}
+    broken = [row["ended"] is False and not is_whole(by_id[row["task_id"]], row["completion"]) for row in rows]
     lengths = [row["gen_len"] for row in rows if row["gen_len"] is not None]
     return {
         "num_tasks": len(tasks),
@@ -273,6 +276,7 @@ def metrics_of(rows: list[dict[str, Any]], tasks: list[Task]) -> dict[str, Any]:
         **parts,
         "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
         "cut_off": sum(not ended for ended in ends) / len(ends) if ends else None,
+        "broken_off": sum(broken) / len(ends) if ends else None,
         "statuses": dict(Counter(row["status"] for row in rows)),
         "unjudged": sum(row["status"] in UNJUDGED for row in rows),
         "weak": sum(row["weak"] for row in rows),
@@ -287,13 +291,14 @@ def origin(args: Args, server: Server | None) -> dict[str, Any]:
         "engine": None if args.samples else "server" if server else args.engine,
         "is_lora": None,
         "base_model": None,
+        "base_weights": None,
         "precision": None,
         "adapter_sha256": None,
         "training": None,
     }
     if args.samples or server:
         return found
-    from model.load import base_and_adapter, compute_dtype, pick_device
+    from model.load import base_and_adapter, compute_dtype, pick_device, weights_of
 
     dtype = str(compute_dtype(pick_device(args.device), args.dtype)).removeprefix("torch.")
     base, adapter = base_and_adapter(args.model_path)
@@ -302,6 +307,7 @@ def origin(args: Args, server: Server | None) -> dict[str, Any]:
     return found | {
         "is_lora": adapter is not None,
         "base_model": Path(base).name,
+        "base_weights": weights_of(base),
         **({"gguf": gguf} if gguf else {}),
         "precision": NF4 if args.load_in_4bit else f"unquantised, {dtype}",
         "adapter_sha256": sha256(weights) if adapter and weights.is_file() else None,
@@ -316,6 +322,9 @@ def report(args: Args, metrics: dict[str, Any]) -> None:
           f"stopped {metrics['pass_at_1_stopped']:.1%}{length}, {metrics['seconds']:.0f} s")  # fmt: skip
     if "parts" in metrics:
         print(", ".join(f"{name} {share:.1%}" for name, share in metrics["parts"].items()))
+    if (metrics["broken_off"] or 0) > 0.5:
+        print(f"warning: {metrics['broken_off']:.0%} of the completions were cut off at {args.max_new_tokens} tokens, "
+              "before their program ended; raise --max_new_tokens")  # fmt: skip
     if unjudged := metrics["unjudged"]:
         print(f"note: {unjudged} completions could not be judged and count as not passed; the per-task file says why")
 
@@ -357,6 +366,7 @@ def main(args: Args) -> None:
         "data_sha256": sha256(args.data_path),
         "stop_strings": sorted({stop for task in tasks for stop in stop_strings(task)}),
         "seconds": time.perf_counter() - started,
+        "peak_memory": peak_memory(),
         "args": settings_of(args) | {"server": url},
         "command": command(args.server, url),
         **machine(),

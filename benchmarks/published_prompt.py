@@ -1,6 +1,6 @@
 """Put tasks to a chat model in the words of a published evaluation, and store its greedy completions for scoring.
 
-    python benchmarks/published_prompt.py --form report --model_path MODEL --data_path data/humaneval_all.jsonl --output report.jsonl
+    python benchmarks/published_prompt.py --model_path MODEL --form report --output report.jsonl
     python eval_humaneval.py --samples report.jsonl --data_path data/humaneval_all.jsonl --exp_name report
 
 `report` is the form of Qwen2.5-Coder's own evaluation (QwenLM/Qwen2.5-Coder, qwencoder-eval/instruct/eval_plus/

@@ -16,7 +16,7 @@ from common.arguments import (
     unknown_name,
 )
 from common.files import read_jsonl, replace_folder, sha256, write_jsonl, write_text
-from common.machine import command, commit, machine
+from common.machine import command, commit, machine, peak_memory
 from common.text import duration, one_line, printable
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "machine",
     "one_line",
     "parse_args",
+    "peak_memory",
     "printable",
     "read_jsonl",
     "read_yaml",

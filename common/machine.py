@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -37,6 +38,16 @@ def machine() -> dict[str, Any]:
         "versions": versions,
         "commit": commit(),
     }
+
+
+def peak_memory() -> dict[str, float | None]:
+    """Return the most memory that this process has held so far, in GiB: `ram`, and `gpu` (None without one).
+
+    Processes that it started, such as the sandbox's, are not counted.
+    """
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.max_memory_allocated() / 2**30 if torch and torch.cuda.is_available() else None
+    return {"ram": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "gpu": gpu}
 
 
 def command(secret: str = "", shown: str = "") -> str:

@@ -192,6 +192,19 @@ def code_of(task: Task, text: str) -> str:
     return blocks[chosen].code if blocks else ""
 
 
+def is_whole(task: Task, text: str) -> bool:
+    """Return whether a model's text goes on after its program: past a stop string, or past the end of a fenced block.
+
+    >>> task = {"instruct": True}
+    >>> is_whole(task, "```python\\nx = 1\\n```"), is_whole(task, "```python\\nx = 1"), is_whole(task, "It is")
+    (True, False, False)
+    """
+    if not task.get("instruct"):
+        return truncate_at_stop(text, stop_strings(task)) != text
+    blocks, chosen = program(task, text)
+    return bool(blocks) and (chosen < len(blocks) - 1 or blocks[chosen].code.endswith("\n"))
+
+
 def prose_of(text: str, task: Task | None = None) -> str:
     """Return the explanation in an `instruct` answer: the text before its program, without other blocks or thinking.
 

@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from common import InputError, require
+from common import InputError, require, sha256
 from model import adapters, gguf_model
 
 transformers_logging.disable_progress_bar()
@@ -160,9 +160,16 @@ def check_reachable(base: str) -> None:
         raise InputError(f"{base}: no such folder, and the hub has no such model for this login") from None
     except Exception as error:  # no network, a proxy, offline mode: the client raises what its transport raises
         raise InputError(
-            f"{base}: no such folder, and the hub cannot be reached ({type(error).__name__}); give a local folder: where "
-            f"there is a network, `hf download {base} --local-dir FOLDER` makes one (shell scripts take it as MODEL=)"
+            f"{base}: no such folder, and the hub cannot be reached ({type(error).__name__}); give a local folder: "
+            f"with a network, `hf download {base} --local-dir FOLDER` makes one (shell scripts take it as MODEL=)"
         ) from None
+
+
+def weights_of(base: str) -> dict[str, str]:
+    """Return which weights a base model has: the SHA-256 of each weight file of a folder, or the hub's commit."""
+    if not Path(base).is_dir():
+        return {"commit": getattr(load_config(base), "_commit_hash", None) or "unknown"}
+    return {path.name: sha256(path) for path in sorted(Path(base).glob("*.safetensors"))}
 
 
 def load_config(name: str, trust_remote_code: bool = False, trainable: bool = False) -> PretrainedConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
@@ -38,10 +39,15 @@ class Row:
     stopped: float
     length: float | None
     interval: tuple[float, float]  # Wilson's
-    against_sft: tuple[float, tuple[float, float], float] | None  # difference, its interval, p-value
+    against_base: tuple[float, tuple[float, float], float] | None  # difference, its interval, p-value
+    against_sft: tuple[float, tuple[float, float], float] | None
     sampled_tokens: float | None
     training_seconds: float | None
     seconds: float
+    memory: tuple[
+        float | None, float | None
+    ]  # GiB at the peak of training and of evaluation, on the GPU if there is one
+    weights: str  # of the base model, and how they were computed with
     machine: str
     commits: str
     commands: tuple[str, ...]  # the first seed's commands of training and evaluation
@@ -71,24 +77,25 @@ def read_rows(folder: Path) -> list[Row]:
     scores = {row: task_scores(folder, runs) for row, runs in groups.items()}
     rows = []
     for (where, name), runs in groups.items():
-        start = sft_row(name, [other for suite, other in groups if suite == where])
-        sft = scores[where, start] if start else None
+        names = [other for suite, other in groups if suite == where]
+        starts = [start_row(name, names, word) for word in ("base", "sft")]
+        differences = [against(scores[where, start], scores[where, name]) if start else None for start in starts]
         try:
-            rows.append(make_row(name, where, runs, against(sft, scores[where, name])))
+            rows.append(make_row(name, where, runs, *differences))
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder}/{runs[0]['exp_name']}_metrics.json: not an evaluation's ({error!r})") from None
     return sorted(rows, key=place)
 
 
-def sft_row(name: str, names: list[str]) -> str | None:
-    """Find the SFT row that a row is compared with; of several, the one that shares the longest start of its name.
+def start_row(name: str, names: list[str], word: str) -> str | None:
+    """Find the "base" or "sft" row that a row is compared with; of several, the one most alike from the name's start.
 
-    None if the row is SFT itself, there is no SFT row, or two share equally much.
+    None if the row is such a row itself, there is none, or two are equally much alike.
 
-    >>> sft_row("mine_ppo", ["mine_sft", "mine_ppo", "pocket_sft"]), sft_row("mine_sft", ["mine_sft"])
+    >>> start_row("mine_ppo", ["mine_sft", "mine_ppo", "pocket_sft"], "sft"), start_row("mine_sft", ["mine_sft"], "sft")
     ('mine_sft', None)
     """
-    starts = [other for other in names if "sft" in other.split("_")]
+    starts = [other for other in names if word in other.split("_")]
     if name in starts or not starts:
         return None
     alike = {other: len(commonprefix([name, other])) for other in starts}
@@ -109,6 +116,7 @@ def suite(metrics: dict) -> str:
     asked = ", ".join(
         [f"{level} prompts"] * (level != "normal")
         + ["instruct"] * args.get("instruct", False)
+        + ["unquantised"] * (args.get("load_in_4bit") is False)
         + [f"judge {args.get('judge_model')}"] * bool(args.get("judge_url"))
     )
     sampling += f", {args['n_samples']} samples a task" if args.get("n_samples", 1) > 1 else ""
@@ -127,7 +135,8 @@ def mixed_settings(groups: dict[tuple[str, str], list[dict]]) -> list[str]:
         for metrics in runs:
             args = metrics["args"]
             alike = (Path(args["data_path"]).name, metrics.get("base_model"), args["temperature"], args["top_p"],
-                     args.get("prompt_level"), args.get("instruct"), args.get("judge_model"))  # fmt: skip
+                     args.get("prompt_level"), args.get("instruct"), args.get("judge_model"),
+                     args.get("load_in_4bit"))  # fmt: skip
             for setting in SETTINGS:
                 value = metrics.get(setting, args.get(setting))
                 if value is not None:
@@ -141,7 +150,7 @@ def mixed_settings(groups: dict[tuple[str, str], list[dict]]) -> list[str]:
     return lines
 
 
-def make_row(name: str, where: str, runs: list[dict], against_sft: tuple | None) -> Row:
+def make_row(name: str, where: str, runs: list[dict], against_base: tuple | None, against_sft: tuple | None) -> Row:
     rates = [metrics["pass_at_1"] for metrics in runs]
     lengths = [metrics["avg_gen_len"] for metrics in runs if metrics["avg_gen_len"] is not None]
     trained = [metrics.get("training") or {} for metrics in runs]
@@ -159,10 +168,16 @@ def make_row(name: str, where: str, runs: list[dict], against_sft: tuple | None)
         stopped=mean(metrics["pass_at_1_stopped"] for metrics in runs),
         length=mean(lengths) if lengths else None,
         interval=wilson_interval(mean(rates), runs[0]["num_tasks"]),
+        against_base=against_base,
         against_sft=against_sft,
         sampled_tokens=mean_spent(trained, "sampled_tokens_since_sft"),
         training_seconds=mean_spent(trained, "seconds_since_sft"),
         seconds=mean(metrics["seconds"] for metrics in runs),
+        memory=(
+            highest((record.get("spent") or {}).get("peak_memory") for record in trained),
+            highest(metrics.get("peak_memory") for metrics in runs),
+        ),
+        weights=weights(runs[0]),
         machine=" / ".join(sorted({hardware(metrics) for metrics in runs})),
         commits=", ".join(sorted(commit for commit in commits if commit)),
         commands=tuple(command for command in (trained[0].get("command"), runs[0].get("command")) if command),
@@ -174,6 +189,24 @@ def mean_spent(trained: list[dict], name: str) -> float | None:
     """Return the mean over the seeds of a figure that training spent; None unless every seed has it."""
     spent = [(record.get("spent") or {}).get(name) for record in trained]
     return None if None in spent else mean(spent)
+
+
+def highest(peaks: Iterable[dict | None]) -> float | None:
+    """Return the highest of peaks as `common.peak_memory` gives them; None if none is known."""
+    known = [peak["ram"] if peak["gpu"] is None else peak["gpu"] for peak in peaks if peak]
+    return max(known) if known else None
+
+
+def weights(metrics: dict) -> str:
+    """Say which weights an evaluation had; "" if its metrics do not say.
+
+    >>> weights({"base_model": "tiny", "base_weights": {"model.safetensors": "0123456789abcdef"}, "precision": "NF4"})
+    'tiny (model.safetensors 0123456789ab), NF4'
+    """
+    files = ", ".join(f"{name} {digest[:12]}" for name, digest in (metrics.get("base_weights") or {}).items())
+    gguf = metrics.get("gguf")
+    files = f"{gguf['file']} {gguf['sha256'][:12]}" if gguf else files
+    return f"{metrics['base_model']} ({files}), {metrics['precision']}" if files else ""
 
 
 def task_scores(folder: Path, runs: list[dict]) -> dict[str, float] | None:

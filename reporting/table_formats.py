@@ -22,19 +22,24 @@ def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
     for where, members in by_suite(rows):
         judged = parts_of(members)
         columns = ["method", "pass@1", "95% over tasks", "over seeds", "passed/tasks", "stopped", "avg length"]
-        columns += [*judged, "against SFT, 95%", "p", "sampled tokens", "training"]
+        base, memory = any(row.against_base for row in members), any(any(row.memory) for row in members)
+        columns += [*judged, *["against base, 95%"] * base, "against SFT, 95%", "p"]
+        columns += ["sampled tokens", "training", "evaluation", *["GiB"] * memory]
         lines = [f"**{where}**", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for row in members:
             cells = [row.name, share(row.rate), interval(row.interval), over_seeds(row)]
             cells += [f"{row.num_pass}/{row.num_samples}", share(row.stopped)]
             cells += ["" if row.length is None else f"{row.length:.1f}"]
             cells += [share(row.parts[name]) if name in row.parts else "" for name in judged]
-            cells += [*against_sft(row), *spent(row)]
+            cells += [*against(row.against_base)[:1] * base, *against(row.against_sft), *spent(row)]
+            cells += [" / ".join("" if peak is None else f"{peak:.1f}" for peak in row.memory)] * memory
             lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
-        lines += ["", f"Seeds: {seeds(members)}. Length in tokens, EOS included. Difference to SFT: of these adapters, "
-                  "over tasks. Sampled tokens and training: after SFT (SFT's own: its own). Train/test overlap: "
-                  f"{overlaps.get(where, 'unknown files')}. Measured on: "
-                  f"{' / '.join(sorted({row.machine for row in members}))}."]  # fmt: skip
+        lines += ["", f"Seeds: {seeds(members)}. Length in tokens, EOS included. Differences: of these adapters, "
+                  "over tasks; p is of the one to SFT. Sampled tokens and training: after SFT (SFT's own: its own). "
+                  + "GiB: peak memory of training / evaluation. " * memory
+                  + f"Train/test overlap: {overlaps.get(where, 'unknown files')}. "
+                  + "".join(f"Weights: {one}. " for one in sorted({row.weights for row in members} - {""}))
+                  + f"Measured on: {' / '.join(sorted({row.machine for row in members}))}."]  # fmt: skip
         commands = [f"{row.name} ({row.commits}):\n  " + "\n  ".join(row.commands) for row in members if row.commands]
         if commands and link:
             lines += ["", f"Commits and commands: [{link.removeprefix('../')}]({link})."]
@@ -52,14 +57,18 @@ def spreadsheet(rows: list[Row]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["table", "method", "seeds", "tasks", "passed", "samples", "pass_at_1", "tasks_low", "tasks_high",
                      "seeds_low", "seeds_high", "seed_min", "seed_max", "pass_at_1_stopped", "avg_gen_len", *parts,
+                     "against_base", "against_base_low", "against_base_high", "p_value_base",
                      "against_sft", "against_sft_low", "against_sft_high", "p_value", "sampled_tokens",
-                     "training_seconds", "evaluation_seconds", "hardware", "commits", "commands"])  # fmt: skip
+                     "training_seconds", "evaluation_seconds", "training_gib", "evaluation_gib", "weights", "hardware",
+                     "commits", "commands"])  # fmt: skip
     for row in rows:
-        difference, bounds, p = row.against_sft or (None, (None, None), None)
+        differences = [row.against_base or (None, (None, None), None), row.against_sft or (None, (None, None), None)]
         writer.writerow([row.suite, row.name, row.num_seeds, row.num_tasks, row.num_pass, row.num_samples, row.rate,
                          *row.interval, *(row.seeds or (None, None)), *row.spread, row.stopped, row.length,
-                         *(row.parts.get(name) for name in parts), difference, *bounds, p, row.sampled_tokens,
-                         row.training_seconds, row.seconds, row.machine, row.commits,
+                         *(row.parts.get(name) for name in parts),
+                         *(value for difference, bounds, p in differences for value in (difference, *bounds, p)),
+                         row.sampled_tokens, row.training_seconds, row.seconds, *row.memory, row.weights, row.machine,
+                         row.commits,
                          "; ".join(row.commands)])  # fmt: skip
     return file.getvalue()
 
@@ -72,7 +81,7 @@ def latex(rows: list[Row]) -> str:
                  r"method & pass@1 & 95\% over tasks & avg length & against SFT & $p$ \\", r"\midrule"]  # fmt: skip
         for row in members:
             cells = [row.name, share(row.rate), interval(row.interval)]
-            cells += ["" if row.length is None else f"{row.length:.1f}", *against_sft(row)]
+            cells += ["" if row.length is None else f"{row.length:.1f}", *against(row.against_sft)]
             lines.append(" & ".join(escaped(cell) for cell in cells) + r" \\")
         tables.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
     return "\n\n".join(tables) + "\n"
@@ -114,16 +123,21 @@ def over_seeds(row: Row) -> str:
     return "" if row.seeds is None else interval(row.seeds)
 
 
-def against_sft(row: Row) -> list[str]:
-    if row.against_sft is None:
+def against(found: tuple[float, tuple[float, float], float] | None) -> list[str]:
+    """Write a difference with its interval, in points, and its p-value.
+
+    >>> against((0.05, (0.01, 0.09), 0.0204))
+    ['+5.0 (+1.0 to +9.0)', '0.020']
+    """
+    if found is None:
         return ["", ""]
-    difference, (low, high), p = row.against_sft
+    difference, (low, high), p = found
     return [f"{100 * difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})", "<0.001" if p < 0.001 else f"{p:.3f}"]
 
 
 def spent(row: Row) -> list[str]:
     tokens = "" if row.sampled_tokens is None else f"{row.sampled_tokens:,.0f}"
-    return [tokens, "" if row.training_seconds is None else duration(row.training_seconds)]
+    return [tokens, "" if row.training_seconds is None else duration(row.training_seconds), duration(row.seconds)]
 
 
 def seeds(rows: list[Row]) -> str:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 import eval_humaneval
-from common import InputError
+from common import InputError, sha256
 from eval_humaneval import Args, check
 from judging.tasks import read_tasks
 
@@ -130,6 +130,22 @@ def test_a_full_file_of_samples_serves_a_limited_evaluation(tmp_path):
     assert (metrics["num_tasks"], metrics["num_pass"], metrics["avg_gen_len"], metrics["cut_off"]) == (3, 3, 7, 0)
 
 
+@pytest.mark.parametrize("instruct", [False, True])
+def test_answers_that_break_off_before_their_program_ends_are_warned_of(tmp_path, instruct, capsys):
+    tasks = read_tasks(TESTS)[:4]
+    broken = "```python\ndef f():\n    ret" if instruct else "    ret"
+    whole = "```python\ndef f():\n    return 1\n```\nThis" if instruct else "    return 1\n\nprint("
+    for name, texts, share in (("three", [broken] * 3 + [whole], 0.75), ("two", [broken, whole] * 2, 0.5)):
+        samples = [{"task_id": task["task_id"], "completion": text, "gen_len": 9, "ended": False}
+                   for task, text in zip(tasks, texts, strict=True)]  # fmt: skip
+        path = write_samples(tmp_path / f"{name}.jsonl", samples)
+        eval_humaneval.main(Args(data_path=TESTS, samples=path, exp_name=name, results_dir=str(tmp_path), limit=4,
+                                 instruct=instruct))  # fmt: skip
+        assert read(tmp_path, name)[1]["broken_off"] == share
+        said = "75% of the completions were cut off at 256 tokens, before their program ended; raise --max_new_tokens"
+        assert (said in capsys.readouterr().out) == (share > 0.5)
+
+
 def test_unquantised_weights_are_the_files_own(pocket, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -145,5 +161,7 @@ def test_unquantised_weights_are_the_files_own(pocket, tmp_path):
         theirs = model.generate(ids, max_new_tokens=64, do_sample=False, pad_token_id=2)[0, ids.shape[1] :]
         assert row["completion"] == tokenizer.decode(theirs, skip_special_tokens=True)
     assert metrics["precision"] == "unquantised, float32"
+    file = f"{pocket}/model.safetensors"
+    assert metrics["base_weights"] == {"model.safetensors": sha256(file)} and metrics["peak_memory"]["ram"] > 0.1
     assert read(tmp_path, "nf4")[1]["precision"] == "4-bit NF4, double quantisation"
     assert [row["completion"] for row in rows] != [row["completion"] for row in read(tmp_path, "nf4")[0]]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import Any
 
-import torch
-
-from common import InputError
+from common import InputError, peak_memory
 from model.logprobs import takes_shared_prompts
 from model.memory import GIB, args_of, predict
 from model.memory_parts import read_shape
@@ -19,9 +16,9 @@ def report_dry_run(run: Any) -> None:
     seconds, steps = time.perf_counter() - run.started, run.num_steps
     if run.token_budget:
         steps = min(steps, run.token_budget / max(run.step_tokens, 1))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if torch.cuda.is_available() else ""
-    print(f"dry run: peak memory {peak:.2f} GiB{gpu}; the whole run would take about "
+    peak = peak_memory()
+    gpu = "" if peak["gpu"] is None else f", {peak['gpu']:.2f} GiB on the GPU"
+    print(f"dry run: peak memory {peak['ram']:.2f} GiB{gpu}; the whole run would take about "
           f"{seconds * steps / 60:.1f} minutes")  # fmt: skip
     print(prediction_for(run))
 

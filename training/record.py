@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common import command, machine, settings_of, sha256, write_text
+from common import command, machine, peak_memory, settings_of, sha256, write_text
 from model import gguf_model
 
 
@@ -46,17 +46,23 @@ def pairs_stats(args: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def finish_record(folder: Path, record: dict[str, Any], steps: int, tokens: int, seconds: float) -> None:
-    """Add what the run took: steps, sampled tokens and seconds, model loading and validation included.
+    """Add what the run took: steps, sampled tokens, seconds (model loading and validation included) and memory (GiB).
+
+    The memory of a resumed run is that of its last process.
 
     `..._since_sft` adds what went before: making its pairs, and the runs that made its starting adapter, back to SFT,
     which samples nothing. It is null where one of these left no record.
     """
     before = spent_before(record["args"])
     since = {name: None if None in counts else sum(counts) for name, counts in before.items()}
-    record["spent"] = {"steps": steps, "sampled_tokens": tokens, "seconds": round(seconds, 1)} | {
-        f"{name}_since_sft": None if since[name] is None else round(since[name] + own, 1)
-        for name, own in (("sampled_tokens", tokens), ("seconds", seconds))
-    }
+    record["spent"] = (
+        {"steps": steps, "sampled_tokens": tokens, "seconds": round(seconds, 1)}
+        | {
+            f"{name}_since_sft": None if since[name] is None else round(since[name] + own, 1)
+            for name, own in (("sampled_tokens", tokens), ("seconds", seconds))
+        }
+        | {"peak_memory": peak_memory()}
+    )
     write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
 
 
