@@ -246,6 +246,7 @@ PIPELINES = [*(f"train_{name}.sh" for name in ("SFT_RL", "PPO", "GRPO", "DPO", "
 @pytest.mark.parametrize(
     ("line", "profile"),
     [(line, profile) for line in PIPELINES for profile in ("pocket", "deepseek")]
+    + [(line, "smol") for line in PIPELINES if "VERILOG" not in line]
     + [(f"ablations.sh {question}", "pocket") for question in QUESTIONS],
 )
 def test_what_a_shell_script_runs_is_right(tmp_path, line, profile):
@@ -263,14 +264,15 @@ def test_what_a_shell_script_runs_is_right(tmp_path, line, profile):
     for name in ("checkpoints", "made"):
         (tmp_path / name / "pocket_lora_x").mkdir(parents=True)
     (tmp_path / "checkpoints" / "pocket_lora_x" / "x_train_log.jsonl").write_text("")
-    (tmp_path / "checkpoints" / "deepseek_1_3b_lora_x").symlink_to("pocket_lora_x")
+    for prefix in ("deepseek_1_3b", "smol_mbpp"):
+        (tmp_path / "checkpoints" / f"{prefix}_lora_x").symlink_to("pocket_lora_x")
     (tmp_path / "checkpoints" / "exit_train.jsonl").write_text("")
     tasks = {} if "VERILOG" in line else {"TRAIN": "data/pocket_train.jsonl", "TEST": "data/pocket_test.jsonl"}
     environment = {"PATH": os.environ["PATH"], "PROFILE": profile, "RESULTS": "made", "CHECKPOINTS": "checkpoints"}
     done = subprocess.run(["sh", *line.split()], cwd=tmp_path, env=environment | tasks, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said = [("python", *words.split("\t")[:-1]) for words in (tmp_path / "said").read_text().splitlines()]
-    said = [words for words in said if words[1] != "common/dependencies.py"]  # asked by `stage`
+    said = [words for words in said if words[1] not in ("common/dependencies.py", "-W")]  # asked by `stage`, `fetch`
     assert len(said) > 5 and said[-1][1] in ("results_table.py", "curves.py")
     wrong = [" ".join(words) + ": " + why for words in said if (why := problem(Command(line, words)))]
     assert not wrong, "\n".join(wrong)

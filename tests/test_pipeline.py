@@ -106,6 +106,21 @@ def test_deepseek_runs_offline_on_humaneval(tmp_path, deepseek):
     assert "humaneval_test.jsonl, 2 tasks" in out
 
 
+SMOL = os.environ.get("SMOL_MODEL", "")  # a folder or a GGUF file
+
+
+@needs_venv
+@pytest.mark.slow
+@pytest.mark.skipif(not Path(SMOL).exists() or not SMOL, reason="SMOL_MODEL names no copy of SmolLM2-135M-Instruct")
+def test_a_real_model_from_base_to_table(tmp_path):
+    tasks = {name: f"data/pocket_mbpp_{name.lower()}.jsonl" for name in ("TRAIN", "TEST")}
+    out = pipeline(tmp_path, PROFILE="smol", MODEL=SMOL, PREFIX="smol_mbpp", STEPS="1", **tasks)
+    for name in ("base", "sft", "rl_alpha0.01", "rl_alpha0.03"):
+        assert f"| smol_mbpp_{name} |" in out
+    metrics = json.loads((tmp_path / "results" / "smol_mbpp_rl_alpha0.01_metrics.json").read_text())
+    assert metrics["training"]["spent"]["sampled_tokens"] > 0 and metrics["base_weights"]
+
+
 needs_tools = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in ("iverilog", "yosys", "verilator")),
     reason="the Verilog tools are missing",
