@@ -174,7 +174,7 @@ smol | qwen) # real models that a small GPU or a CPU can train
     length_flags="--max_length 768 --max_new_tokens 256"
     passes="--micro_batch_tokens 2048" # 4096 of a large vocabulary take 19 GB on a CPU
     budget="--token_budget 40000" # sampled tokens: the same for every method
-    SFT_FLAGS="--max_length 768 --learning_rate 2e-4"
+    SFT_FLAGS="--max_length 768 --learning_rate 2e-4 --per_device_train_batch_size 4 --gradient_accumulation_steps 2"
     RL_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --baseline rloo"
     RL_FLAGS="$RL_FLAGS --learning_rate 1e-4"
     PPO_FLAGS="$length_flags $passes $budget --num_updates 1000 --num_samples 8 --learning_rate 1e-4"
