@@ -2,9 +2,17 @@
 
 import importlib.util
 import json
+import shutil
 from statistics import median
 
 import pytest
+from conftest import ROOT
+
+import eval_humaneval
+from benchmarks import published_prompt
+from judging.tasks import read_tasks
+from model.sampling import Rollout
+
 
 STEP = "benchmarks/bench_rl_step.py --rounds 1 --steps 1 --batch_size 2 --num_samples 2 --new_tokens 6"
 
@@ -96,3 +104,37 @@ def test_the_fit_finds_what_the_times_grow_as():
     right, wrong = fit(results, True), fit(results, False)
     assert right["slope"] == pytest.approx(2e-3) and right["constant"] == pytest.approx(0.1)
     assert right["r2"] == pytest.approx(1.0) and wrong["r2"] < 0.95 and right["relative"] < 1e-9 < wrong["relative"]
+
+
+@pytest.fixture
+def chat(tmp_path) -> str:
+    """The pocket model with a chat template."""
+    folder = shutil.copytree(ROOT / "data" / "pocket_coder", tmp_path / "chat")
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<go>"
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+@pytest.mark.parametrize("form", published_prompt.FORMS)
+def test_completions_to_a_published_prompt_can_be_scored(chat, tmp_path, form, monkeypatch):
+    asked = []
+
+    def generate(model, tokenizer, prompts, **settings):
+        asked.extend(tokenizer.decode(prompt) for prompt in prompts)
+        for index, solution in enumerate(solutions):  # the first answer closes its fence, the second breaks off
+            yield Rollout(index, prompts[index], [1], [0.0], index == 0, solution + "\n```\nDone." * (index == 0))
+
+    tasks = read_tasks(ROOT / "data" / "pocket_test.jsonl")[:2]
+    begun = "" if published_prompt.FORMS[form][2] else published_prompt.FENCE
+    solutions = [begun + task["prompt"] + task["canonical_solution"].rstrip() for task in tasks]
+    monkeypatch.setattr(published_prompt, "generate", generate)
+    samples = str(tmp_path / "samples.jsonl")
+    data = str(ROOT / "data" / "pocket_test.jsonl")
+    published_prompt.main(published_prompt.Args(form=form, model_path=chat, data_path=data, limit=2, output=samples))
+    system, _, start = published_prompt.FORMS[form]
+    assert all(task["prompt"].strip() in text for task, text in zip(tasks, asked, strict=True))
+    assert all(("<system>" in text) == bool(system) and text.endswith(f"<go>{start}") for text in asked)
+    eval_humaneval.main(eval_humaneval.Args(data_path=data, samples=samples, limit=2, exp_name="x",
+                                            results_dir=str(tmp_path)))  # fmt: skip
+    metrics = json.loads((tmp_path / "x_metrics.json").read_text())
+    assert (metrics["num_pass"], metrics["cut_off"]) == (2, 0.5)

@@ -51,6 +51,7 @@ RUN = {
     "benchmarks/adapter_gap.py": "--num_tasks 1 --max_new_tokens 2",
     "benchmarks/bench_memory.py": "--prompt 16 --max_new_tokens 4",
     "benchmarks/bench_verilog.py": "",
+    "benchmarks/bench_decode.py": "--model_path data/pocket_coder --rounds 1 --rows 1 --steps 1",
     "benchmarks/bench_report.py": "--rollouts 40 --loads 1",
 }
 SFT = "--sft_model checkpoints/sft --train_path data/pocket_train.jsonl"
@@ -93,6 +94,7 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"python data/make_pocket_(verilog_)?coder\.py( --slips)?": "trains the embedded model: minutes",
     r"(\S+=\S+ )*python benchmarks/bench_rl_step\.py .*": ("tests/test_benchmarks.py", "benchmarks/bench_rl_step.py"),
     r"(\S+=\S+ )*python benchmarks/bench_scaling\.py .*": ("tests/test_benchmarks.py", "benchmarks/bench_scaling.py"),
+    r"python benchmarks/published_prompt\.py .*": ("tests/test_benchmarks.py", "published_prompt.main"),
     r"python benchmarks/gpu_check\.py": (".ci/run", "python benchmarks/gpu_check.py"),
     r"python benchmarks/bench_precision\.py .*": ("tests/test_parity.py", "bench_precision.gate_rows"),
     r"python tests/pretended_gpu\.py .*count_kernels\.py": ("tests/test_pretended_gpu.py", "count_kernels.py"),
