@@ -13,7 +13,6 @@ from benchmarks import published_prompt
 from judging.tasks import read_tasks
 from model.sampling import Rollout
 
-
 STEP = "benchmarks/bench_rl_step.py --rounds 1 --steps 1 --batch_size 2 --num_samples 2 --new_tokens 6"
 
 
