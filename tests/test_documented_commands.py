@@ -67,6 +67,8 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"STEPS=2 LIMIT=20 .*sh train_SFT_RL\.sh": (".ci/run", "STEPS=2 LIMIT=20 RESULTS="),
     r"MODEL=\S+ TRAIN=\S+ TEST=\S+ PROFILE=deepseek sh train_SFT_RL\.sh": (
         "tests/test_pipeline.py", 'PROFILE="deepseek", MODEL=deepseek'),
+    r"PROFILE=smol MODEL=FOLDER SOURCE=mbpp\.jsonl sh train_SFT_RL\.sh": (
+        "tests/test_pipeline.py", 'PROFILE="smol", MODEL=SMOL'),
     r"sh train_(PPO|GRPO|DPO)\.sh": ("reproduce_table.sh", 'for method in SFT_RL PPO GRPO DPO'),  # see below
     r"(PROFILE=pocket )?sh train_VERILOG\.sh": ("tests/test_pipeline.py", '"train_VERILOG.sh", PROFILE="pocket"'),
     r"sh run_tests\.sh.*": (".ci/run", "sh run_tests.sh --slow"),
