@@ -93,7 +93,7 @@ def main(args: Args) -> None:
         set_deterministic,
         trainable_parameters,
     )
-    from model.memory import answer_for_memory
+    from model.memory import answer_for_memory, warn_if_large
     from model.tokens import check_ids
     from training.record import conclude, finish_record, start_record
     from training.screen import Screen
@@ -103,6 +103,7 @@ def main(args: Args) -> None:
     set_deterministic(args.deterministic)
     started, screen = time.perf_counter(), Screen(args)
     with screen.notes(), output_folder(args.output_dir) as folder:
+        warn_if_large(args, "sft", args.model_name)
         run_record = start_record(folder, args)
         tokenizer = load_tokenizer(args.model_name, args.trust_remote_code)
         examples = [encode(tokenizer, task, args.max_length) for task in tasks]

@@ -226,20 +226,33 @@ def check_fits(args: Any, method: str, name: str) -> None:
         InputError: it does not fit (the line says with which settings it would), or `load_config` refuses the model.
     """
     load_config(name, args.trust_remote_code)
-    if getattr(args, "engine", "local") != "local":
-        return
     try:
-        shape = read_shape(name, args.trust_remote_code)
+        said = shortfall(args, method, name)
     except InputError as error:
         return print(f"note: its memory is not predicted ({error})")
+    require(not said, said)
+
+
+def warn_if_large(args: Any, method: str, name: str) -> None:
+    """Without a GPU, print what `check_fits` would refuse: the kernel kills a run that is too large without a word."""
+    with contextlib.suppress(InputError):  # not predicted, or loading it says why it is refused
+        if not torch.cuda.is_available() and (said := shortfall(args, method, name)):
+            print(f"warning: {said}")
+
+
+def shortfall(args: Any, method: str, name: str) -> str:
+    """Return what a run lacks, with the settings that would fit; "" if it fits. Raises InputError as `read_shape`."""
+    if getattr(args, "engine", "local") != "local":
+        return ""
+    shape = read_shape(name, args.trust_remote_code)
     gpu, room = torch.cuda.is_available(), memory_here()
     args = replace(args_of(args, method, name), float32=not gpu)
     found = predict(shape, args)
-    require(
-        found.peak <= room,
-        f"{name}: {method} is predicted to take {found.peak / GIB:.1f} GiB at its peak, in {found.largest}; "
-        + advice(shape, args, torch.cuda.get_device_name() if gpu else "this machine's memory", room),
-    )
+    if found.peak <= room:
+        return ""
+    where = torch.cuda.get_device_name() if gpu else "this machine's memory"
+    return (f"{name}: {method} is predicted to take {found.peak / GIB:.1f} GiB at its peak, in {found.largest}; "
+            f"{advice(shape, args, where, room)}")  # fmt: skip
 
 
 def memory_here() -> float:

@@ -11,6 +11,7 @@ from test_resume import broken_log
 
 import train_rl_lora
 import train_sft_lora
+from model import memory
 from reporting import plots
 from train_rl_lora import Args
 from training import run as training
@@ -149,6 +150,17 @@ def test_sft_and_a_dry_run_keep_to_the_two_flags(pocket, start, tasks_path, tmp_
     assert capsys.readouterr().out == ""
     trained(start, tasks_path, tmp_path / "dry", dry_run=True, quiet=True)
     assert "dry run: peak memory" in capsys.readouterr().out
+
+
+def test_without_a_gpu_a_run_that_the_kernel_would_kill_is_warned_of(pocket, start, tasks_path, tmp_path, monkeypatch,
+                                                                     capsys):  # fmt: skip
+    monkeypatch.setattr(memory, "memory_here", lambda: 2**24)
+    trained(start, tasks_path, tmp_path / "rl", dry_run=True)
+    said = capsys.readouterr().out
+    assert f"warning: {start}: rl is predicted to take 0.0 GiB at its peak, in" in said and "does not fit" in said
+    train_sft_lora.main(train_sft_lora.Args(output_dir=str(tmp_path / "sft"), train_path=tasks_path, model_name=pocket,
+                                            max_steps=0, max_length=384))  # fmt: skip
+    assert f"warning: {pocket}: sft is predicted to take" in capsys.readouterr().out
 
 
 def test_what_is_not_known_of_a_start_is_not_counted_as_nothing(start, tasks_path, tmp_path):

@@ -100,6 +100,7 @@ def training_run(
     output = processes.output_folder("" if args.dry_run else args.output_dir, keep=resumes)
     sandboxed = open_sandbox(args, items) if judged else nullcontext()
     with screen.notes():
+        memory.warn_if_large(args, method, args.sft_model)
         with output as folder, sandboxed as sandbox, StopRequest() as stop:
             state = processes.from_first(state)
             with memory.answer_for_memory(args, lambda: "loading"):
