@@ -181,7 +181,7 @@ smol | qwen) # real models that a small GPU or a CPU can train
     GRPO_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --learning_rate 1e-4"
     DPO_DATA_FLAGS="$length_flags --token_budget $((40000 / ${ROUNDS:-1})) --num_samples 8 --rejected random"
     DPO_FLAGS="--learning_rate 5e-5 $passes"
-    EVAL_FLAGS="$length_flags"
+    EVAL_FLAGS="--max_length 2048 --max_new_tokens 256" # a prompt of MBPP's test tasks has 1,735 tokens
     fetch
     ;;
 deepseek) # the scripts' own defaults
