@@ -86,7 +86,7 @@ def evaluation(results_dir: str, name: str, adapter: str) -> str:
         if metrics.get("is_lora") is not True or (model != name and Path(model).resolve() != Path(adapter).resolve()):
             continue
         with written_by_a_run(path):
-            row, precision = make_row(metrics["exp_name"], suite(metrics), [metrics], None), metrics["precision"]
+            row, precision = make_row(metrics["exp_name"], suite(metrics), [metrics]), metrics["precision"]
         known = metrics.get("adapter_sha256")  # older files have none
         if known == sha256(weights) if known else path.stat().st_mtime >= weights.stat().st_mtime:
             rows.append(row)

@@ -150,7 +150,9 @@ def mixed_settings(groups: dict[tuple[str, str], list[dict]]) -> list[str]:
     return lines
 
 
-def make_row(name: str, where: str, runs: list[dict], against_base: tuple | None, against_sft: tuple | None) -> Row:
+def make_row(
+    name: str, where: str, runs: list[dict], against_base: tuple | None = None, against_sft: tuple | None = None
+) -> Row:
     rates = [metrics["pass_at_1"] for metrics in runs]
     lengths = [metrics["avg_gen_len"] for metrics in runs if metrics["avg_gen_len"] is not None]
     trained = [metrics.get("training") or {} for metrics in runs]

@@ -96,6 +96,8 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"python data/make_pocket_(verilog_)?coder\.py( --slips)?": "trains the embedded model: minutes",
     r"(\S+=\S+ )*python benchmarks/bench_rl_step\.py .*": ("tests/test_benchmarks.py", "benchmarks/bench_rl_step.py"),
     r"(\S+=\S+ )*python benchmarks/bench_scaling\.py .*": ("tests/test_benchmarks.py", "benchmarks/bench_scaling.py"),
+    r"python eval_humaneval\.py --samples FILE --data_path data/humaneval_all\.jsonl .*": (
+        "tests/test_benchmarks.py", "eval_humaneval.main"),
     r"python benchmarks/published_prompt\.py .*": ("tests/test_benchmarks.py", "published_prompt.main"),
     r"python benchmarks/gpu_check\.py": (".ci/run", "python benchmarks/gpu_check.py"),
     r"python benchmarks/bench_precision\.py .*": ("tests/test_parity.py", "bench_precision.gate_rows"),
