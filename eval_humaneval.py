@@ -47,7 +47,7 @@ from common.run_args import EngineArgs, JudgeArgs, ReasoningArgs, StageArgs
 from judging.by_language import open_sandbox, require_judged
 from judging.metrics import mean_parts, pass_at_k, wilson_interval
 from judging.pool import UNJUDGED, Sandbox, Verdict
-from judging.tasks import Task, candidate_source, code_of, is_whole, read_tasks, stop_strings, truncate_at_stop
+from judging.tasks import Task, candidate_source, code_of, has_whole_program, read_tasks, stop_strings, truncate_at_stop
 from model import gguf_model
 from model.server import Server
 from training.record import training_of
@@ -263,7 +263,7 @@ def metrics_of(rows: list[dict[str, Any]], tasks: list[Task]) -> dict[str, Any]:
     parts = {name: mean_parts([row[name] for row in judged]) for name in ("parts", "parts_stopped") if judged}
     ends = [row["ended"] for row in rows if row["ended"] is not None]
     by_id = {task["task_id"]: task for task in tasks}
-    broken = [row["ended"] is False and not is_whole(by_id[row["task_id"]], row["completion"]) for row in rows]
+    broken = [row["ended"] is False and not has_whole_program(by_id[row["task_id"]], row["completion"]) for row in rows]
     lengths = [row["gen_len"] for row in rows if row["gen_len"] is not None]
     return {
         "num_tasks": len(tasks),

@@ -101,14 +101,10 @@ need() { # MAKER FILE...: make files that ship with the repository, if one is mi
 fetch() {
     [ -e "$MODEL" ] || python -W ignore - "$MODEL" << 'EOF'
 import sys
-from common import InputError
+from common import answer_for
 from model.load import base_and_adapter, check_reachable
 
-try:
-    check_reachable(base_and_adapter(sys.argv[1])[0])
-except InputError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+answer_for(lambda: check_reachable(base_and_adapter(sys.argv[1])[0]))
 EOF
     for file in "$TRAIN" "$TEST"; do
         case $file in
@@ -172,7 +168,7 @@ smol | qwen) # real models that a small GPU or a CPU can train
     : "${MODEL:=$hub}" "${TRAIN:=data/${DATASET}_train.jsonl}" "${TEST:=data/${DATASET}_test.jsonl}"
     SFT=${PREFIX}_lora_sft
     length_flags="--max_length 768 --max_new_tokens 256"
-    passes="--micro_batch_tokens 2048" # 4096 of a large vocabulary take 19 GB on a CPU
+    passes="--micro_batch_tokens 2048" # less memory than 4096, for a CPU
     budget="--token_budget 40000" # sampled tokens: the same for every method
     SFT_FLAGS="--max_length 768 --learning_rate 2e-4 --per_device_train_batch_size 4 --gradient_accumulation_steps 2"
     RL_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --baseline rloo"
@@ -193,8 +189,8 @@ deepseek) # the scripts' own defaults
     fetch
     ;;
 *)
-    [ -z "${TASKS:-}" ] || echo "error: TASKS=$TASKS PROFILE=$PROFILE: want verilog with pocket or deepseek" >&2
-    [ -n "${TASKS:-}" ] || echo "error: PROFILE=$PROFILE: want pocket, smol, qwen or deepseek" >&2
+    echo "error: PROFILE=$PROFILE${TASKS:+ TASKS=$TASKS}: want pocket, smol, qwen or deepseek;" \
+        "TASKS=verilog with pocket or deepseek" >&2
     exit 2
     ;;
 esac

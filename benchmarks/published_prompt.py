@@ -1,12 +1,10 @@
-"""Put tasks to a chat model in the words of a published evaluation, and store its greedy completions for scoring.
+"""Put tasks to a chat model in the words of Qwen2.5-Coder's report, and store its greedy completions for scoring.
 
-    python benchmarks/published_prompt.py --model_path MODEL --form report --output report.jsonl
+    python benchmarks/published_prompt.py --model_path MODEL --output report.jsonl
     python eval_humaneval.py --samples report.jsonl --data_path data/humaneval_all.jsonl --exp_name report
 
-`report` is the form of Qwen2.5-Coder's own evaluation (QwenLM/Qwen2.5-Coder, qwencoder-eval/instruct/eval_plus/
-model.py), `evalplus` the one of EvalPlus (evalplus/evalplus, evalplus/provider/utility.py). Both begin the answer for
-the model with an open code fence. `ours` is what `eval_humaneval.py --instruct` asks, and `ours+fence` the same with
-the answer begun. The answer ends at an EOS or where its fence is closed.
+The words are those of the report's own evaluation (QwenLM/Qwen2.5-Coder, qwencoder-eval/instruct/eval_plus/model.py).
+It begins the answer for the model with an open code fence; the answer ends at an EOS or where the fence is closed.
 """
 
 from __future__ import annotations
@@ -18,34 +16,19 @@ from typing import Literal
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
-from common import run_script, write_jsonl
+from common import require, run_script, write_jsonl
 from eval_humaneval import stored
-from judging.tasks import instruction, read_tasks
+from judging.tasks import read_tasks
 from model.load import compute_dtype, load_policy, load_tokenizer, pick_device
 from model.sampling import generate, in_order
 
-FENCE = "```python\n"
-FORMS = {  # system message ("": the template's own), question, beginning of the answer
-    "ours": ("", "{ours}", ""),
-    "ours+fence": ("", "{ours}", FENCE),
-    "report": (
-        "You are an intelligent programming assistant to produce Python algorithmic solutions",
-        "Can you complete the following Python function?\n```python\n{prompt}\n```\n",
-        FENCE,
-    ),
-    "evalplus": (
-        "",
-        "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
-        "```\n{prompt}\n```\n",
-        "Below is a Python script with a self-contained function that solves the problem and passes corresponding "
-        "tests:\n" + FENCE,
-    ),
-}
+SYSTEM = "You are an intelligent programming assistant to produce Python algorithmic solutions"
+QUESTION = "Can you complete the following Python function?\n```python\n{}\n```\n"
+START = "```python\n"
 
 
 @dataclass
 class Args:
-    form: Literal["ours", "ours+fence", "report", "evalplus"] = "report"  # whose words
     model_path: str = "Qwen/Qwen2.5-Coder-0.5B-Instruct"  # hub name or folder of a model with a chat template
     data_path: str = "data/humaneval_all.jsonl"  # Python tasks
     output: str = "samples.jsonl"  # file for the completions
@@ -61,22 +44,22 @@ class Args:
 def main(args: Args) -> None:
     tasks = read_tasks(args.data_path, "normal", instruct=True)
     tasks = tasks[: args.limit] if args.limit else tasks
-    system, question, start = FORMS[args.form]
     device, tokenizer = pick_device(args.device), load_tokenizer(args.model_path)
+    require(bool(tokenizer.chat_template), f"--model_path {args.model_path}: has no chat template to ask in")
     model = load_policy(
         args.model_path, device, dtype=compute_dtype(device, args.dtype), load_in_4bit=args.load_in_4bit
     ).eval()
     prompts = []
     for task in tasks:
-        asked = question.format(ours=instruction(task), prompt=task["prompt"].strip())
-        messages = [{"role": "system", "content": system}] * bool(system) + [{"role": "user", "content": asked}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + start
+        asked = [{"role": "system", "content": SYSTEM},
+                 {"role": "user", "content": QUESTION.format(task["prompt"].strip())}]  # fmt: skip
+        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) + START
         prompts.append(tokenizer(text, add_special_tokens=False)["input_ids"])
-    stops = [("\n```",) if start else ()] * len(tasks)
+    stops = [("\n```",)] * len(tasks)
     rollouts = in_order(generate(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=0,
                                  batch_size=args.batch_size, stops=stops, unpack=args.load_in_4bit))  # fmt: skip
     rows = [
-        {"task_id": task["task_id"], "completion": stored(task, start + rollout.text), "ended": rollout.ended,
+        {"task_id": task["task_id"], "completion": stored(task, START + rollout.text), "ended": rollout.ended,
          "gen_len": len(rollout.token_ids)}
         for task, rollout in zip(tasks, rollouts, strict=True)
     ]  # fmt: skip

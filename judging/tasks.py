@@ -192,12 +192,12 @@ def code_of(task: Task, text: str) -> str:
     return blocks[chosen].code if blocks else ""
 
 
-def is_whole(task: Task, text: str) -> bool:
-    """Return whether a model's text goes on after its program: past a stop string, or past the end of a fenced block.
+def has_whole_program(task: Task, text: str) -> bool:
+    """Return whether the program in a model's text is complete: a stop string follows it, or its block is closed.
 
     >>> task = {"instruct": True}
-    >>> is_whole(task, "```python\\nx = 1\\n```"), is_whole(task, "```python\\nx = 1"), is_whole(task, "It is")
-    (True, False, False)
+    >>> [has_whole_program(task, text) for text in ("```python\\nx = 1\\n```", "```python\\nx = 1", "It is")]
+    [True, False, False]
     """
     if not task.get("instruct"):
         return truncate_at_stop(text, stop_strings(task)) != text

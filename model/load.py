@@ -167,9 +167,10 @@ def check_reachable(base: str) -> None:
 
 
 def weights_of(base: str) -> dict[str, str]:
-    """Return which weights a base model has: the SHA-256 of each weight file of a folder, or the hub's commit."""
+    """Return which weights a loaded base model has: the SHA-256 of each file in its folder, or the hub's commit."""
     if not Path(base).is_dir():
-        return {"commit": getattr(load_config(base), "_commit_hash", None) or "unknown"}
+        cached = huggingface_hub.try_to_load_from_cache(base, "config.json")  # in a folder named by the commit
+        return {"commit": Path(cached).parent.name} if isinstance(cached, str) else {}
     return {path.name: sha256(path) for path in sorted(Path(base).glob("*.safetensors"))}
 
 
@@ -229,10 +230,7 @@ NO_SAFETENSORS = (
 
 
 def return_freed_memory() -> None:
-    """Make glibc give the memory of freed tensors of 4 MiB and more back to the system at once.
-
-    By default it raises this limit to 32 MiB by itself, and then a run on a CPU keeps gigabytes that it has freed.
-    """
+    """Make glibc return freed tensors of 4 MiB and more to the system: its own, rising limit keeps gigabytes."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(-3, 4 * 2**20)  # M_MMAP_THRESHOLD
 

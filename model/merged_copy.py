@@ -65,10 +65,7 @@ def drop_merged_copy(model) -> None:
 
 
 def by_columns(weight: torch.Tensor) -> torch.Tensor:
-    """Return the same matrix, stored by columns if it is float32 on a CPU.
-
-    A CPU multiplies few rows faster by such weights, and many rows as fast (benchmarks/README.md).
-    """
+    """Return the same matrix, stored by columns if it is float32 on a CPU: it decodes faster (benchmarks/README.md)."""
     return weight.t().contiguous().t() if weight.device.type == "cpu" and weight.dtype == torch.float32 else weight
 
 

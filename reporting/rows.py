@@ -44,9 +44,7 @@ class Row:
     sampled_tokens: float | None
     training_seconds: float | None
     seconds: float
-    memory: tuple[
-        float | None, float | None
-    ]  # GiB at the peak of training and of evaluation, on the GPU if there is one
+    memory: tuple[float | None, float | None]  # peaks of training and of evaluation in GiB, on the GPU if there is one
     weights: str  # of the base model, and how they were computed with
     machine: str
     commits: str
@@ -136,7 +134,7 @@ def mixed_settings(groups: dict[tuple[str, str], list[dict]]) -> list[str]:
             args = metrics["args"]
             alike = (Path(args["data_path"]).name, metrics.get("base_model"), args["temperature"], args["top_p"],
                      args.get("prompt_level"), args.get("instruct"), args.get("judge_model"),
-                     args.get("load_in_4bit"))  # fmt: skip
+                     args.get("load_in_4bit", True))  # fmt: skip
             for setting in SETTINGS:
                 value = metrics.get(setting, args.get(setting))
                 if value is not None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -10,6 +11,7 @@ from conftest import ROOT
 
 import eval_humaneval
 from benchmarks import published_prompt
+from common import InputError
 from judging.tasks import read_tasks
 from model.sampling import Rollout
 
@@ -114,8 +116,7 @@ def chat(tmp_path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("form", published_prompt.FORMS)
-def test_completions_to_a_published_prompt_can_be_scored(chat, tmp_path, form, monkeypatch):
+def test_completions_to_the_published_prompt_can_be_scored(chat, pocket, tmp_path, monkeypatch):
     asked = []
 
     def generate(model, tokenizer, prompts, **settings):
@@ -123,17 +124,18 @@ def test_completions_to_a_published_prompt_can_be_scored(chat, tmp_path, form, m
         for index, solution in enumerate(solutions):  # the first answer closes its fence, the second breaks off
             yield Rollout(index, prompts[index], [1], [0.0], index == 0, solution + "\n```\nDone." * (index == 0))
 
-    tasks = read_tasks(ROOT / "data" / "pocket_test.jsonl")[:2]
-    begun = "" if published_prompt.FORMS[form][2] else published_prompt.FENCE
-    solutions = [begun + task["prompt"] + task["canonical_solution"].rstrip() for task in tasks]
+    data, samples = str(ROOT / "data" / "pocket_test.jsonl"), str(tmp_path / "samples.jsonl")
+    tasks = read_tasks(data)[:2]
+    solutions = [task["prompt"] + task["canonical_solution"].rstrip() for task in tasks]
     monkeypatch.setattr(published_prompt, "generate", generate)
-    samples = str(tmp_path / "samples.jsonl")
-    data = str(ROOT / "data" / "pocket_test.jsonl")
-    published_prompt.main(published_prompt.Args(form=form, model_path=chat, data_path=data, limit=2, output=samples))
-    system, _, start = published_prompt.FORMS[form]
-    assert all(task["prompt"].strip() in text for task, text in zip(tasks, asked, strict=True))
-    assert all(("<system>" in text) == bool(system) and text.endswith(f"<go>{start}") for text in asked)
+    args = published_prompt.Args(model_path=chat, data_path=data, limit=2, output=samples)
+    published_prompt.main(args)
+    for task, text in zip(tasks, asked, strict=True):
+        assert text.startswith("<system>You are an intelligent programming assistant")
+        assert f"```python\n{task['prompt'].strip()}\n```" in text and text.endswith("<go>```python\n")
     eval_humaneval.main(eval_humaneval.Args(data_path=data, samples=samples, limit=2, exp_name="x",
                                             results_dir=str(tmp_path)))  # fmt: skip
     metrics = json.loads((tmp_path / "x_metrics.json").read_text())
     assert (metrics["num_pass"], metrics["cut_off"]) == (2, 0.5)
+    with pytest.raises(InputError, match="has no chat template"):
+        published_prompt.main(replace(args, model_path=pocket))

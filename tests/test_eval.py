@@ -6,6 +6,7 @@ import eval_humaneval
 from common import InputError, sha256
 from eval_humaneval import Args, check
 from judging.tasks import read_tasks
+from model import load
 
 TESTS = "data/pocket_test.jsonl"
 
@@ -144,6 +145,14 @@ def test_answers_that_break_off_before_their_program_ends_are_warned_of(tmp_path
         assert read(tmp_path, name)[1]["broken_off"] == share
         said = "75% of the completions were cut off at 256 tokens, before their program ended; raise --max_new_tokens"
         assert (said in capsys.readouterr().out) == (share > 0.5)
+
+
+def test_a_model_of_the_hub_is_named_by_its_commit(monkeypatch):
+    path = "/cache/models--a--b/snapshots/0123abc/config.json"
+    monkeypatch.setattr(load.huggingface_hub, "try_to_load_from_cache", lambda *name: path)
+    assert load.weights_of("a/b") == {"commit": "0123abc"}
+    monkeypatch.setattr(load.huggingface_hub, "try_to_load_from_cache", lambda *name: None)
+    assert load.weights_of("a/b") == {}
 
 
 def test_unquantised_weights_are_the_files_own(pocket, tmp_path):

@@ -1,4 +1,4 @@
-"""The whole story as a user runs it, short, on both profiles."""
+"""The whole story as a user runs it, short."""
 
 import json
 import os
@@ -170,7 +170,7 @@ HUB = "no such folder, and the hub cannot be reached"
     ("settings", "says"),
     [
         ({"PROFILE": "huge"}, "PROFILE=huge: want pocket, smol, qwen or deepseek"),
-        ({"PROFILE": "qwen", "TASKS": "verilog"}, "TASKS=verilog PROFILE=qwen: want verilog with pocket or deepseek"),
+        ({"PROFILE": "qwen", "TASKS": "verilog"}, "PROFILE=qwen TASKS=verilog: want pocket, smol, qwen or deepseek"),
         ({"PROFILE": "qwen", "DATASET": "apps"}, "DATASET=apps: want mbpp or humaneval"),
         ({"PROFILE": "qwen"}, f"Qwen/Qwen2.5-Coder-0.5B-Instruct: {HUB}"),
         ({"PROFILE": "smol", "DATASET": "humaneval"}, f"HuggingFaceTB/SmolLM2-135M-Instruct: {HUB}"),

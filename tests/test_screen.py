@@ -1,6 +1,7 @@
 """What a run says: a line a step, a summary that names what is sick, and the two ways to say less."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def test_what_a_resumed_run_took_counts_from_its_beginning(start, tasks_path, tm
     torch.save(state, path)
     trained(start, tasks_path, tmp_path / "rl", save_every=1)
     out = capsys.readouterr().out
-    assert "resuming after step 1" in out and "rl: 2 steps, " in out and " 16 min " in out
+    assert "resuming after step 1" in out and re.search(r"rl: 2 steps, .*, (1[6-9]|2[0-6]) min ", out)  # a busy machine
     assert 1000 < json.loads((tmp_path / "rl" / "run.json").read_text())["spent"]["seconds"] < 1600
 
 

@@ -55,14 +55,10 @@ def finish_record(folder: Path, record: dict[str, Any], steps: int, tokens: int,
     """
     before = spent_before(record["args"])
     since = {name: None if None in counts else sum(counts) for name, counts in before.items()}
-    record["spent"] = (
-        {"steps": steps, "sampled_tokens": tokens, "seconds": round(seconds, 1)}
-        | {
-            f"{name}_since_sft": None if since[name] is None else round(since[name] + own, 1)
-            for name, own in (("sampled_tokens", tokens), ("seconds", seconds))
-        }
-        | {"peak_memory": peak_memory()}
-    )
+    own = {"sampled_tokens": tokens, "seconds": round(seconds, 1)}
+    record["spent"] = {"steps": steps, **own, "peak_memory": peak_memory()} | {
+        f"{name}_since_sft": None if since[name] is None else round(since[name] + own[name], 1) for name in own
+    }
     write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
 
 
