@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,8 @@ from model.logprobs import base_of, next_logits, pad
 from model.merged_copy import merged_copy
 from model.sampling_graph import LOOK_EVERY, Draw, StaticDecoder, takes_graph
 from model.tokens import check_round_trip, completion_text, prompt_ids
+
+STEP = 20  # prompt tokens that a CPU reads in the time of a decoding step of one row (benchmarks/README.md)
 
 
 @dataclass
@@ -107,16 +110,16 @@ def generate(
         seeds: one for each prompt; None draws new ones.
     """
     model = merged_copy(model) if unpack else base_of(model)
-    longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     chunk = max(1, batch_size // num_samples)
+    on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
+    batches = batches_of([len(prompt) for prompt in prompts], chunk, STEP * max_new_tokens if on_cpu else math.inf)
     draw = partial(_draw, temperature=temperature, top_p=top_p)
     ids = eos_ids(model, tokenizer)
     static = None
     if graph and takes_graph(model):
-        rows, room = min(chunk, len(prompts)) * num_samples, len(prompts[longest_first[0]]) + max_new_tokens
+        rows, room = min(chunk, len(prompts)) * num_samples, max(map(len, prompts)) + max_new_tokens
         static = StaticDecoder(model, rows, room, max_new_tokens, draw)
-    for start in range(0, len(prompts), chunk):
-        chosen = longest_first[start : start + chunk]
+    for chosen in batches:
         draws = [np.random.default_rng(seeds and seeds[i]).random((num_samples, max_new_tokens)) for i in chosen]
         draws = torch.from_numpy(np.concatenate(draws))  # (B, R)
         inputs = [prompts[i] for i in chosen]
@@ -129,6 +132,23 @@ def generate(
             yield Rollout(index, prompts[index], token_ids, logprobs, ended, text, row % num_samples)
     if static:
         static.steps.clear()  # they refer to it: without this its cache would stay until the next collection
+
+
+def batches_of(lengths: list[int], size: int, worth: float) -> list[list[int]]:
+    """Split the indices of prompts into batches of at most `size`, the longest prompts first.
+
+    A batch pads its prompts to the longest, so it ends early where that saves more than `worth` tokens of padding.
+
+    >>> batches_of([10, 900, 12, 11, 9], 4, 1000), batches_of([10, 900, 12, 11, 9], 4, math.inf)
+    ([[1], [2, 3, 0, 4]], [[1, 2, 3, 0], [4]])
+    """
+    batches: list[list[int]] = []
+    for place, index in enumerate(sorted(range(len(lengths)), key=lambda index: -lengths[index])):
+        left = min(size - len(batches[-1]), len(lengths) - place) if batches else 0
+        if not left or (lengths[batches[-1][0]] - lengths[index]) * left > worth:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
 
 
 def in_order(rollouts: Iterable[Rollout]) -> list[Rollout]:

@@ -44,10 +44,11 @@ def processes(judges: set[int]) -> list[str]:
             state = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        programs = [Path(word).name for word in words]
-        mine = int(name) in judges and "judge.py" in programs
-        if "zygote.py" in programs:
-            mine = int(words[programs.index("zygote.py") + 2]) in judges
+        script = next((i for i, word in enumerate(words[1:], start=1) if not word.startswith("-")), 0)
+        program = Path(words[script]).name  # an argument may have this name too: ruff is given every file
+        mine = int(name) in judges and program == "judge.py"
+        if program == "zygote.py":
+            mine = int(words[script + 2]) in judges
         if mine and state != "Z":
             found.append(f"{name} {state} {' '.join(words)[:200]}")
     return found

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, Mistral
 
 from common import InputError
 from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings
+from model import sampling
 from model.load import add_lora, load_policy, load_tokenizer, trainable_parameters
 from model.logprobs import base_of, completion_logprobs, completion_outputs, head_logprobs
 from model.sampling import encode_prompts, generate, in_order
@@ -185,6 +186,23 @@ def test_what_is_drawn_depends_on_the_seed_and_not_on_the_batch(pocket_policy, p
 
     whole = draw(range(6), 64)
     assert draw(range(6), 6) == whole and draw(range(2, 4), 64) == whole[6:12]
+
+
+def test_on_a_cpu_one_long_prompt_does_not_pad_the_others(pocket_policy, prompts, monkeypatch):
+    model, tokenizer = pocket_policy
+    long = (prompts[0] * 9)[:400]
+    how = {"max_new_tokens": 4, "temperature": 1.0, "num_samples": 2}
+    alone = sample(model, tokenizer, prompts, seeds=[(7, i) for i in range(6)], **how)
+    shapes, prefill = [], sampling._prefill
+
+    def noted(model, inputs, room):
+        shapes.append((len(inputs), max(map(len, inputs))))
+        return prefill(model, inputs, room)
+
+    monkeypatch.setattr(sampling, "_prefill", noted)
+    mixed = sample(model, tokenizer, [*prompts, long], seeds=[(7, i) for i in range(7)], **how)
+    assert shapes == [(1, 400), (6, max(map(len, prompts)))]
+    assert [r.token_ids for r in mixed[:12]] == [r.token_ids for r in alone]
 
 
 def test_completions_are_handed_on_as_they_end(pocket_policy, prompts):
