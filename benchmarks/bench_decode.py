@@ -5,6 +5,8 @@
 The two layouts take turns, in an order that changes from round to round; ratios are computed within a round. A step is
 one token for each row of the batch, after `--context` tokens, in float32. The sampler stores the weights anew in each
 training step, once in an evaluation.
+
+It also prints how many prompt tokens are read in the time of a step of one row: `model.sampling.STEP` is such a number.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ class Args:
     config: str = ""  # YAML file with any of these; flags win over it
 
 
-def step_seconds(model, rows: int, context: int, steps: int) -> float:
-    """Return the median time of a decoding step."""
+def step_seconds(model, rows: int, context: int, steps: int) -> tuple[float, float]:
+    """Return the median time of a decoding step, and the time of reading `context` tokens in each row before it."""
     import torch
 
     from model.sampling import roomy_cache
@@ -44,7 +46,7 @@ def step_seconds(model, rows: int, context: int, steps: int) -> float:
         model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         times.append(time.perf_counter() - begun)
         ids = ids[:, -1:]
-    return median(times[1:])
+    return median(times[1:]), times[0]
 
 
 def main(args: Args) -> None:
@@ -57,7 +59,7 @@ def main(args: Args) -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model_path, dtype=torch.float32).eval()
     linears = [module for module in model.modules() if type(module) is torch.nn.Linear]
     seconds: dict[tuple[str, int], list[float]] = {}
-    storing = []
+    storing, read_meanwhile = [], []
     with torch.inference_mode():
         for number in range(args.rounds):
             for layout in ("rows", "columns")[:: 1 if number % 2 == 0 else -1]:
@@ -67,11 +69,15 @@ def main(args: Args) -> None:
                     linear.weight.data = by_columns(weight) if layout == "columns" else weight
                 storing += [time.perf_counter() - begun] * (layout == "columns")
                 for rows in args.rows:
-                    step = step_seconds(model, rows, args.context, args.steps)
+                    step, prompt = step_seconds(model, rows, args.context, args.steps)
                     seconds.setdefault((layout, rows), []).append(step)
+                    if rows == 1 and layout == "columns":
+                        read_meanwhile.append(step * args.context / prompt)
     print(f"{Path(args.model_path).name}, {torch.get_num_threads()} threads, {machine()['cpu']}\n")
-    print(f"storing all weights by columns: {median(storing):.1f} s\n")
-    print("| rows | by rows, tokens/s | by columns, tokens/s | ratio (range) |\n|---|---|---|---|")
+    print(f"storing all weights by columns: {median(storing):.2f} s")
+    if read_meanwhile:
+        print(f"prompt tokens read in the time of a step of one row: {median(read_meanwhile):.0f}")
+    print("\n| rows | by rows, tokens/s | by columns, tokens/s | ratio (range) |\n|---|---|---|---|")
     for rows in args.rows:
         plain, columns = seconds["rows", rows], seconds["columns", rows]
         ratios = [before / after for before, after in zip(plain, columns, strict=True)]
