@@ -34,7 +34,8 @@ def wilson_interval(rate: float, count: int, confidence: float = 0.95) -> tuple[
     centre = rate + z * z / (2 * count)
     spread = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return max(0.0, min(low, rate)), min(1.0, max(high, rate))  # rounding must not put the rate outside
 
 
 def seed_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
