@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from common import InputError, sha256
-from reporting.rows import read_metrics, read_rows
+from reporting.rows import mixed_settings, read_metrics, read_rows
 from reporting.table_formats import insert, markdown
 from results_table import Args, main, overlaps
 
@@ -205,17 +205,25 @@ def test_odd_names_and_files_cost_no_table(results):
 
 @pytest.mark.parametrize(
     ("page", "section", "folder"),
-    [("README.md", "published", "published"), ("docs/verilog.md", "verilog", "published_verilog")]
+    [
+        ("README.md", "published", "published"),
+        ("README.md", "real", "real"),
+        ("docs/verilog.md", "verilog", "published_verilog"),
+    ]
     + [("docs/ablations.md", path.name, f"ablations/{path.name}") for path in (ROOT / "results/ablations").glob("*/")],
 )
 def test_what_is_published_is_what_the_files_say(page, section, folder, monkeypatch):
     monkeypatch.chdir(ROOT)
     link = os.path.relpath(ROOT / "results" / folder / "table.md", (ROOT / page).parent)
     text, table = (ROOT / page).read_text(encoding="utf-8"), table_of(ROOT / "results" / folder, link)
-    made_here = (
-        r"checkpoints/\S+: [^;]*; "  # task files that a run made: whether they are here is not the page's affair
-    )
-    assert re.sub(made_here, "", insert(text, section, table)) == re.sub(made_here, "", text)
+    # task files that a run made or downloaded: whether they are here is not the page's affair
+    elsewhere = r"checkpoints/\S+: [^;]*; |data/(mbpp|humaneval)_\w+\.jsonl: .*?(?=; |\. )"
+    assert re.sub(elsewhere, "", insert(text, section, table)) == re.sub(elsewhere, "", text)
+
+
+@pytest.mark.parametrize("folder", ["published", "real", "published_verilog"])
+def test_published_rows_were_evaluated_alike(folder):
+    assert mixed_settings(read_metrics(ROOT / "results" / folder)) == []
 
 
 def test_two_rows_are_compared_task_by_task(results, capsys):
