@@ -55,6 +55,7 @@ class Args(RolloutArgs):
     loss_type: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "grpo"  # see above
     clip_range: float = 0.2  # how far the ratio may fall before its gradient stops
     clip_range_high: float = 0.0  # how far it may rise; 0 takes --clip_range (DAPO: 0.28)
+    std_floor: float = 0.1  # least std to divide by, so that length alone never counts like the tests; 0: none
     kl_coef: float = 0.02  # weight of the KL to the SFT adapter, k3 in the loss
     mask_truncated: bool = False  # completions that were cut off count in their group, but are not trained on
     # optimisation
@@ -76,6 +77,7 @@ def check(args: Args) -> None:
     require_at_least(1, args, "num_steps", "num_iterations")
     require_at_least(2, args, "num_samples")  # a group of one has nothing to be compared with
     require_at_least(0, args, "minibatch_size", "clip_range_high", "kl_coef", "max_resamples", "overlong_buffer")
+    require_at_least(0, args, "std_floor")
     require(args.clip_range > 0, f"--clip_range {args.clip_range}: must be positive")
     require(args.overlong_buffer < args.max_new_tokens, "--overlong_buffer must be less than --max_new_tokens")
 
@@ -91,8 +93,13 @@ def overlong_penalty(length: int, ended: bool, limit: int, buffer: int) -> float
     return 1.0 if not ended else max(0.0, length - (limit - buffer)) / buffer
 
 
-def group_advantages(rewards: list[float], group: list[int], divide: bool) -> list[float]:
+def group_advantages(rewards: list[float], group: list[int], divide: bool, floor: float = 0.0) -> list[float]:
     """Return R - mean R of the group, divided by its standard deviation if asked; 0 where all R are the same.
+
+    Args:
+        floor: a standard deviation counts as this at least. Where all of a group fail, their rewards differ only by
+            lengths; divided by that, the length penalty would count as much as the tests do elsewhere. A group with one
+            pass has 0.33 for 8 samples and 0.12 for 64.
 
     >>> group_advantages([1.0, 0.0, 0.5, 0.5], [0, 0, 1, 1], divide=True)
     [1.0, -1.0, 0.0, 0.0]
@@ -104,7 +111,7 @@ def group_advantages(rewards: list[float], group: list[int], divide: bool) -> li
         if min(theirs) == max(theirs):
             advantage.append(0.0)
         else:
-            advantage.append((reward - fmean(theirs)) / (pstdev(theirs) if divide else 1.0))
+            advantage.append((reward - fmean(theirs)) / (max(pstdev(theirs), floor) if divide else 1.0))
     return advantage
 
 
@@ -204,7 +211,7 @@ def main(args: Args) -> None:
 
             # advantage
             rewards, groups = [s.reward for s in samples], [s.group for s in samples]
-            advantage = group_advantages(rewards, groups, divide=args.loss_type != "dr_grpo")
+            advantage = group_advantages(rewards, groups, args.loss_type != "dr_grpo", args.std_floor)
             single_update = args.num_iterations == 1 and not 0 < args.minibatch_size < len(samples)
             batch = run.batch(samples, single_update)  # with the log-probs of reference and old policy, (B, R)
             batch.advantage = torch.tensor(advantage, device=run.device)[:, None]  # (B, 1)

@@ -45,6 +45,7 @@ class Args(RolloutArgs):
     clip_range: float = 0.2  # how far the ratio may move before its gradient stops
     ratio_level: Literal["sequence", "token"] = "sequence"  # whether a completion or each of its tokens has a ratio
     normalize_advantages: bool = True  # z-score them over the batch
+    std_floor: float = 0.1  # least std to divide by, so that length alone never counts like the tests; 0: none
     value_coef: float = 0.0  # weight of the critic's loss, usually 0.5; 0 trains no critic
     gamma: float = 1.0  # discount per token, with a critic
     gae_lambda: float = 0.95  # GAE: 0 trusts the critic, 1 the reward
@@ -69,6 +70,7 @@ def check(args: Args) -> None:
     check_sampling_args(args)
     require_at_least(1, args, "num_updates", "ppo_epochs")
     require_at_least(0, args, "minibatch_size", "value_coef", "entropy_coef", "kl_coef", "target_kl")
+    require_at_least(0, args, "std_floor")
     require(args.clip_range > 0, f"--clip_range {args.clip_range}: must be positive")
     require(0 <= args.gamma <= 1, f"--gamma {args.gamma}: must be in [0, 1]")
     require(0 <= args.gae_lambda <= 1, f"--gae_lambda {args.gae_lambda}: must be in [0, 1]")
@@ -97,13 +99,17 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantage, (advantage + values) * mask
 
 
-def z_score(advantage: Tensor, mask: Tensor) -> Tensor:
-    """Scale to mean 0 and standard deviation 1 over the mask; return zeros where all values are equal."""
+def z_score(advantage: Tensor, mask: Tensor, floor: float = 0.0) -> Tensor:
+    """Scale to mean 0 and standard deviation 1 over the mask; return zeros where all values are equal.
+
+    Args:
+        floor: the standard deviation counts as this at least. Where all of a batch fail, it is one of lengths alone.
+    """
     chosen = advantage[mask].double()
     std = chosen.std(correction=0)
     if std < 1e-7:
         return advantage * 0.0
-    return ((advantage - chosen.mean()) / std * mask).to(advantage.dtype)
+    return ((advantage - chosen.mean()) / std.clamp(min=floor) * mask).to(advantage.dtype)
 
 
 def ratios(logprobs: Tensor, old: Tensor, level: str) -> Tensor:
@@ -174,7 +180,7 @@ def estimate_advantages(args: Args, batch: Batch) -> tuple[Tensor, Tensor]:
     else:
         raw = token_rewards.sum(1, keepdim=True)  # (B, 1)
         counted = torch.ones_like(raw) > 0
-    batch.advantage = z_score(raw, counted) if args.normalize_advantages else raw
+    batch.advantage = z_score(raw, counted, args.std_floor) if args.normalize_advantages else raw
     return raw, counted
 
 

@@ -159,6 +159,14 @@ def test_group_advantages_are_centred_and_0_where_tied(passed):
         assert (len(set(rewards)) == 1) == (advantage == [0.0] * 4)
 
 
+def test_lengths_alone_do_not_count_like_the_tests():
+    failed = [-0.01 * length / 100 for length in (20, 40, 60, 80)]  # all fail: alpha 0.01 is all that differs
+    assert max(group_advantages(failed, [0] * 4, True)) > 1  # as in the paper: the shortest is like a lone pass
+    assert group_advantages(failed, [0] * 4, True, 0.1) == pytest.approx([0.03, 0.01, -0.01, -0.03])
+    mixed = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert group_advantages(mixed, [0] * 8, True, 0.1) == group_advantages(mixed, [0] * 8, True)
+
+
 def test_each_objective_on_one_token():
     new = torch.tensor([[1.5]], dtype=torch.float64).log().requires_grad_()
     old, mask = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)

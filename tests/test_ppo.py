@@ -265,6 +265,13 @@ def test_z_scores_have_mean_0_and_deviation_1_or_are_0(values):
         assert max(values) - min(values) < 1e-6
 
 
+def test_a_batch_that_fails_as_a_whole_is_not_scored_by_length():
+    everywhere = torch.ones(3, 1) > 0
+    lengths, tests = torch.tensor([[-0.002], [-0.004], [-0.006]]), torch.tensor([[0.0], [0.0], [1.0]])
+    assert torch.allclose(z_score(lengths, everywhere, 0.1), torch.tensor([[0.02], [0.0], [-0.02]]), atol=1e-6)
+    assert torch.equal(z_score(tests, everywhere, 0.1), z_score(tests, everywhere))
+
+
 def test_ratios_that_would_overflow_have_no_gradient_left():
     logprobs = torch.full((1, 256), 0.4).requires_grad_()
     objective = clipped_objective(ratios(logprobs, torch.zeros(1, 256), "sequence"), torch.ones(1, 1), 0.2)
