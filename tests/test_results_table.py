@@ -209,6 +209,7 @@ def test_odd_names_and_files_cost_no_table(results):
         ("README.md", "published", "published"),
         ("README.md", "real", "real"),
         ("docs/verilog.md", "verilog", "published_verilog"),
+        ("docs/verilog.md", "verilogeval", "real/verilog"),
     ]
     + [("docs/ablations.md", path.name, f"ablations/{path.name}") for path in (ROOT / "results/ablations").glob("*/")],
 )
@@ -221,7 +222,7 @@ def test_what_is_published_is_what_the_files_say(page, section, folder, monkeypa
     assert re.sub(elsewhere, "", insert(text, section, table)) == re.sub(elsewhere, "", text)
 
 
-@pytest.mark.parametrize("folder", ["published", "real", "published_verilog"])
+@pytest.mark.parametrize("folder", ["published", "real", "real/verilog", "published_verilog"])
 def test_published_rows_were_evaluated_alike(folder):
     assert mixed_settings(read_metrics(ROOT / "results" / folder)) == []
 
