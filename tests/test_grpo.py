@@ -8,6 +8,7 @@ from plain import Plain
 from safetensors.torch import load_file
 
 import train_grpo_lora
+from common import InputError
 from train_grpo_lora import Args, group_advantages, overlong_penalty, policy_objective, weights
 
 LOSS_TYPES = ["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
@@ -165,6 +166,19 @@ def test_lengths_alone_do_not_count_like_the_tests():
     assert group_advantages(failed, [0] * 4, True, 0.1) == pytest.approx([0.03, 0.01, -0.01, -0.03])
     mixed = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     assert group_advantages(mixed, [0] * 8, True, 0.1) == group_advantages(mixed, [0] * 8, True)
+
+
+def test_the_floor_reaches_the_update(start, tasks_path, tmp_path, known_run):
+    norms = []
+    for floor in (0.0, 0.1):
+        known_run(lambda call, i: False)
+        args = arguments(start, tasks_path, tmp_path, std_floor=floor, length_penalty_alpha=0.01, kl_coef=0.0,
+                         max_new_tokens=48, seed=2, output_dir=str(tmp_path / f"{floor}"))  # fmt: skip
+        train_grpo_lora.main(args)
+        norms.append(log_of(args)[0]["grad_norm"])
+    assert norms[0] > 10 * norms[1] > 0
+    with pytest.raises(InputError, match="std_floor"):
+        train_grpo_lora.check(Args(std_floor=-0.1))
 
 
 def test_each_objective_on_one_token():

@@ -272,6 +272,19 @@ def test_a_batch_that_fails_as_a_whole_is_not_scored_by_length():
     assert torch.equal(z_score(tests, everywhere, 0.1), z_score(tests, everywhere))
 
 
+def test_the_floor_reaches_the_update(start, tasks_path, tmp_path, known_run):
+    norms = []
+    for floor in (0.0, 0.1):
+        known_run(lambda call, i: False)
+        args = arguments(start, tasks_path, tmp_path, std_floor=floor, length_penalty_alpha=0.01, ppo_epochs=1,
+                         max_new_tokens=48, seed=2, output_dir=str(tmp_path / f"{floor}"))  # fmt: skip
+        train_ppo_lora.main(args)
+        norms.append(log_of(args)[0]["grad_norm"])
+    assert norms[0] > 10 * norms[1] > 0
+    with pytest.raises(InputError, match="std_floor"):
+        train_ppo_lora.check(Args(std_floor=-0.1))
+
+
 def test_ratios_that_would_overflow_have_no_gradient_left():
     logprobs = torch.full((1, 256), 0.4).requires_grad_()
     objective = clipped_objective(ratios(logprobs, torch.zeros(1, 256), "sequence"), torch.ones(1, 1), 0.2)
