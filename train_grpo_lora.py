@@ -9,18 +9,19 @@ rho is pi / pi_old of token t; w_i = 1 / (N |o_i|) for N completions of |o_i| to
              easy or hard tasks do not count more (arXiv 2503.20783)
     dapo     w = 1 / (all tokens of the update): every token counts the same (arXiv 2503.14476)
     gspo     rho of the sequence, its |o|-th root (arXiv 2507.18071; clip ranges there are 3e-4 and 4e-4)
-    cispo    clip(rho, max 1 + c_high), without gradient, times A log pi (arXiv 2506.13585); w as in dapo
+    cispo    clip(rho, max 1 + c_high), without gradient, times A log pi (arXiv 2506.13585); w as in dapo, c_high 4
 
-DAPO's other parts are flags: --clip_range_high, --dynamic_sampling, --overlong_buffer, --mask_truncated. With
-alpha > 0, the completions of a group that all pass (or all fail) differ in R only by their lengths, and dividing by the
-std makes that difference as large as any other. dr_grpo does not divide, and --dynamic_sampling, which looks only at
-the tests, leaves such groups out. Left out of the paper: the reference that follows the policy, and the reward model.
+DAPO's other parts are flags: --clip_range_high, --dynamic_sampling, --overlong_buffer, --mask_truncated. --dual_clip d
+bounds the minimum at d A where A < 0, where nothing else bounds it (arXiv 1912.09729). With alpha > 0, the completions
+of a group that all pass (or all fail) differ in R only by their lengths, and dividing by the std makes that difference
+as large as any other. dr_grpo does not divide, and --dynamic_sampling, which looks only at the tests, leaves such
+groups out. Left out of the paper: the reference that follows the policy, and the reward model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import fmean, pstdev
+from statistics import fmean, pstdev, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
 from common import check_sampling_args, require, require_at_least, run_script
@@ -54,7 +55,11 @@ class Args(RolloutArgs):
     # objective
     loss_type: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "grpo"  # see above
     clip_range: float = 0.2  # how far the ratio may fall before its gradient stops
-    clip_range_high: float = 0.0  # how far it may rise; 0 takes --clip_range (DAPO: 0.28)
+    clip_range_high: float = 0.0  # how far it may rise; 0 takes --clip_range, or 4 for cispo (DAPO: 0.28)
+    dual_clip: float = 0.0  # where A < 0, the objective is this times A at least; above 1, usually 3; 0: no bound
+    std_ddof: Literal[0, 1] = (
+        0  # delta degrees of freedom: the advantages' std divides by n less this; torch's by n - 1
+    )
     std_floor: float = 0.1  # least std to divide by, so that length alone never counts like the tests; 0: none
     kl_coef: float = 0.02  # weight of the KL to the SFT adapter, k3 in the loss
     mask_truncated: bool = False  # completions that were cut off count in their group, but are not trained on
@@ -69,7 +74,7 @@ class Args(RolloutArgs):
     # reward
     reward: str = "unit_test"  # unit_test, shaped, partial, parts (docs/rewards.md), or FILE.py:FUNCTION
     length_penalty_alpha: float = 0.01  # unit_test, parts: reward lost per 100 tokens
-    overlong_buffer: int = 0  # tokens before the limit in which up to 1 of the reward is lost; 0 takes nothing off
+    overlong_buffer: int = 0  # tokens before the limit in which up to 0.5 of the reward is lost; 0 takes nothing off
 
 
 def check(args: Args) -> None:
@@ -79,6 +84,11 @@ def check(args: Args) -> None:
     require_at_least(0, args, "minibatch_size", "clip_range_high", "kl_coef", "max_resamples", "overlong_buffer")
     require_at_least(0, args, "std_floor")
     require(args.clip_range > 0, f"--clip_range {args.clip_range}: must be positive")
+    require(args.dual_clip == 0 or args.dual_clip > 1, f"--dual_clip {args.dual_clip}: must be above 1, or 0 for none")
+    require(
+        args.dual_clip == 0 or args.loss_type != "cispo",
+        "--dual_clip: cispo bounds the ratio whatever the advantage's sign; use --clip_range_high",
+    )
     require(args.overlong_buffer < args.max_new_tokens, "--overlong_buffer must be less than --max_new_tokens")
 
 
@@ -93,17 +103,21 @@ def overlong_penalty(length: int, ended: bool, limit: int, buffer: int) -> float
     return 1.0 if not ended else max(0.0, length - (limit - buffer)) / buffer
 
 
-def group_advantages(rewards: list[float], group: list[int], divide: bool, floor: float = 0.0) -> list[float]:
+def group_advantages(
+    rewards: list[float], group: list[int], divide: bool, floor: float = 0.0, ddof: int = 0
+) -> list[float]:
     """Return R - mean R of the group, divided by its standard deviation if asked; 0 where all R are the same.
 
     Args:
-        floor: a standard deviation counts as this at least. Where all of a group fail, their rewards differ only by
+        ddof: delta degrees of freedom: the variance of n rewards is their squared deviations' sum over n - ddof.
+        floor: that standard deviation counts as this at least. Where all of a group fail, their rewards differ only by
             lengths; divided by that, the length penalty would count as much as the tests do elsewhere. A group with one
             pass has 0.33 for 8 samples and 0.12 for 64.
 
     >>> group_advantages([1.0, 0.0, 0.5, 0.5], [0, 0, 1, 1], divide=True)
     [1.0, -1.0, 0.0, 0.0]
     """
+    spread = stdev if ddof else pstdev
     members = {number: [r for r, g in zip(rewards, group, strict=True) if g == number] for number in group}
     advantage = []
     for reward, number in zip(rewards, group, strict=True):
@@ -111,28 +125,35 @@ def group_advantages(rewards: list[float], group: list[int], divide: bool, floor
         if min(theirs) == max(theirs):
             advantage.append(0.0)
         else:
-            advantage.append((reward - fmean(theirs)) / (max(pstdev(theirs), floor) if divide else 1.0))
+            advantage.append((reward - fmean(theirs)) / (max(spread(theirs), floor) if divide else 1.0))
     return advantage
 
 
 def weights(lengths: list[int], loss_type: str, max_new_tokens: int) -> list[float]:
     """Return the weight of each completion's tokens in the loss of an update; length 0 masks the completion.
 
-    >>> weights([1, 4, 0], "grpo", 8), weights([1, 4, 0], "dr_grpo", 8), weights([1, 4, 0], "dapo", 8)
-    ([0.5, 0.125, 0.0], [0.0625, 0.0625, 0.0], [0.2, 0.2, 0.0])
+    A mean is over what is trained on. dr_grpo divides by a constant instead, so there masked completions count, as in
+    TRL.
+
+    >>> weights([1, 4, 0], "grpo", 8), weights([1, 3, 0, 0], "dr_grpo", 8), weights([1, 4, 0], "dapo", 8)
+    ([0.5, 0.125, 0.0], [0.03125, 0.03125, 0.0, 0.0], [0.2, 0.2, 0.0])
     """
-    count = sum(length > 0 for length in lengths)
     if loss_type in ("grpo", "gspo"):
+        count = sum(length > 0 for length in lengths)
         return [1 / (count * length) if length else 0.0 for length in lengths]
-    total = sum(lengths) if loss_type in ("dapo", "cispo") else count * max_new_tokens
+    total = sum(lengths) if loss_type in ("dapo", "cispo") else len(lengths) * max_new_tokens
     return [1 / total if length else 0.0 for length in lengths]
 
 
 def policy_objective(logprobs: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, loss_type: str, low: float,
-                     high: float) -> tuple[Tensor, Tensor]:  # fmt: skip
+                     high: float, dual: float = 0.0) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return what is maximised at each token, and its ratio; both (B, R), the advantage is (B, 1).
 
     Log-probabilities are 0 on padding, where the caller must mask the objective.
+
+    Args:
+        low, high: the clip range is 1 - low to 1 + high. dual: the objective is dual * A at least where A < 0; 0: no
+            bound.
     """
     from model.reference import MAX_LOG_RATIO
 
@@ -142,7 +163,10 @@ def policy_objective(logprobs: Tensor, old: Tensor, advantage: Tensor, mask: Ten
     ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     if loss_type == "cispo":
         return ratio.detach().clamp(max=1 + high) * advantage * logprobs, ratio
-    return (ratio * advantage).minimum(ratio.clamp(1 - low, 1 + high) * advantage), ratio
+    objective = (ratio * advantage).minimum(ratio.clamp(1 - low, 1 + high) * advantage)
+    if dual:
+        objective = objective.maximum(dual * advantage.clamp(max=0))  # where A >= 0, so is the objective
+    return objective, ratio
 
 
 def grpo_loss(args: Args, logprobs: Tensor, old: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -153,9 +177,9 @@ def grpo_loss(args: Args, logprobs: Tensor, old: Tensor, batch: Batch) -> tuple[
     """
     from model.reference import kl_estimate
 
-    high = args.clip_range_high or args.clip_range
+    low, high = args.clip_range, clip_range_high(args)
     objective, ratio = policy_objective(
-        logprobs, old, batch.advantage, batch.mask, args.loss_type, args.clip_range, high
+        logprobs, old, batch.advantage, batch.mask, args.loss_type, low, high, args.dual_clip
     )
     weight = batch.weight * batch.mask  # (B, R)
     policy_loss = -(weight * objective).sum()
@@ -163,10 +187,15 @@ def grpo_loss(args: Args, logprobs: Tensor, old: Tensor, batch: Batch) -> tuple[
     return loss, ratio, {"policy_loss": policy_loss}
 
 
+def clip_range_high(args: Args) -> float:
+    """Return how far a ratio may rise above 1. CISPO's cap is 5, as ScaleRL (arXiv 2510.13786) and TRL have it."""
+    return args.clip_range_high or (4.0 if args.loss_type == "cispo" else args.clip_range)
+
+
 def clipped(args: Args, ratio: Tensor) -> Tensor:
     """Return which ratios are outside the clip range; CISPO has no lower end."""
     low = args.clip_range if args.loss_type != "cispo" else float("inf")
-    return (ratio > 1 + (args.clip_range_high or args.clip_range)) | (ratio < 1 - low)
+    return (ratio > 1 + clip_range_high(args)) | (ratio < 1 - low)
 
 
 def sample_groups(args: Args, run: Any, reward_fn: Any) -> tuple[list[Sample], list[Sample], dict[str, int]]:
@@ -203,15 +232,16 @@ def main(args: Args) -> None:
         for _ in run.steps():
             # sample and reward
             samples, scored, counts = sample_groups(args, run, reward_fn)  # B of them are trained on
-            for s in scored:  # as in DAPO, where long right code still earns more than short wrong code
-                s.reward -= overlong_penalty(s.length, s.rollout.ended, args.max_new_tokens, args.overlong_buffer)
+            for s in scored:  # half, because DAPO takes it off rewards of -1 and 1, and ours are 0 and 1
+                s.reward -= 0.5 * overlong_penalty(s.length, s.rollout.ended, args.max_new_tokens, args.overlong_buffer)
             if not samples:
                 run.skip_update((run.metrics(scored, []) if scored else {}) | counts)
                 continue
 
             # advantage
             rewards, groups = [s.reward for s in samples], [s.group for s in samples]
-            advantage = group_advantages(rewards, groups, args.loss_type != "dr_grpo", args.std_floor)
+            divide = args.loss_type != "dr_grpo"
+            advantage = group_advantages(rewards, groups, divide, args.std_floor, args.std_ddof)
             single_update = args.num_iterations == 1 and not 0 < args.minibatch_size < len(samples)
             batch = run.batch(samples, single_update)  # with the log-probs of reference and old policy, (B, R)
             batch.advantage = torch.tensor(advantage, device=run.device)[:, None]  # (B, 1)

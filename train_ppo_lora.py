@@ -3,10 +3,10 @@
     L = -E[min(rho A, clip(rho, 1 - c, 1 + c) A)],    rho = pi(completion | prompt) / pi_old(completion | prompt)
 
 A is R = r - alpha * length / 100, z-scored over the batch; rho is the ratio of the whole completion, and there is no
-critic, as in the original. Flags give another R (`--reward`), rho for each token, a critic with GAE (arXiv
-1506.02438), an entropy bonus, the KL to the SFT adapter in the reward (k1) or in the loss (k3), and early stopping of
-a batch's epochs. Left out: a learning rate that decays by default, and a critic with weights, learning rate and clip
-range of its own (ours is a linear head on the policy).
+critic, as in the original. Flags give another R (`--reward`), rho for each token, a critic with GAE (arXiv 1506.02438),
+an entropy bonus, the KL to the SFT adapter in the reward (k1) or in the loss (k3), and early stopping of a batch's
+epochs. --dual_clip d bounds the minimum at d A where A < 0 (arXiv 1912.09729). Left out: a learning rate that decays by
+default, and a critic with weights, learning rate and clip range of its own (ours is a linear head on the policy).
 """
 
 from __future__ import annotations
@@ -43,10 +43,15 @@ class Args(RolloutArgs):
     seed: int = 42  # task order, sampling and minibatches
     # objective
     clip_range: float = 0.2  # how far the ratio may move before its gradient stops
+    dual_clip: float = 0.0  # where A < 0, the objective is this times A at least; above 1, usually 3; 0: no bound
     ratio_level: Literal["sequence", "token"] = "sequence"  # whether a completion or each of its tokens has a ratio
     normalize_advantages: bool = True  # z-score them over the batch
+    std_ddof: Literal[0, 1] = (
+        0  # delta degrees of freedom: the advantages' std divides by n less this; torch's by n - 1
+    )
     std_floor: float = 0.1  # least std to divide by, so that length alone never counts like the tests; 0: none
     value_coef: float = 0.0  # weight of the critic's loss, usually 0.5; 0 trains no critic
+    critic_warmup: int = 0  # batches that train only the critic, before the policy's first update
     gamma: float = 1.0  # discount per token, with a critic
     gae_lambda: float = 0.95  # GAE: 0 trusts the critic, 1 the reward
     entropy_coef: float = 0.0  # weight of the entropy bonus, a mean over tokens; usually 0.01
@@ -70,14 +75,17 @@ def check(args: Args) -> None:
     check_sampling_args(args)
     require_at_least(1, args, "num_updates", "ppo_epochs")
     require_at_least(0, args, "minibatch_size", "value_coef", "entropy_coef", "kl_coef", "target_kl")
-    require_at_least(0, args, "std_floor")
+    require_at_least(0, args, "std_floor", "critic_warmup")
     require(args.clip_range > 0, f"--clip_range {args.clip_range}: must be positive")
+    require(args.dual_clip == 0 or args.dual_clip > 1, f"--dual_clip {args.dual_clip}: must be above 1, or 0 for none")
     require(0 <= args.gamma <= 1, f"--gamma {args.gamma}: must be in [0, 1]")
     require(0 <= args.gae_lambda <= 1, f"--gae_lambda {args.gae_lambda}: must be in [0, 1]")
     require(
         args.value_coef == 0 or args.ratio_level == "token",
         "--value_coef: a critic gives each token its own advantage; add --ratio_level token",
     )
+    require(args.critic_warmup == 0 or args.value_coef > 0, "--critic_warmup: there is no critic; add --value_coef 0.5")
+    require(args.critic_warmup < args.num_updates, "--critic_warmup must be less than --num_updates")
     require(
         not args.normalize_advantages or args.batch_size * args.num_samples >= 2 or args.value_coef > 0,
         "one completion has no z-score: raise --batch_size or --num_samples, or give --no_normalize_advantages",
@@ -99,14 +107,15 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantage, (advantage + values) * mask
 
 
-def z_score(advantage: Tensor, mask: Tensor, floor: float = 0.0) -> Tensor:
+def z_score(advantage: Tensor, mask: Tensor, floor: float = 0.0, ddof: int = 0) -> Tensor:
     """Scale to mean 0 and standard deviation 1 over the mask; return zeros where all values are equal.
 
     Args:
+        ddof: delta degrees of freedom: the variance of n values is their squared deviations' sum over n - ddof.
         floor: the standard deviation counts as this at least. Where all of a batch fail, it is one of lengths alone.
     """
     chosen = advantage[mask].double()
-    std = chosen.std(correction=0)
+    std = chosen.std(correction=min(ddof, len(chosen) - 1))  # of one value: 0, not nan
     if std < 1e-7:
         return advantage * 0.0
     return ((advantage - chosen.mean()) / std.clamp(min=floor) * mask).to(advantage.dtype)
@@ -120,9 +129,10 @@ def ratios(logprobs: Tensor, old: Tensor, level: str) -> Tensor:
     return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
-def clipped_objective(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
-    """Return min(rho A, clip(rho) A), shaped as the ratio."""
-    return (ratio * advantage).minimum(ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
+def clipped_objective(ratio: Tensor, advantage: Tensor, clip_range: float, dual: float = 0.0) -> Tensor:
+    """Return min(rho A, clip(rho) A), shaped as the ratio; with `dual` it is dual * A at least where A < 0."""
+    objective = (ratio * advantage).minimum(ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
+    return objective.maximum(dual * advantage.clamp(max=0)) if dual else objective  # where A >= 0, so is the objective
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float) -> Tensor:
@@ -143,7 +153,7 @@ def ppo_loss(args: Args, out: TokenOutputs, values: Tensor | None, batch: Batch,
 
     mask = batch.mask > 0  # (B, R)
     ratio = ratios(out.logprobs, batch.old_logprobs, args.ratio_level)  # (B, R) or (B, 1)
-    surrogate = clipped_objective(ratio, batch.advantage, args.clip_range)
+    surrogate = clipped_objective(ratio, batch.advantage, args.clip_range, args.dual_clip)
     counted = mask[:, : ratio.shape[1]]  # one ratio a completion: its first token's place
     terms = {"policy_loss": -surrogate[counted].sum() / num_ratios}
     loss = terms["policy_loss"]
@@ -180,7 +190,7 @@ def estimate_advantages(args: Args, batch: Batch) -> tuple[Tensor, Tensor]:
     else:
         raw = token_rewards.sum(1, keepdim=True)  # (B, 1)
         counted = torch.ones_like(raw) > 0
-    batch.advantage = z_score(raw, counted, args.std_floor) if args.normalize_advantages else raw
+    batch.advantage = z_score(raw, counted, args.std_floor, args.std_ddof) if args.normalize_advantages else raw
     return raw, counted
 
 
@@ -198,12 +208,22 @@ def main(args: Args) -> None:
     tasks = read_tasks(args.train_path, args.prompt_level, args.instruct)
     reward_fn = chosen_reward(args, language_of(tasks))
 
+    import torch
+
     from training.metrics import Metrics, over_steps
     from training.run import training_run
 
     critic = args.value_coef > 0
     with training_run(args, "ppo", tasks, args.num_updates, args.token_budget, critic) as run:
+        if critic and args.gae_lambda < 1 and not args.critic_warmup:
+            print(
+                f"warning: the critic starts at zero, and --gae_lambda {args.gae_lambda} relies on it from the first "
+                "batch, which biases the advantages (VC-PPO, arXiv 2503.01491); give --gae_lambda 1, or train the "
+                "critic alone first: --critic_warmup N"
+            )
         for _ in run.steps():
+            warm_up = run.step <= args.critic_warmup and not args.dry_run  # a dry run measures a whole update
+
             # sample and reward
             samples = run.score(run.sample(args.batch_size), reward_fn)  # B of them
             if not samples:
@@ -221,7 +241,8 @@ def main(args: Args) -> None:
                 metrics, num_tokens = Metrics(), minibatch.num_tokens
                 num_ratios = num_tokens if args.ratio_level == "token" else len(minibatch)
                 for micro_batch in run.micro_batches(minibatch):
-                    out = run.outputs(micro_batch.samples, entropy=args.entropy_coef > 0, hidden=critic)
+                    with torch.set_grad_enabled(not warm_up):  # without it, the loss reaches the critic alone
+                        out = run.outputs(micro_batch.samples, entropy=args.entropy_coef > 0, hidden=critic)
                     values = run.values(out) if critic else None
                     loss, ratio, terms = ppo_loss(args, out, values, micro_batch, num_ratios, num_tokens)
                     run.backward(loss)

@@ -83,9 +83,14 @@ def add_up(values: dict[str, float]) -> dict[str, float]:
 
 
 def add_up_gradients(weights: list[torch.nn.Parameter]) -> None:
-    """Replace each weight's gradient by its sum over the processes, in one exchange (adapters are small)."""
+    """Replace each weight's gradient by its sum over the processes, in one exchange (adapters are small).
+
+    A weight that no process's loss reached keeps None, so that AdamW leaves it and its moments as they are.
+    """
     if count() == 1:
         return
+    reached = map(any, zip(*gather([[weight.grad is not None for weight in weights]]), strict=True))
+    weights = [weight for weight, found in zip(weights, reached, strict=True) if found]
     for weight in weights:
         if weight.grad is None:  # no sample of this process's share reached the weight
             weight.grad = torch.zeros_like(weight)

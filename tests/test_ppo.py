@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import train_ppo_lora
 import train_rl_lora
 from common import InputError
-from train_ppo_lora import Args, clipped_objective, clipped_value_loss, gae, ratios, z_score
+from train_ppo_lora import Args, check, clipped_objective, clipped_value_loss, gae, ratios, z_score
 from training import run as training
 from training import sampler
 from training.samples import Batch
@@ -283,6 +283,123 @@ def test_the_floor_reaches_the_update(start, tasks_path, tmp_path, known_run):
     assert norms[0] > 10 * norms[1] > 0
     with pytest.raises(InputError, match="std_floor"):
         train_ppo_lora.check(Args(std_floor=-0.1))
+
+
+def test_the_degrees_of_freedom_of_the_z_score():
+    everywhere, advantage = torch.ones(4, 1) > 0, torch.tensor([[1.0], [0.0], [0.0], [0.0]])
+    for ddof in (0, 1):
+        expected = (advantage - advantage.mean()) / advantage.std(correction=ddof)
+        assert torch.allclose(z_score(advantage, everywhere, 0.1, ddof), expected)
+    wider = z_score(advantage, everywhere)[0] / z_score(advantage, everywhere, 0.0, 1)[0]
+    assert wider.item() == pytest.approx((4 / 3) ** 0.5) == pytest.approx(1.155, abs=1e-3)
+    near = torch.tensor([[0.18], [0.0], [0.18], [0.0]])  # the floor is for the std as it was asked for: 0.09 and 0.104
+    assert z_score(near, everywhere, 0.1)[0].item() == pytest.approx(0.9)
+    assert z_score(near, everywhere, 0.1, 1)[0].item() == pytest.approx(0.09 / near.std().item())
+    assert z_score(torch.tensor([[2.0]]), torch.tensor([[True]]), 0.0, 1).tolist() == [[0.0]]  # the rest left out
+
+
+def test_the_dual_clip_bounds_what_a_negative_advantage_can_do():
+    ratio = torch.tensor([10.0, 2.9, 3.1, 1.0, 0.1, 10.0, 0.1, 10.0], dtype=torch.float64, requires_grad=True)
+    advantage = torch.tensor([-2.0, -2.0, -2.0, -2.0, -2.0, 2.0, 2.0, 0.0], dtype=torch.float64)
+    objective = clipped_objective(ratio, advantage, 0.2, 3.0)
+    (gradient,) = torch.autograd.grad(objective.sum(), ratio)
+    assert objective.tolist() == pytest.approx([-6.0, -5.8, -6.0, -2.0, -1.6, 2.4, 0.2, 0.0])
+    assert gradient.tolist() == [0.0, -2.0, 0.0, -2.0, 0.0, 0.0, 2.0, 0.0]
+    plain = clipped_objective(ratio, advantage, 0.2)
+    (gradient,) = torch.autograd.grad(plain.sum(), ratio)
+    assert plain[0].item() == -20.0 and gradient[0].item() == -2.0  # nothing else bounds that side
+    assert torch.equal(plain[3:], objective[3:])
+
+
+def test_std_and_dual_clip_reach_the_update(start, tasks_path, tmp_path, known_run):
+    norms = {}
+    for name, changed in {"": {}, "ddof": {"std_ddof": 1}, "dual": {"dual_clip": 1.0001}}.items():
+        known_run()
+        args = arguments(start, tasks_path, tmp_path, ppo_epochs=2, length_penalty_alpha=0.0, clip_range=10.0,
+                         ratio_level="token", learning_rate=0.5, output_dir=str(tmp_path / f"r{name}"), **changed)  # fmt: skip
+        train_ppo_lora.main(args)
+        norms[name] = log_of(args)[0]["grad_norm"]
+    assert norms["ddof"] < norms[""] != norms["dual"]
+
+
+def test_the_warm_up_trains_only_the_critic(start, tasks_path, tmp_path, known_run, capsys):
+    sampled = known_run()
+    args = arguments(start, tasks_path, tmp_path, ratio_level="token", value_coef=0.5, entropy_coef=0.01, num_updates=3,
+                     ppo_epochs=1, critic_warmup=2, learning_rate=0.1, keep_every=2)  # fmt: skip
+    train_ppo_lora.main(args)
+    before, warm, after = (load_file(f"{at}/adapter_model.safetensors")
+                           for at in (start, f"{args.output_dir}/step_2", args.output_dir))  # fmt: skip
+    assert all(torch.equal(before[name], warm[name]) for name in before)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert load_file(f"{args.output_dir}/critic.safetensors")["weight"].abs().max() > 0
+    first, second, third = log_of(args)
+    assert first["explained_variance"] == pytest.approx(0) and second["explained_variance"] != pytest.approx(0)
+    assert first["kl_reference"] == third["kl_reference"] == 0  # before its update
+    assert third["sampled_tokens"] == sum(len(r.token_ids) for rollouts in sampled for r in rollouts)
+    assert "warning" not in capsys.readouterr().out
+
+    # the first gradient in plain float64: the critic's loss with V = 0, on states that stand still
+    plain, loss, tokens = Plain(start), 0.0, sum(len(r.token_ids) for r in sampled[0])
+    for i, r in enumerate(sampled[0]):
+        steps, values = len(r.token_ids), plain.tokens(r)[2]
+        returns = [0.95 ** (steps - 1 - t) * reward(r, i, 0.01) for t in range(steps)]
+        loss = loss + 0.5 * sum(0.5 * (values[t] - returns[t]) ** 2 for t in range(steps)) / tokens
+    gradients = torch.autograd.grad(loss, [plain.head, plain.offset])
+    assert first["grad_norm"] == pytest.approx(torch.cat(gradients).norm().item(), rel=1e-3)
+
+
+class Broken(training.RunLog):
+    def write(self, record):
+        if record["step"] == 2:
+            raise RuntimeError("the machine went away")
+        super().write(record)
+
+
+def test_an_interrupted_warm_up_goes_on_where_it_was(start, tasks_path, tmp_path, monkeypatch, capsys):
+    ends = []
+    for name in ("whole", "stopped"):
+        args = arguments(start, tasks_path, tmp_path, ratio_level="token", value_coef=0.5, critic_warmup=2,
+                         num_updates=3, ppo_epochs=1, learning_rate=1e-3, save_every=1,
+                         output_dir=str(tmp_path / name))  # fmt: skip
+        if name == "stopped":
+            with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the machine went away"):
+                patch.setattr(training, "RunLog", Broken)
+                train_ppo_lora.main(args)
+        train_ppo_lora.main(args)
+        files = (f"{args.output_dir}/{part}.safetensors" for part in ("adapter_model", "critic"))
+        ends.append({name: weight for file in files for name, weight in load_file(file).items()})
+    assert "resuming after step 1" in capsys.readouterr().out
+    assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "warns"),
+    [
+        ({"value_coef": 0.5, "ratio_level": "token"}, True),
+        ({"value_coef": 0.5, "ratio_level": "token", "gae_lambda": 1.0}, False),
+        ({}, False),
+    ],
+)
+def test_a_critic_that_starts_at_zero_is_warned_of(start, tasks_path, tmp_path, capsys, settings, warns):
+    train_ppo_lora.main(arguments(start, tasks_path, tmp_path, ppo_epochs=1, dry_run=True, **settings))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: the critic")]
+    assert len(said) == warns
+    for line in said:
+        assert "arXiv 2503.01491" in line and "--gae_lambda 1," in line and "--critic_warmup N" in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"dual_clip": 1.0}, "--dual_clip 1.0: must be above 1"),
+        ({"critic_warmup": 5}, "--critic_warmup: there is no critic; add --value_coef"),
+        ({"critic_warmup": -1}, "must not be negative"),
+        ({"critic_warmup": 100, "value_coef": 0.5, "ratio_level": "token"}, "must be less than --num_updates"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, says):
+    with pytest.raises(InputError, match=says):
+        check(Args(**settings))
 
 
 def test_ratios_that_would_overflow_have_no_gradient_left():
