@@ -54,7 +54,9 @@ answer() {
         [ "$question" != batch ] || variant ppo batch8 $PPO_FLAGS --batch_size 8
         ;;
     grpo)
-        for loss in grpo dr_grpo dapo cispo; do variant grpo $loss $GRPO_FLAGS --num_iterations 2 --loss_type $loss; done
+        for loss in grpo dr_grpo dapo cispo; do # one range for all: cispo's own would end at 5, not at 1.2
+            variant grpo $loss $GRPO_FLAGS --num_iterations 2 --loss_type $loss --clip_range_high 0.2
+        done
         variant grpo gspo $GRPO_FLAGS --num_iterations 2 --loss_type gspo --clip_range 3e-4 --clip_range_high 4e-4
         ;;
     rounds)

@@ -13,7 +13,16 @@
 #   ROUNDS=2                  train_DPO.sh samples, makes pairs and trains twice
 #   NEW_TOKENS=768            most tokens of an answer (deepseek with TASKS=verilog)
 #   STEPS=2 LIMIT=4           a short run: updates per stage; tasks per evaluation and for DPO's pairs
+#   ORIGINAL=1                deepseek: what the original system ran, where our defaults differ
+#   TUNED=1                   deepseek: rates and sample counts that LoRA learns at, and a token budget
+#   RL_FLAGS="--top_p 0.9"    more flags for REINFORCE, after the profile's, so that they win; also SFT_FLAGS,
+#                             PPO_FLAGS, GRPO_FLAGS, DPO_DATA_FLAGS, DPO_FLAGS, EVAL_FLAGS
 set -eu
+# MY_RL_FLAGS and so on keep what the user gave: a script that another one starts sources this file again, and there
+# RL_FLAGS has been made already.
+for name in SFT RL PPO GRPO DPO_DATA DPO EVAL; do
+    eval ": \"\${MY_${name}_FLAGS=\${${name}_FLAGS:-}}\"; export MY_${name}_FLAGS; ${name}_FLAGS="
+done
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
 # .venv holds a copy of each file that was installed into it. run_tests.sh lists a second file.
@@ -89,7 +98,17 @@ refuse() {
 if [ -z "${PROFILE:-}" ]; then
     pick
 fi
-echo "profile: $PROFILE${why:+ (picked: $why)}"
+case ${ORIGINAL:-0}${TUNED:-0} in
+00) variant="" ;;
+10) variant=_original ;;
+01) variant=_tuned ;;
+*) echo "error: ORIGINAL=${ORIGINAL:-0} TUNED=${TUNED:-0}: set one of them to 1, not both" >&2 && exit 2 ;;
+esac
+if [ -n "$variant" ] && [ "$PROFILE${TASKS:+_$TASKS}" != deepseek ]; then
+    echo "error: ORIGINAL and TUNED are for PROFILE=deepseek without TASKS, not for $PROFILE${TASKS:+ TASKS=$TASKS}" >&2
+    exit 2
+fi
+echo "profile: $PROFILE$variant${why:+ (picked: $why)}"
 
 need() { # MAKER FILE...: make files that ship with the repository, if one is missing
     maker=$1
@@ -112,6 +131,17 @@ EOF
         esac
         [ -f "$file" ] || python "data/$maker" ${SOURCE:+--source "$SOURCE"}
     done
+}
+
+# learning_rates TOKENS: flags for smol, qwen and tuned deepseek. LoRA wants about ten times the rates of full tuning.
+learning_rates() {
+    budget="--token_budget $1" # sampled tokens: the same for every method
+    RL_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --baseline rloo"
+    RL_FLAGS="$RL_FLAGS --learning_rate 1e-4"
+    PPO_FLAGS="$length_flags $passes $budget --num_updates 1000 --num_samples 8 --learning_rate 1e-4"
+    GRPO_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --learning_rate 1e-4"
+    DPO_DATA_FLAGS="$length_flags --token_budget $(($1 / ${ROUNDS:-1})) --num_samples 8 --rejected random"
+    DPO_FLAGS="--learning_rate 5e-5 $passes"
 }
 
 case $PROFILE${TASKS:+_$TASKS} in
@@ -157,7 +187,7 @@ deepseek_verilog) # LoRA r 16, alpha 32, dropout 0.1, as in the original
     rl_flags="$length_flags --gradient_checkpointing --no_unpack_to_sample --sample_batch_size 8 --time_limit 10"
     SFT_FLAGS="--max_length 1536 --instruct --prompt_level all --gradient_checkpointing"
     SFT_FLAGS="$SFT_FLAGS --lora_r 16 --lora_alpha 32 --lora_dropout 0.1"
-    PPO_FLAGS="$rl_flags --batch_size 8 --curriculum_epochs 4"
+    PPO_FLAGS="$rl_flags --batch_size 8 --gae_lambda 1 --curriculum_epochs 4"
     GRPO_FLAGS="$rl_flags --curriculum_epochs 0.5" # a run draws 100 tasks
     EVAL_FLAGS="$length_flags --batch_size 8 --time_limit 10"
     ;;
@@ -169,23 +199,28 @@ smol | qwen) # real models that a small GPU or a CPU can train
     SFT=${PREFIX}_lora_sft
     length_flags="--max_length 768 --max_new_tokens 256"
     passes="--micro_batch_tokens 2048" # less memory than 4096, for a CPU
-    budget="--token_budget 40000" # sampled tokens: the same for every method
     SFT_FLAGS="--max_length 768 --learning_rate 2e-4 --per_device_train_batch_size 4 --gradient_accumulation_steps 2"
-    RL_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --baseline rloo"
-    RL_FLAGS="$RL_FLAGS --learning_rate 1e-4"
-    PPO_FLAGS="$length_flags $passes $budget --num_updates 1000 --num_samples 8 --learning_rate 1e-4"
-    GRPO_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --learning_rate 1e-4"
-    DPO_DATA_FLAGS="$length_flags --token_budget $((40000 / ${ROUNDS:-1})) --num_samples 8 --rejected random"
-    DPO_FLAGS="--learning_rate 5e-5 $passes"
+    learning_rates 40000
     EVAL_FLAGS="--max_length 2048 --max_new_tokens 256" # a prompt of MBPP's test tasks has 1,735 tokens
     fetch
     ;;
-deepseek) # the scripts' own defaults
-    : "${PREFIX:=${MODEL:+$(basename "$MODEL" .gguf)}}" "${PREFIX:=deepseek_1_3b}"
+deepseek) # the scripts' own defaults: the original's, but for what ORIGINAL=1 changes
+    : "${PREFIX:=${MODEL:+$(basename "$MODEL" .gguf)$variant}}" "${PREFIX:=deepseek_1_3b$variant}"
     : "${MODEL:=deepseek-ai/deepseek-coder-1.3b-base}"
     : "${TRAIN:=data/humaneval_train.jsonl}" "${TEST:=data/humaneval_test.jsonl}"
     SFT=${PREFIX}_lora_sft_v2
-    SFT_FLAGS="" RL_FLAGS="" PPO_FLAGS="" GRPO_FLAGS="" DPO_DATA_FLAGS="" DPO_FLAGS="" EVAL_FLAGS=""
+    case $variant in
+    _original) # 200 updates of SFT, where an epoch has 17; GRPO is not in the original
+        SFT_FLAGS="--max_steps 200"
+        RL_FLAGS="--temperature 0.8 --top_p 0.95"
+        PPO_FLAGS="$RL_FLAGS --std_ddof 1 --std_floor 0"
+        ;;
+    _tuned) # at 5e-6, REINFORCE of 100 single samples changes hardly a greedy completion
+        length_flags="" passes=""
+        SFT_FLAGS="--learning_rate 2e-4"
+        learning_rates 200000
+        ;;
+    esac
     fetch
     ;;
 *)
@@ -203,13 +238,13 @@ RESULTS=${RESULTS:-results} CHECKPOINTS=${CHECKPOINTS:-checkpoints}
 SEED=${SEED:-42}
 [ "$SEED" = 42 ] && run="" || run=_seed$SEED
 SFT=$CHECKPOINTS/$SFT$run
-SFT_FLAGS="$SFT_FLAGS --seed $SEED ${STEPS:+--max_steps $STEPS}"
-RL_FLAGS="${RL_FLAGS:-} --seed $SEED ${STEPS:+--num_steps $STEPS}"
-PPO_FLAGS="$PPO_FLAGS --seed $SEED ${STEPS:+--num_updates $STEPS}"
-GRPO_FLAGS="$GRPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS}"
-DPO_DATA_FLAGS="${DPO_DATA_FLAGS:-} ${LIMIT:+--limit $LIMIT}"
-DPO_FLAGS="${DPO_FLAGS:-} --seed $SEED ${STEPS:+--num_steps $STEPS}"
-EVAL_FLAGS="$EVAL_FLAGS ${LIMIT:+--limit $LIMIT}"
+SFT_FLAGS="$SFT_FLAGS --seed $SEED ${STEPS:+--max_steps $STEPS} $MY_SFT_FLAGS"
+RL_FLAGS="$RL_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS} $MY_RL_FLAGS"
+PPO_FLAGS="$PPO_FLAGS --seed $SEED ${STEPS:+--num_updates $STEPS} $MY_PPO_FLAGS"
+GRPO_FLAGS="$GRPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS} $MY_GRPO_FLAGS"
+DPO_DATA_FLAGS="$DPO_DATA_FLAGS ${LIMIT:+--limit $LIMIT} $MY_DPO_DATA_FLAGS"
+DPO_FLAGS="$DPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS} $MY_DPO_FLAGS"
+EVAL_FLAGS="$EVAL_FLAGS ${LIMIT:+--limit $LIMIT} $MY_EVAL_FLAGS"
 
 # checkpoint_name METHOD ALPHA: print the checkpoint's name, as in the original.
 checkpoint_name() {

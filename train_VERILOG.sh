@@ -16,8 +16,8 @@ evaluate base "$MODEL"
 sft
 
 ppo=$CHECKPOINTS/${PREFIX}_lora_ppo$run
-stage "$ppo" "$SFT" python train_ppo_lora.py --output_dir "$ppo" $RL $PPO_FLAGS \
-    --ratio_level token --value_coef 0.5 --entropy_coef 0.01 --max_grad_norm 0.5 --clip_range 0.2
+stage "$ppo" "$SFT" python train_ppo_lora.py --output_dir "$ppo" $RL \
+    --ratio_level token --value_coef 0.5 --entropy_coef 0.01 --max_grad_norm 0.5 --clip_range 0.2 $PPO_FLAGS
 evaluate "ppo$run" "$ppo"
 
 grpo=$CHECKPOINTS/${PREFIX}_lora_grpo$run

@@ -30,7 +30,7 @@ def test_known_rows():
     assert row(page, "--clip_range_high") == [
         "number",
         "`0.0`",
-        "how far it may rise; 0 takes --clip_range (DAPO: 0.28)",
+        "how far it may rise; 0 takes --clip_range, or 4 for cispo (DAPO: 0.28)",
         "grpo",
     ]
     assert row(page, "--baseline")[:2] == ["`none`, `mean`, `rloo`", "`none`"]

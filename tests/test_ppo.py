@@ -316,7 +316,8 @@ def test_std_and_dual_clip_reach_the_update(start, tasks_path, tmp_path, known_r
     for name, changed in {"": {}, "ddof": {"std_ddof": 1}, "dual": {"dual_clip": 1.0001}}.items():
         known_run()
         args = arguments(start, tasks_path, tmp_path, ppo_epochs=2, length_penalty_alpha=0.0, clip_range=10.0,
-                         ratio_level="token", learning_rate=0.5, output_dir=str(tmp_path / f"r{name}"), **changed)  # fmt: skip
+                         ratio_level="token", learning_rate=0.5, output_dir=str(tmp_path / f"r{name}"),
+                         **changed)  # fmt: skip
         train_ppo_lora.main(args)
         norms[name] = log_of(args)[0]["grad_norm"]
     assert norms["ddof"] < norms[""] != norms["dual"]

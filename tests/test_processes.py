@@ -19,7 +19,7 @@ COMMON = dict(max_length=384, max_new_tokens=48, sft_model="{start}", train_path
 RUNS = {
     "rl": dict(num_steps=2, batch_size=3, num_samples=3, baseline="rloo"),
     "ppo": dict(num_updates=2, batch_size=3, num_samples=3, ppo_epochs=2, minibatch_size=5, value_coef=0.5,
-                ratio_level="token"),
+                ratio_level="token", critic_warmup=1),
     "grpo": dict(num_steps=2, batch_size=3, num_samples=3, seed=5, dynamic_sampling=True),
     "dpo": dict(train_path="{pairs}", batch_size=3, num_steps=2, max_length=None, max_new_tokens=None),
 }  # fmt: skip

@@ -4,6 +4,7 @@
 `profile.sh` asks, with PyTorch's own messages.
 """
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -216,6 +217,108 @@ def test_the_page_shows_the_error_as_it_is(copy):
     assert " ".join(refused(copy).split()) in " ".join(shown.split())
     for build in ("cu126", "cu130"):
         assert index(build) in shown
+
+
+DEEPSEEK = {"PROFILE": "deepseek", "MODEL": "data/pocket_coder", "PREFIX": "x", "TRAIN": "data/pocket_train.jsonl",
+            "TEST": "data/pocket_test.jsonl"}  # fmt: skip
+STAGES = ("SFT", "RL", "PPO", "GRPO", "DPO_DATA", "DPO", "EVAL")
+SHOW = "; ".join(f'echo "{stage}: $(echo ${stage}_FLAGS)"' for stage in STAGES)  # echo drops spare blanks
+
+
+def flags(copy: Path, script: str = f". ./profile.sh; {SHOW}", **settings: str) -> dict[str, str]:
+    """The flags that each stage gets."""
+    done = run(copy, "-c", script, **DEEPSEEK | settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = (line.partition(":") for line in done.stdout.splitlines() if not line.startswith("profile"))
+    return {stage: words.strip() for stage, _, words in lines}
+
+
+def test_original_is_what_the_original_system_ran(copy):
+    plain, original = flags(copy), flags(copy, ORIGINAL="1")
+    assert plain["RL"] == plain["PPO"] == plain["SFT"] == "--seed 42" and plain["EVAL"] == plain["DPO_DATA"] == ""
+    assert original["SFT"] == "--max_steps 200 --seed 42"
+    assert original["RL"] == "--temperature 0.8 --top_p 0.95 --seed 42"
+    assert original["PPO"] == "--temperature 0.8 --top_p 0.95 --std_ddof 1 --std_floor 0 --seed 42"
+    assert {name: original[name] for name in STAGES[3:]} == {name: plain[name] for name in STAGES[3:]}
+    assert flags(copy, ORIGINAL="1", STEPS="2")["SFT"].endswith("--max_steps 2")
+    assert flags(copy, ORIGINAL="0", TUNED="0") == flags(copy, ORIGINAL="", TUNED="") == plain
+
+
+def test_tuned_has_qwen_s_rates_and_samples(copy):
+    tuned, qwen = flags(copy, TUNED="1"), flags(copy, PROFILE="qwen")
+    for name in ("RL", "PPO", "GRPO"):
+        assert "--learning_rate 1e-4" in tuned[name] and "--num_samples 8" in tuned[name]
+        ours = "--max_length 768 --max_new_tokens 256 --micro_batch_tokens 2048 --token_budget 40000"
+        assert qwen[name].startswith(ours)
+        assert tuned[name] == qwen[name].replace(ours, "--token_budget 200000")
+    assert "--baseline rloo" in tuned["RL"]
+    assert tuned["DPO"] == "--learning_rate 5e-5 --seed 42" and tuned["SFT"] == "--learning_rate 2e-4 --seed 42"
+    assert "--token_budget 100000" in flags(copy, TUNED="1", ROUNDS="2")["DPO_DATA"]
+
+
+@pytest.mark.parametrize("setting", [{"ORIGINAL": "1"}, {"TUNED": "1"}])
+def test_the_scripts_take_the_flags(copy, setting):
+    from common import parse_args
+
+    scripts = {"SFT": "train_sft_lora", "RL": "train_rl_lora", "PPO": "train_ppo_lora", "GRPO": "train_grpo_lora",
+               "DPO_DATA": "generate_dpo_data", "DPO": "train_dpo_lora", "EVAL": "eval_humaneval"}  # fmt: skip
+    for name, words in flags(copy, **setting).items():
+        script = importlib.import_module(scripts[name])
+        args = parse_args(script.Args, words.split())
+        getattr(script, "check", lambda args: None)(args)
+
+
+def test_each_has_names_of_its_own(copy):
+    (copy / "deepseek-ai" / "deepseek-coder-1.3b-base").mkdir(parents=True)
+    for settings, prefix, suffix in (
+        ({}, "deepseek_1_3b", "_100"),  # the original's name
+        ({"ORIGINAL": "1"}, "deepseek_1_3b_original", ""),
+        ({"TUNED": "1"}, "deepseek_1_3b_tuned", ""),
+        ({"TUNED": "1", "MODEL": "data/pocket_coder"}, "pocket_coder_tuned", ""),
+        ({"TUNED": "1", "PREFIX": "mine"}, "mine", ""),
+    ):
+        done = run(copy, "-c", '. ./profile.sh; checkpoint_name rl 0.01; echo "$SFT"',
+                   **{**DEEPSEEK, "MODEL": "", "PREFIX": ""} | settings)  # fmt: skip
+        names = [f"checkpoints/{prefix}_lora_{method}" for method in (f"rl_alpha0.01{suffix}", "sft_v2")]
+        assert done.stdout.splitlines()[1:] == names, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"ORIGINAL": "1", "TUNED": "1"}, "ORIGINAL=1 TUNED=1: set one of them to 1, not both"),
+        ({"ORIGINAL": "yes"}, "ORIGINAL=yes TUNED=0: set one of them to 1"),
+        (
+            {"PROFILE": "pocket", "ORIGINAL": "1"},
+            "ORIGINAL and TUNED are for PROFILE=deepseek without TASKS, not for",
+        ),
+        ({"PROFILE": "qwen", "TUNED": "1"}, "ORIGINAL and TUNED are for PROFILE=deepseek without TASKS, not for qwen"),
+        ({"TASKS": "verilog", "TUNED": "1"}, "ORIGINAL and TUNED are for PROFILE=deepseek without TASKS, not for"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(copy, settings, says):
+    done = run(copy, "-c", ". ./profile.sh; echo on", **DEEPSEEK | settings)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"error: {says}")
+
+
+NESTED = f"""
+. ./profile.sh
+(SEED=1; . ./profile.sh)
+. ./profile.sh
+export RESULTS CHECKPOINTS SEED=1
+sh -c '. ./profile.sh; {SHOW.replace("'", "")}'
+"""  # as in reproduce_table.sh and ablations.sh
+
+
+@pytest.mark.parametrize("given", ["pocket", "smol", "qwen", "deepseek"])
+def test_the_user_s_flags_come_last_and_once_however_deep(copy, given):
+    own = {f"{stage}_FLAGS": f"--mine {stage} --two 'words'" for stage in STAGES}
+    plain, extended = (flags(copy, PROFILE=given, **extra) for extra in ({}, own))
+    assert extended == {stage: f"{plain[stage]} --mine {stage} --two 'words'".strip() for stage in STAGES}
+    plain, extended = (flags(copy, NESTED, PROFILE=given, **extra) for extra in ({}, own))
+    assert "--seed 1" in plain["RL"] and "--seed 42" not in plain["RL"]
+    assert extended == {stage: f"{plain[stage]} --mine {stage} --two 'words'".strip() for stage in STAGES}
 
 
 RUN, TESTS = "requirements.txt", "requirements-tests.txt"
