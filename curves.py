@@ -3,8 +3,14 @@
     python curves.py checkpoints/my_ppo checkpoints/my_grpo --figures reward base_reward gen_len
 
 Runs whose folders differ only in `_seedN` at the end share one line, the mean of the seeds, inside a band from the
-lowest seed to the highest. Each point is the mean of `--smooth` steps around it. docs/metrics.md explains the figures.
-The script also prints each figure's mean over the last third of the steps.
+lowest seed to the highest. Each point is the mean of `--smooth` steps around it; figures that few steps have, such as
+`curve_pass_rate`, are drawn as measured. docs/metrics.md explains the figures. The script also prints each figure's
+mean over the last third of the steps.
+
+    python curves.py --pass_at_k results/sft_metrics.json results/grpo_metrics.json results/grpo_seed1_metrics.json
+
+draws pass@k over k instead, a line for each row of the results table, from evaluations with --n_samples 8
+--temperature 1. Where training only sharpens, pass@1 rises and the lines meet at large k (arXiv 2504.13837).
 """
 
 from __future__ import annotations
@@ -18,13 +24,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from common import require, require_at_least, run_script
+from common import InputError, require, require_at_least, run_script
 from reporting.plots import chosen_figures, draw, last_third, read_log
+from reporting.rows import row_name, suite
 
 
 @dataclass
 class Args:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # folders that training wrote
+    pass_at_k: tuple[str, ...] = ()  # metrics files of evaluations: draw pass@k over k, and no logs
     figures: tuple[str, ...] = ()  # names in the log; by default the most telling ones of the method
     x: Literal["epoch", "step", "sampled_tokens"] = "epoch"  # what the horizontal axis shows
     smooth: int = 9  # number of steps that each point averages; 1 draws the steps themselves
@@ -35,6 +43,12 @@ class Args:
 def main(args: Args) -> None:
     require(args.output.endswith(".png"), f"--output {args.output}: must end in .png")
     require_at_least(1, args, "smooth")
+    if args.pass_at_k:
+        require(not (args.runs or args.figures), "--pass_at_k: takes metrics files only, neither runs nor --figures")
+        groups = read_pass_at_k(args.pass_at_k)
+        draw(groups, ["pass_at_k"], "k", 1, Path(args.output))
+        print(f"wrote {args.output}: {json.dumps(list(groups))}")
+        return
     groups: dict[str, list[list[dict]]] = defaultdict(list)
     for run_folder in args.runs:
         if log := read_log(Path(run_folder)):
@@ -56,6 +70,28 @@ def main(args: Args) -> None:
         print(
             f"last third of {label}: " + ", ".join(f"{name} {end:.3g}" for name, end in ends.items() if end is not None)
         )
+
+
+def read_pass_at_k(paths: tuple[str, ...]) -> dict[str, list[list[dict]]]:
+    """Read pass@k of evaluations: row of the results table -> for each seed a record of every k.
+
+    Raises:
+        InputError: a file is no evaluation's metrics, has pass@1 only, or was evaluated otherwise than the first.
+    """
+    groups: dict[str, list[list[dict]]] = defaultdict(list)
+    suites = {}
+    for path in paths:
+        try:
+            metrics = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+            where, name = suite(metrics), row_name(metrics)
+            known = sorted(int(found[1]) for key in metrics if (found := re.fullmatch(r"pass_at_(\d+)", key)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not an evaluation's metrics ({error!r})") from None
+        require(len(known) > 1, f"{path}: has pass@1 only; evaluate with --n_samples 8 --temperature 1")
+        groups[name].append([{"k": k, "pass_at_k": metrics[f"pass_at_{k}"]} for k in known])
+        suites.setdefault(where, path)
+    require(len(suites) == 1, "--pass_at_k: cannot be compared: " + "; ".join(f"{p} ({s})" for s, p in suites.items()))
+    return groups
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ def check_sampling_args(args: Any) -> None:
     """
     require_at_least(0, args, "length_penalty_alpha", "save_every", "token_budget", "max_grad_norm", "parity_bound")
     require_at_least(0, args, "patience", "keep_every", "log_completions", "track_completions")
-    require_at_least(1, args, "valid_every")
+    require_at_least(1, args, "valid_every", "curve_every", "curve_samples", "curve_tasks")
     require(args.patience == 0 or args.valid_path != "", "--patience: needs validation tasks; give --valid_path")
     require_at_least(
         1, args, "batch_size", "num_samples", "max_new_tokens", "sample_batch_size", "micro_batch_tokens", "log_every"

@@ -95,5 +95,9 @@ class RolloutArgs(LoopArgs, EngineArgs, JudgeArgs, RewardArgs):
     valid_path: str = ""  # tasks whose greedy pass rate decides which adapter is kept; "" keeps the last
     valid_every: int = 10  # steps between validations
     patience: int = 0  # stop early after this many validations without a better pass rate; 0 turns this off
+    curve_path: str = ""  # tasks whose pass rate by sampling is logged over the tokens (docs/metrics.md); "" logs none
+    curve_every: int = 10_000  # sampled tokens between points of that curve
+    curve_samples: int = 4  # completions a task for each point
+    curve_tasks: int = 50  # take the first N tasks of the file
     log_completions: int = 1  # keep the completions of every N-th step for report.py; 0 keeps none
     track_completions: int = 0  # send a table of completions to the tracker every N steps; 0 sends none

@@ -15,15 +15,17 @@ from common import read_jsonl
 LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # can be told apart without colour
 
 
-FIGURES = ("base_reward", "reward", "gen_len", "entropy", "kl_reference", "valid_pass_rate", "functional")  # RL
+FIGURES = ("base_reward", "reward", "gen_len", "entropy", "kl_reference")  # RL
+FIGURES += ("valid_pass_rate", "curve_pass_rate", "functional")
 FIGURES += ("loss", "accuracy", "margin", "chosen_logprob")  # DPO; SFT logs only the first
 
 
+FEW = 20  # a figure measured no more often than this has its markers there
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # colour-blind safe: Okabe and Ito
 
 
 def read_log(folder: Path) -> list[dict]:
-    """Read the steps of a run's log, in order and without records of no step.
+    """Read the steps of a run's log, in order and without records of no step. Step 0 is what was measured at the start.
 
     If the folder does not have exactly one training log, print a note and return none.
     """
@@ -31,7 +33,7 @@ def read_log(folder: Path) -> list[dict]:
     if len(logs) != 1:
         print(f"{folder}: skipped, has {len(logs)} training logs (*_train_log.jsonl), not one")
         return []
-    return [record for _, record in read_jsonl(logs[0], "training log") if record.get("step", 0) > 0]
+    return [record for _, record in read_jsonl(logs[0], "training log") if "step" in record]
 
 
 def smoothed(values: np.ndarray, width: int) -> np.ndarray:
@@ -53,17 +55,18 @@ def points_of(log: list[dict], x: str, y: str) -> np.ndarray:
 def curve(logs: list[list[dict]], x: str, y: str, width: int) -> tuple[np.ndarray, ...] | None:
     """Return x, and the mean, lowest and highest y of the seeds there, 200 values each; None if no log has y.
 
-    Each seed is smoothed and interpolated at the same 200 places, which end where the shortest run ends.
+    Each seed is smoothed and interpolated at the same 200 places, which end where the shortest run ends. A figure that
+    fewer than half of the steps have (one of validation) is not smoothed.
     """
     seeds = []
     for log in logs:
         points = points_of(log, x, y)
         if len(points):
-            seeds.append(points.T)
+            seeds.append((points[:, 0], smoothed(points[:, 1], width if 2 * len(points) >= len(log) else 1)))
     if not seeds:
         return None
-    places = np.linspace(max(seed[0, 0] for seed in seeds), min(seed[0, -1] for seed in seeds), 200)
-    lines = np.array([np.interp(places, seed[0], smoothed(seed[1], width)) for seed in seeds])
+    places = np.linspace(max(at[0] for at, _ in seeds), min(at[-1] for at, _ in seeds), 200)
+    lines = np.array([np.interp(places, *seed) for seed in seeds])
     return places, lines.mean(0), lines.min(0), lines.max(0)
 
 
@@ -119,14 +122,17 @@ def draw_panel(axes, groups: dict[str, list[list[dict]]], name: str, x: str, wid
         line, marker = LINES[number % len(LINES)]
         colour = COLOURS[number % len(COLOURS)]
         seeds = f", {len(logs)} seeds" if len(logs) > 1 else ""
+        at = points_of(logs[0], x, name)[:, 0]
+        marks = [int(abs(places - one).argmin()) for one in at] if len(at) <= FEW else 25  # where it was measured
         axes.plot(
-            places, mean, line, color=colour, marker=marker, markevery=25, markersize=4, label=literal(label + seeds)
+            places, mean, line, color=colour, marker=marker, markevery=marks, markersize=4, label=literal(label + seeds)
         )
         axes.fill_between(places, low, high, color=colour, alpha=0.18 if len(groups) < 6 else 0.08, linewidth=0)
         if len(groups) == len(logs) == 1:
             axes.plot(*points_of(logs[0], x, name).T, ".", color="0.6", markersize=3, zorder=0)
     axes.set_xlabel(x.replace("_", " "))
-    axes.set_title(name.replace("_", " "), fontsize=10)
+    band = " (mean; band: lowest to highest seed)" if max(map(len, groups.values())) > 1 else ""
+    axes.set_title(name.replace("_", " ") + band, fontsize=10)
     axes.grid(alpha=0.3)
 
 

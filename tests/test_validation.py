@@ -1,16 +1,20 @@
-"""Which adapter is kept, when a run ends early, and that validating changes nothing else."""
+"""Which adapter is kept, when a run ends early, what the learning curve is, and that measuring changes nothing else."""
 
 import contextlib
 import json
 import os
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sampled import sample
 
+import train_grpo_lora
 import train_ppo_lora
 import train_rl_lora
 from common import InputError
@@ -20,6 +24,8 @@ from model.load import load_policy, load_tokenizer
 from model.sampling import encode_prompts
 from train_rl_lora import Args
 from training import run as training
+from training.learning_curve import LearningCurve, area
+from training.record import training_of
 
 TIMES = ("sample_tokens_per_second", "score_seconds", "train_tokens_per_second")
 
@@ -46,21 +52,21 @@ def read_log(args, method="rl") -> list[dict]:
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Verdicts of our own: of each validation so many of its 6 tasks pass, and every other sample of a step does.
+    """Verdicts of our own: of each measurement so many of its 6 (validation) or 12 (curve) samples pass, and one of the
+    samples of a step does.
 
     Gives the numbers that are still to come. "gone": the machine dies.
     """
     rates: list = []
 
     def verdicts(drawn):
-        passing = rates.pop(0) if len(drawn) == 6 else 1
+        passing = rates.pop(0) if len(drawn) in (6, 12) else 1
         if passing == "gone":
             raise RuntimeError("the machine went away")
         if passing is None:
             return [Verdict("infrastructure", "")] * len(drawn)
         return [Verdict("pass" if i < passing else "fail", "") for i in range(len(drawn))]
 
-    monkeypatch.setattr(training, "verdicts", verdicts)
     monkeypatch.setattr("training.sampler.verdicts", verdicts)
     idle = SimpleNamespace(layers={}, submit=lambda task, completion: None)  # the real one costs seconds a run
     monkeypatch.setattr(training, "open_sandbox", lambda args, tasks: contextlib.nullcontext(idle))
@@ -75,7 +81,8 @@ def test_patience_ends_a_run_with_the_best_adapter(start, tasks_path, tmp_path, 
     assert [record["step"] for record in log] == [0, 1, 2, 3, 4, 5]
     rates = [record.get("valid_pass_rate") for record in log]
     assert rates == [pytest.approx(n / 6) if n else None for n in (1, 2, 4, 4, None, 3)]
-    assert log[0].keys() == {"step", "valid_pass_rate"} and "valid_pass_rate" not in log[4]
+    assert log[0].items() > {"step": 0, "epoch": 0.0, "sampled_tokens": 0}.items() and len(log[0]) == 4
+    assert "valid_pass_rate" not in log[4]
     assert same(weights(args.output_dir), weights(args.output_dir, "step_2"))  # of equal rates the first
     assert same(weights(args.output_dir, "last"), weights(args.output_dir, "step_5"))
     assert not same(weights(args.output_dir), weights(args.output_dir, "last"))
@@ -138,6 +145,107 @@ def test_a_killed_run_keeps_what_an_uninterrupted_one_does(start, tasks_path, tm
     assert texts[0] == texts[1] and len(texts[0].splitlines()) == 12
 
 
+CURVE = dict(valid_path="", keep_every=0, log_completions=1, curve_every=20, curve_samples=4, curve_tasks=3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 1)), min_size=2, max_size=9, unique_by=lambda p: p[0]))
+def test_the_area_is_the_mean_height_of_the_line(points):
+    points.sort()
+    x, y = np.array(points).T
+    assert area(points) == pytest.approx(np.trapezoid(y, x) / (x[-1] - x[0]))
+    middle = x[0] + (x[1] - x[0]) / 3  # one more point on the line changes nothing
+    assert area(sorted([*points, (middle, np.interp(middle, x, y))])) == pytest.approx(area(points))
+
+
+def test_the_area_of_uneven_points():
+    assert area([(0, 0.2), (100, 0.6), (400, 0.6), (500, 0.0)]) == pytest.approx((40 + 180 + 30) / 500)
+    assert area([(0, 0.2), (0, 0.4)]) == 0.4  # nothing was sampled
+
+
+def test_a_point_is_due_when_enough_tokens_were_sampled():
+    curve, due = LearningCurve("t.jsonl", [], [], 100), []
+    for tokens in (0, 99, 100, 130, 350, 399, 400):  # a step may pass two bounds at once
+        due.append(curve.due(tokens, last=False))
+        if due[-1]:
+            curve.note(tokens, [True], 1)
+    assert due == [True, False, True, False, True, False, True] and curve.due(401, last=True)
+
+
+@pytest.mark.parametrize("method", ["rl", "ppo", "grpo"])
+def test_measuring_the_curve_changes_nothing_else(start, tasks_path, tmp_path, scripted, method):
+    """Bit for bit: the adapter, what is logged, what was sampled and rewarded."""
+    script = {"rl": train_rl_lora, "ppo": train_ppo_lora, "grpo": train_grpo_lora}[method]
+    number = {"num_updates": 3, "ppo_epochs": 2} if method == "ppo" else {"num_steps": 3}
+    ends = []
+    for path in (tasks_path, ""):
+        scripted[:] = [2, 3, 6]
+        args = arguments(start, tasks_path, tmp_path / f"run{bool(path)}", script, **CURVE | number, curve_path=path)
+        script.main(args)
+        log = [{n: v for n, v in record.items() if not n.startswith("curve")} for record in read_log(args, method)]
+        rows = (tmp_path / f"run{bool(path)}" / "completions.jsonl").read_text()
+        spent = training_of(args.output_dir)["spent"]
+        ends.append((weights(args.output_dir), [record for record in log if record["step"] > 0], rows, spent))
+    assert same(ends[0][0], ends[1][0]) and ends[0][1:3] == ends[1][1:3] and len(ends[0][2].splitlines()) == 6
+    assert not same(ends[0][0], weights(start)) and scripted == [2, 3, 6]  # there is something to change
+    assert ends[0][3]["sampled_tokens"] == ends[1][3]["sampled_tokens"]
+    assert ends[0][3].keys() - ends[1][3].keys() == {"area", "curve_seconds"}
+
+
+def test_the_curve_is_over_the_tokens_of_the_training(start, tasks_path, tmp_path, scripted, monkeypatch):
+    """12 tokens a step at most; its own seconds are not the training's."""
+    seeds, now = [], 0.0
+    judged, real = training.Sampler.passed, training.Sampler.generate
+
+    def slow(*args, **how):
+        nonlocal now
+        now += 1000
+        return judged(*args, **how)
+
+    def spy(self, model, tasks, prompts, given, **how):
+        seeds.append((how["num_samples"], how["temperature"], how["top_p"], given))
+        return real(self, model, tasks, prompts, given, **how)
+
+    monkeypatch.setattr(training.Sampler, "passed", slow)
+    monkeypatch.setattr(training.Sampler, "generate", spy)
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now))
+    scripted += [3, 6, None, 9, 12]
+    args = arguments(start, tasks_path, tmp_path / "rl", **CURVE, num_steps=7, curve_path=tasks_path, temperature=0.7,
+                     top_p=0.9)  # fmt: skip
+    train_rl_lora.main(args)
+    log = read_log(args)
+    tokens = [record["sampled_tokens"] for record in log]
+    due = [at for at in range(1, 8) if tokens[at] // 20 > tokens[at - 1] // 20]
+    points = [(r["sampled_tokens"], r["curve_pass_rate"]) for r in log if "curve_pass_rate" in r]
+    assert [at for at, _ in points] == [0, *(tokens[at] for at in dict.fromkeys([*due[:1], *due[2:], 7]))]
+    assert [rate for _, rate in points] == [0.25, 0.5, 0.75, 1.0] and scripted == []
+    spent = training_of(args.output_dir)["spent"]
+    x, y = np.array(points).T
+    assert spent["area"] == pytest.approx(np.trapezoid(y, x) / tokens[-1])
+    assert (spent["seconds"], spent["curve_seconds"], spent["sampled_tokens"]) == (0, 5000, tokens[-1])
+    curve = [given for count, *how, given in seeds if (count, how) == (4, [1.0, 1.0])]
+    trained = [given for count, *how, given in seeds if (count, how) == (2, [0.7, 0.9])]
+    assert (len(curve), len(trained)) == (5, 7) and len(seeds) == 12
+    drawn = [np.random.default_rng(seed).random() for call in curve + trained for seed in call]
+    assert len(set(drawn)) == len(drawn) == 5 * 3 + 7
+
+
+def test_a_killed_run_has_the_curve_of_an_uninterrupted_one(start, tasks_path, tmp_path, scripted):
+    settings = CURVE | dict(num_steps=6, save_every=1, curve_path=tasks_path, valid_path=tasks_path, patience=2)
+    settings["curve_every"] = 10  # a point at each step
+    whole, killed = (arguments(start, tasks_path, tmp_path / name, **settings) for name in ("whole", "killed"))
+    rates = [1, 0, 2, 4, 3, 8, 2, 12, 1, 10]  # of validation and curve in turn
+    scripted += rates
+    train_rl_lora.main(whole)
+    assert scripted == [] and read_log(whole)[-1]["curve_pass_rate"] == 10 / 12  # stopped early
+    for some in ([*rates[:6], "gone"], [*rates[6:7], "gone"], rates[6:]):
+        scripted[:] = some
+        with pytest.raises(RuntimeError) if "gone" in some else contextlib.nullcontext():
+            train_rl_lora.main(killed)
+    assert read_log(killed) == read_log(whole)
+    found = [training_of(args.output_dir)["spent"]["area"] for args in (killed, whole)]
+    assert found[0] == found[1] == pytest.approx((0 / 2 + 4 + 8 + 12 + 10 / 2) / 12 / 4)
+
+
 def test_other_validation_tasks_make_another_run(start, tasks_path, tmp_path, scripted, capsys):
     settings = dict(num_steps=2, save_every=1)
     scripted += [1, 1, "gone"]
@@ -150,18 +258,25 @@ def test_other_validation_tasks_make_another_run(start, tasks_path, tmp_path, sc
     assert "of a run with other sha256 of t.jsonl, sha256 of valid_path" in capsys.readouterr().out
 
 
-def test_the_rate_is_of_greedy_completions_and_real_verdicts(start, tasks_path, tmp_path, sandbox):
+def test_rates_are_of_real_completions_and_verdicts(start, tasks_path, tmp_path, sandbox):
     test = "def check(candidate):\n    try:\n        candidate([])\n    except Exception:\n        pass\n"
     tasks = [task | {"test": test} for task in read_tasks(tasks_path)]  # passed by whatever is a program
     (tmp_path / "v.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
     args = arguments(start, tasks_path, tmp_path / "rl", num_steps=1, max_new_tokens=24, keep_every=0,
-                     temperature=0.7, valid_path=str(tmp_path / "v.jsonl"))  # fmt: skip
+                     temperature=0.7, **dict.fromkeys(("valid_path", "curve_path"), str(tmp_path / "v.jsonl")),
+                     curve_tasks=5, curve_samples=3)  # fmt: skip
     train_rl_lora.main(args)
     model, tokenizer = load_policy(start, torch.device("cpu")), load_tokenizer(start)
-    rollouts = sample(model, tokenizer, encode_prompts(tokenizer, tasks, 384), max_new_tokens=24, temperature=0.0)
-    passed = [sandbox.submit(task, r.text).result().passed for task, r in zip(tasks, rollouts, strict=True)]
-    assert 0 < sum(passed) < 6  # some are no program
-    assert read_log(args)[0]["valid_pass_rate"] == pytest.approx(sum(passed) / 6)
+    prompts = encode_prompts(tokenizer, tasks, 384)
+    seeds = [(args.seed, number, 0, 1) for number in range(5)]
+    greedy = sample(model, tokenizer, prompts, max_new_tokens=24, temperature=0.0)
+    drawn = sample(model, tokenizer, prompts[:5], max_new_tokens=24, temperature=1.0, num_samples=3, seeds=seeds)
+    log = read_log(args)[0]
+    for rollouts, name in ((greedy, "valid_pass_rate"), (drawn, "curve_pass_rate")):
+        passed = [sandbox.submit(tasks[r.prompt_index], r.text).result().passed for r in rollouts]
+        assert 0 < sum(passed) < len(passed)  # some are no program
+        assert log[name] == pytest.approx(sum(passed) / len(passed))
+    assert log["curve_tokens"] == sum(len(r.token_ids) for r in drawn)
 
 
 def test_bad_settings_are_refused_at_once(tasks_path):
@@ -170,6 +285,10 @@ def test_bad_settings_are_refused_at_once(tasks_path):
         ({"valid_every": 0}, "--valid_every 0: must be at least 1"),
         ({"keep_every": -1}, "--keep_every -1: must not be negative"),
         ({"valid_path": "none.jsonl"}, "none.jsonl: no such task file"),
+        ({"curve_path": "none.jsonl"}, "none.jsonl: no such task file"),
+        ({"curve_every": 0}, "--curve_every 0: must be at least 1"),
+        ({"curve_samples": 0}, "--curve_samples 0: must be at least 1"),
+        ({"curve_tasks": 0}, "--curve_tasks 0: must be at least 1"),
     ]:
         with pytest.raises(InputError, match=says):
             train_rl_lora.main(Args(train_path=tasks_path, **settings))

@@ -45,13 +45,15 @@ def pairs_stats(args: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def finish_record(folder: Path, record: dict[str, Any], steps: int, tokens: int, seconds: float) -> None:
+def finish_record(
+    folder: Path, record: dict[str, Any], steps: int, tokens: int, seconds: float, **more: float | None
+) -> None:
     """Add what the run took: steps, sampled tokens, seconds (model loading and validation included) and memory (GiB).
 
     The memory of a resumed run is that of its last process.
 
     `..._since_sft` adds what went before: making its pairs, and the runs that made its starting adapter, back to SFT,
-    which samples nothing. It is null where one of these left no record.
+    which samples nothing. It is null where one of these left no record. `more` is what else to say of the run.
     """
     before = spent_before(record["args"])
     since = {name: None if None in counts else sum(counts) for name, counts in before.items()}
@@ -59,6 +61,7 @@ def finish_record(folder: Path, record: dict[str, Any], steps: int, tokens: int,
     record["spent"] = {"steps": steps, **own, "peak_memory": peak_memory()} | {
         f"{name}_since_sft": None if since[name] is None else round(since[name] + own[name], 1) for name in own
     }
+    record["spent"] |= more
     write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
 
 

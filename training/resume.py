@@ -101,8 +101,8 @@ def _fixed(args: Any) -> dict[str, Any]:
     hashes = {f"sha256 of {path.name}": sha256(path) for path in files if path.is_file()}
     if (own := reward_file(getattr(args, "reward", ""))).is_file():
         hashes["sha256 of --reward"] = sha256(own)
-    if valid_path := getattr(args, "valid_path", ""):
-        hashes["sha256 of valid_path"] = sha256(valid_path)
+    hashes |= {f"sha256 of {name}": sha256(path) for name in ("valid_path", "curve_path")
+               if (path := getattr(args, name, ""))}  # fmt: skip
     here = {"number of GPUs": torch.cuda.device_count(), "precision": str(compute_dtype(pick_device(), args.dtype))}
     return settings | hashes | here
 

@@ -35,21 +35,21 @@ from typing import Any
 import torch
 
 from common import Preempted, processes, require
-from judging.by_language import open_sandbox, require_judged
-from judging.tasks import language_of, read_tasks
+from judging.by_language import open_sandbox
 from model import memory
 from model.load import base_and_adapter, compute_dtype, load_tokenizer, pick_device, save_adapter, set_deterministic
 from model.sampling_vllm import check_engine
 from training.dry_run import report_dry_run
 from training.learner import Learner
+from training.learning_curve import LearningCurve
 from training.metrics import completion_rows, step_metrics
 from training.record import RunLog, conclude, finish_record, start_record
 from training.resume import StopRequest, drop_state, read_state, restore_state, save_state
-from training.sampler import Sampler, verdicts
+from training.sampler import Sampler
 from training.samples import Sample, item_order
 from training.screen import Screen
 from training.tracking import Tracker, check_tracker, run_name
-from training.validation import Validation
+from training.validation import Validation, fixed_tasks
 
 
 @contextlib.contextmanager
@@ -79,11 +79,8 @@ def training_run(
     compute_dtype(pick_device(), args.dtype)  # raises InputError if the device does not support it
     set_deterministic(args.deterministic)
     started, screen = time.perf_counter(), Screen(args)
-    valid = []
-    if getattr(args, "valid_path", ""):
-        level = "normal" if args.prompt_level == "curriculum" else args.prompt_level
-        valid = read_tasks(args.valid_path, level, args.instruct)
-        language_of([*items, *valid], f"{args.train_path} and {args.valid_path}")
+    valid = fixed_tasks(args, items, getattr(args, "valid_path", ""))
+    on_curve = fixed_tasks(args, items, args.curve_path)[: args.curve_tasks] if judged else []
     if judged:
         check_engine(args)
     require(
@@ -104,7 +101,8 @@ def training_run(
         with output as folder, sandboxed as sandbox, StopRequest() as stop:
             state = processes.from_first(state)
             with memory.answer_for_memory(args, lambda: "loading"):
-                run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid, screen)
+                run = Run(args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid, on_curve,
+                          screen)  # fmt: skip
             run.opened = started
             if state is not None:
                 run.restore(state)
@@ -123,22 +121,27 @@ class Run(Learner):
     seconds: training time of the interrupted runs that this one resumes.
     """
 
-    def __init__(self, args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid, screen):
+    def __init__(self, args, method, items, num_steps, token_budget, folder, sandbox, stop, critic, valid, on_curve,
+                 screen):  # fmt: skip
         self.method, self.items, self.folder, self.screen = method, items, folder, screen
         self.num_steps, self.token_budget, self.sandbox, self.stop = num_steps, token_budget, sandbox, stop
         self.record = start_record(folder, args, **({"sandbox": sandbox.layers} if sandbox else {}))
         tokenizer = load_tokenizer(args.sft_model, args.trust_remote_code)
         self.sampler = Sampler(args, items, tokenizer, sandbox) if sandbox else None
-        self.validation = None
+        self.validation = self.curve = None
+        if on_curve:
+            prompts = self.sampler.encode(on_curve, args.curve_path)
+            self.curve = LearningCurve(args.curve_path, on_curve, prompts, args.curve_every)
         if valid:
             prompts = self.sampler.encode(valid, args.valid_path)
-            self.validation = Validation(valid, prompts, args.valid_every, args.patience)
+            self.validation = Validation(args.valid_path, valid, prompts, args.valid_every, args.patience)
         if self.sampler:
             self.sampler.start_engine()
         super().__init__(args, tokenizer, num_steps, critic, folder)
         self.stateful = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
         self.stateful |= {"critic": self.critic} if critic else {}
         self.stateful |= {"validation": self.validation} if self.validation else {}
+        self.stateful |= {"curve": self.curve} if self.curve else {}
         self.order, self.completions = item_order(len(items), args.seed), folder / "completions.jsonl"
         self.step = self.drawn = self.tokens = self.log_bytes = 0
         self.seconds, self.opened, self.fresh = 0.0, time.perf_counter(), True
@@ -190,7 +193,7 @@ class Run(Learner):
         """
         self.begin_step()
         if self.step == 0 and (found := self.validate()):
-            self.write({"step": 0} | found)
+            self.write({"step": 0, "epoch": 0.0, "sampled_tokens": 0} | found)
         while self.share_done < 1 and not (self.validation and self.validation.early_stop):
             self.step += 1
             self.begin_step()
@@ -207,7 +210,7 @@ class Run(Learner):
                 raise Preempted(f"stopped after step {self.step}; the same command resumes from there")
 
     def begin_step(self) -> None:
-        self.started, self.spent = time.perf_counter(), {"sample": 0.0, "score": 0.0, "validate": 0.0}
+        self.started, self.spent = time.perf_counter(), {"sample": 0.0, "score": 0.0, "validate": 0.0, "curve": 0.0}
         self.step_tokens = self.left_out = 0
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
 
@@ -263,20 +266,26 @@ class Run(Learner):
         return judged
 
     def validate(self) -> dict[str, float]:
-        """Complete and judge the validation tasks if that is due after this step. Return the metrics to log, if any."""
-        v = self.validation
-        if not v or self.args.dry_run or not v.due(self.step, last=self.share_done == 1):
+        """Measure the validation tasks and the learning curve if they are due after this step.
+
+        Returns:
+            the metrics to log, if any.
+        """
+        if self.args.dry_run:
             return {}
-        with self.timed("validate"):
-            self.phase = "sampling"
-            chosen = processes.share([(index, index) for index in range(len(v.tasks))])
-            samples = self.sampler.complete(self.model, v.tasks, v.prompts, chosen, num_samples=1, temperature=0.0)
-            pairs = zip(samples, verdicts(samples), strict=True)
-            found = processes.gather([(s.task["task_id"], verdict) for s, verdict in pairs])
-            if self.step == 0:
-                require_judged(found, self.args.valid_path)
-            passed = [verdict.passed for _, verdict in found if verdict.judged]
-            return v.note(self.step, passed, self.model, self.critic)
+        v, c, found = self.validation, self.curve, {}
+        first, last, self.phase = self.step == 0, self.share_done == 1, "sampling"
+        if v and v.due(self.step, last):
+            with self.timed("validate"):
+                passed, _ = self.sampler.passed(self.model, v, first, num_samples=1, temperature=0.0)
+                found = v.note(self.step, passed, self.model, self.critic)
+        if c and c.due(self.tokens, last or bool(v and v.early_stop)):
+            with self.timed("curve"):
+                passed, tokens = self.sampler.passed(self.model, c, first, num_samples=self.args.curve_samples,
+                                                     temperature=1.0, top_p=1.0, stream=c.stream)  # fmt: skip
+                found |= c.note(self.tokens, passed, tokens)
+            c.seconds += self.spent["curve"]
+        return found
 
     def skip_update(self, metrics: dict[str, Any]) -> None:
         """End a step that has nothing to train on: move the schedule, validate if that is due, and log."""
@@ -324,7 +333,8 @@ class Run(Learner):
                 "left_out": self.left_out,
             }
         record["train_tokens_per_second"] = self.step_tokens / max(training, 1e-9)
-        self.write(record, show="valid_pass_rate" in record or self.step % self.args.log_every == 0)
+        measured = {"valid_pass_rate", "curve_pass_rate"} & record.keys()
+        self.write(record, show=bool(measured) or self.step % self.args.log_every == 0)
         rows = completion_rows(samples, advantage, token_advantage) if samples else []
         if rows and self.is_due(self.args.log_completions):
             with self.completions.open("a", encoding="utf-8") as file:
@@ -355,8 +365,12 @@ class Run(Learner):
                 v.restore_best(self.model, self.critic)
         self.save_weights(self.folder)
         drop_state(self.folder)
-        seconds = self.seconds + time.perf_counter() - self.opened
-        finish_record(self.folder, self.record, self.step, self.tokens, seconds)
+        seconds, more = self.seconds + time.perf_counter() - self.opened, {}
+        if c := self.curve:
+            seconds, more = seconds - c.seconds, c.spent()
+            if c.points:
+                print(f"learning curve: {len(c.points)} points, area {more['area']:.1%}")
+        finish_record(self.folder, self.record, self.step, self.tokens, seconds, **more)
 
 
 def size_of(path: Path) -> int:

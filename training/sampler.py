@@ -16,7 +16,9 @@ from model.parity import MIN_TOKENS, check_ends, check_parity
 from model.sampling import Rollout, encode_prompts, generate, in_order
 from model.sampling_vllm import VllmSampler
 from model.tokens import check_ids
+from training.learning_curve import LearningCurve
 from training.samples import Sample
+from training.validation import Validation
 
 
 class Sampler:
@@ -61,21 +63,44 @@ class Sampler:
         return self.complete(model, self.variants, self.prompts, chosen, num_samples=args.num_samples,
                              temperature=args.temperature, top_p=args.top_p)  # fmt: skip
 
-    def complete(self, model, tasks: list[Task], prompts: list[list[int]], chosen: list[tuple[int, int]], **how: Any
-                 ) -> list[Sample]:  # fmt: skip
+    def complete(self, model, tasks: list[Task], prompts: list[list[int]], chosen: list[tuple[int, int]],
+                 stream: tuple[int, ...] = (), **how: Any) -> list[Sample]:  # fmt: skip
         """Sample completions of the chosen tasks; each goes to the sandbox as soon as it ends.
 
         Args:
-            chosen: pairs (group, index of the task). The run's seed and the group determine the random numbers.
+            chosen: pairs (group, index of the task). The run's seed, the group and `stream` determine the random
+                numbers.
             how: num_samples, temperature, top_p.
         """
         rollouts = self.generate(model, [tasks[index] for _, index in chosen], [prompts[index] for _, index in chosen],
-                                 [(self.args.seed, group) for group, _ in chosen], **how)  # fmt: skip
+                                 [(self.args.seed, group, *stream) for group, _ in chosen], **how)  # fmt: skip
         samples = []
         for r in rollouts:
             group, index = chosen[r.prompt_index]
             samples.append(Sample(tasks[index], group, r, check=self.sandbox.submit(tasks[index], r.text)))
         return sorted(samples, key=lambda s: (s.rollout.prompt_index, s.rollout.number))
+
+    def passed(self, model, measured: Validation | LearningCurve, must_judge: bool, **how: Any
+               ) -> tuple[list[bool], int]:  # fmt: skip
+        """Complete and judge the tasks of a measurement; each process does its share.
+
+        Args:
+            must_judge: whether it is an error that the tests of all tasks are refused.
+            how: as in `complete`.
+
+        Returns:
+            for each judged sample of all processes whether it passed, and how many tokens all samples have.
+
+        Raises:
+            InputError: they are, and `must_judge`.
+        """
+        chosen = processes.share([(index, index) for index in range(len(measured.tasks))])
+        samples = self.complete(model, measured.tasks, measured.prompts, chosen, **how)
+        pairs = zip(samples, verdicts(samples), strict=True)
+        found = processes.gather([(s.task["task_id"], verdict, s.length) for s, verdict in pairs])
+        if must_judge:
+            require_judged([(name, verdict) for name, verdict, _ in found], measured.path)
+        return [v.passed for _, v, _ in found if v.judged], sum(length for *_, length in found)
 
     def generate(self, model, tasks: list[Task], prompts: list[list[int]], seeds: list[tuple[int, ...]], **how: Any):
         """Yield completions of each prompt under the current policy; `how` has more arguments for the engine."""

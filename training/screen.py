@@ -33,6 +33,7 @@ SHOWN = {  # name in the record: label and format on the screen, in this order
     "explained_variance": ("critic explains", ".0%"),
     "grad_norm": ("gradient", ".3g"),
     "valid_pass_rate": ("valid pass", ".1%"),
+    "curve_pass_rate": ("curve", ".1%"),
 }
 ALARMS = ("left_out", "skipped_updates", "weak", "dropped_groups")  # shown only if they are not 0
 

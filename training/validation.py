@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import set_peft_model_state_dict
 
-from judging.tasks import Task
+from judging.tasks import Task, language_of, read_tasks
 from model.adapters import adapter_weights
 
 Weights = dict[str, dict[str, torch.Tensor]]
@@ -23,13 +23,13 @@ class Validation:
     """The best rate so far, its step and weights, and how many validations since then were not better.
 
     Args:
-        tasks, prompts: the tasks that are completed, and their prompts' token ids.
+        path, tasks, prompts: of the tasks that are completed: the file, and their prompts' token ids.
         every: steps between validations.
         patience: this many validations without a better rate end the run; 0 never does.
     """
 
-    def __init__(self, tasks: list[Task], prompts: list[list[int]], every: int, patience: int) -> None:
-        self.tasks, self.prompts, self.every, self.patience = tasks, prompts, every, patience
+    def __init__(self, path: str, tasks: list[Task], prompts: list[list[int]], every: int, patience: int) -> None:
+        self.path, self.tasks, self.prompts, self.every, self.patience = path, tasks, prompts, every, patience
         self.best_rate = self.last_rate = -1.0
         self.best_step, self.not_better, self.weights = -1, 0, {}
 
@@ -65,6 +65,15 @@ class Validation:
         set_peft_model_state_dict(model, self.weights["adapter"], adapter_name="default")
         if critic is not None:
             critic.load_state_dict(self.weights["critic"])
+
+
+def fixed_tasks(args: Any, items: list, path: str) -> list[Task]:
+    """Read tasks that training measures and does not learn from, at one level; none from ""."""
+    if not path:
+        return []
+    tasks = read_tasks(path, "normal" if args.prompt_level == "curriculum" else args.prompt_level, args.instruct)
+    language_of([*items, *tasks], f"{args.train_path} and {path}")
+    return tasks
 
 
 def current_weights(model, critic: torch.nn.Module | None) -> Weights:
