@@ -104,7 +104,7 @@ def summary(records: list[dict[str, Any]], method: str, seconds: float, num_samp
     tokens = steps[-1].get("sampled_tokens")
     head = [f"{steps[-1]['step']} steps", *([f"{tokens:,} sampled tokens"] if tokens else []), duration(seconds)]
     lines = [f"{method}: {', '.join(head)}"]
-    ends = first_and_last(steps)
+    ends = first_and_last(records)  # step 0: what was measured at the start
     names = [name for name in SHOWN if name in ends and not (name == "loss" and "base_reward" in ends)]
     shown = [(*SHOWN[name], *ends[name]) for name in names]
     changes = [f"{label} {first:{how}} to {last:{how}}" for label, how, first, last in shown]
