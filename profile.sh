@@ -16,11 +16,11 @@
 #   ORIGINAL=1                deepseek: what the original system ran, where our defaults differ
 #   TUNED=1                   deepseek: rates and sample counts that LoRA learns at, and a token budget
 #   RL_FLAGS="--top_p 0.9"    more flags for REINFORCE, after the profile's, so that they win; also SFT_FLAGS,
-#                             PPO_FLAGS, GRPO_FLAGS, DPO_DATA_FLAGS, DPO_FLAGS, EVAL_FLAGS
+#                             PPO_FLAGS, GRPO_FLAGS, DPO_DATA_FLAGS, DPO_FLAGS, RFT_FLAGS, EVAL_FLAGS
 set -eu
 # MY_RL_FLAGS and so on keep what the user gave: a script that another one starts sources this file again, and there
 # RL_FLAGS has been made already.
-for name in SFT RL PPO GRPO DPO_DATA DPO EVAL; do
+for name in SFT RL PPO GRPO DPO_DATA DPO RFT EVAL; do
     eval ": \"\${MY_${name}_FLAGS=\${${name}_FLAGS:-}}\"; export MY_${name}_FLAGS; ${name}_FLAGS="
 done
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
@@ -142,6 +142,7 @@ learning_rates() {
     GRPO_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --learning_rate 1e-4"
     DPO_DATA_FLAGS="$length_flags --token_budget $(($1 / ${ROUNDS:-1})) --num_samples 8 --rejected random"
     DPO_FLAGS="--learning_rate 5e-5 $passes"
+    RFT_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --learning_rate 1e-4"
 }
 
 case $PROFILE${TASKS:+_$TASKS} in
@@ -157,6 +158,7 @@ pocket)
     GRPO_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
     DPO_DATA_FLAGS="$length_flags --token_budget $((60000 / ${ROUNDS:-1})) --num_samples 4 --rejected random --batch_size 32"
     DPO_FLAGS="--learning_rate 5e-4 --beta 0.2"
+    RFT_FLAGS="$length_flags $budget --num_steps 1000 --num_samples 4 --learning_rate 1e-3"
     EVAL_FLAGS="$length_flags --batch_size 128"
     need make_pocket_tasks.py data/pocket_train.jsonl data/pocket_test.jsonl
     need make_pocket_coder.py data/pocket_coder
@@ -244,6 +246,7 @@ PPO_FLAGS="$PPO_FLAGS --seed $SEED ${STEPS:+--num_updates $STEPS} $MY_PPO_FLAGS"
 GRPO_FLAGS="$GRPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS} $MY_GRPO_FLAGS"
 DPO_DATA_FLAGS="$DPO_DATA_FLAGS ${LIMIT:+--limit $LIMIT} $MY_DPO_DATA_FLAGS"
 DPO_FLAGS="$DPO_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS} $MY_DPO_FLAGS"
+RFT_FLAGS="$RFT_FLAGS --seed $SEED ${STEPS:+--num_steps $STEPS} $MY_RFT_FLAGS"
 EVAL_FLAGS="$EVAL_FLAGS ${LIMIT:+--limit $LIMIT} $MY_EVAL_FLAGS"
 
 # checkpoint_name METHOD ALPHA: print the checkpoint's name, as in the original.

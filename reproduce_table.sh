@@ -1,6 +1,6 @@
 #!/bin/sh
-# Reproduce all rows of the results table: base, SFT, REINFORCE, PPO, GRPO and DPO with seeds 42, 1 and 2. Then make the
-# table and the plots, and compare the results with the committed ones in results/published. Settings:
+# Reproduce all rows of the results table: base, SFT, REINFORCE, PPO, GRPO, DPO and RFT with seeds 42, 1 and 2. Then make
+# the table and the plots, and compare the results with the committed ones in results/published. Settings:
 #   RESULTS=results/reproduced   the output folder
 #   SEEDS="42 1 2"               which seeds
 #   SECTION=yours                the README section that gets the table; use deepseek for the other profile
@@ -12,7 +12,7 @@ export RESULTS CHECKPOINTS
 
 for SEED in $SEEDS; do
     export SEED
-    for method in SFT_RL PPO GRPO DPO; do
+    for method in SFT_RL PPO GRPO DPO RFT; do
         README='' sh "train_$method.sh"
     done
 done

@@ -1,13 +1,13 @@
 """Train a model by a method on a data set, evaluate the adapter and merge it, with one command.
 
-    python train.py <sft|rl|ppo|grpo|dpo> [GPU] [MODEL] [options]
+    python train.py <sft|rl|ppo|grpo|dpo|rft> [GPU] [MODEL] [options]
     python train.py FILE.yaml [options]
 
 It trains nothing itself. It collects the settings (the scripts' defaults < configs/METHOD.yaml, scaled for the model <
 FILE.yaml < options), prints them as a YAML file that makes the same run, and calls the stages one after another:
 train_*_lora.py, eval_humaneval.py, merge_adapter.py. Every option of a stage is passed on to it (`python
-train_grpo_lora.py --help`); one that no stage of the run takes is an error. rl, ppo, grpo and dpo start from a fresh
-adapter, that is from the model as it is, unless --sft_model names one. --batch-size and --batch_size are the same.
+train_grpo_lora.py --help`); one that no stage of the run takes is an error. All but sft start from a fresh adapter,
+that is from the model as it is, unless --sft_model names one. --batch-size and --batch_size are the same.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from training.defaults import CONFIGS, is_pocket, settings_for
 from training.final_evaluation import evaluations, finish_evaluation
 from training.stages import Stage, check, find_gpu, has_pairs, run_stage, stage
 
-METHODS = ("sft", "rl", "ppo", "grpo", "dpo")
+METHODS = ("sft", "rl", "ppo", "grpo", "dpo", "rft")
 
 
 @dataclass
 class Args:
-    method: Literal["sft", "rl", "ppo", "grpo", "dpo"] = "sft"  # how to train
+    method: Literal["sft", "rl", "ppo", "grpo", "dpo", "rft"] = "sft"  # how to train
     gpu: int = -1  # number of the GPU; -1: the first, or the CPU where there is none
     model: str = ""  # hub name or folder; "": deepseek-coder-1.3b-base, or on a CPU the embedded pocket_coder
     dataset: str = ""  # mbpp, humaneval, verilog, pocket, pocket_mbpp, pocket_verilog or a task file; "": the model's
     epochs: float = 1.0  # passes over the tasks
     batch_size: int = 0  # tasks a step (sft: examples at a time; dpo: pairs); 0: what configs/METHOD.yaml gives
-    early_stopping: bool = True  # rl, ppo, grpo: keep the adapter that passes most validation tasks, end when past it
+    early_stopping: bool = True  # rl, ppo, grpo, rft: keep the adapter that passes most validation tasks, end past it
     merge: bool = True  # make a plain model of the trained adapter
     save_merged_epochs: bool = False  # and of the adapter after each epoch
     auto_eval: bool = False  # evaluate at the end: pass@1, 5, 10 of samples at temperature 0.2, and greedily

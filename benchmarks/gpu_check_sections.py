@@ -102,6 +102,7 @@ def one_of_each(note: Note, folder: Path) -> None:
         "ppo, critic": ("train_ppo_lora", [*rl_flags(folder, "critic"), "--num_updates", "1", "--value_coef", "0.5",
                                            "--ratio_level", "token"]),
         "grpo": ("train_grpo_lora", [*rl_flags(folder, "grpo"), "--num_steps", "1"]),
+        "rft": ("train_rft_lora", [*rl_flags(folder, "rft"), "--num_steps", "1"]),
         "pairs": ("generate_dpo_data", [*sampled[:4], "--output_path", pairs, *sampled[6:10], "--num_samples", "8",
                                         "--limit", "24", "--prefer_short"]),
         "dpo": ("train_dpo_lora", ["--train_path", pairs, "--sft_model", f"{folder}/sft", "--output_dir",

@@ -28,7 +28,7 @@ from model.load import base_and_adapter, load_config, pick_device
 from model.memory_parts import Shape, nf4_bytes, passes, read_shape, sampling_bytes, scoring_bytes, training_bytes
 
 GIB = 2**30
-RL, SCORED = ("rl", "ppo", "grpo"), ("training", "log-probabilities")
+RL, SCORED = ("rl", "ppo", "grpo", "rft"), ("training", "log-probabilities")
 CARDS = {"16 GB": 14.7, "24 GB": 22.0}  # GiB that the smallest cards of that name show (T4, A10G and L4)
 CONTEXT, SLACK = 0.75 * GIB, 0.10  # CUDA and its libraries; blocks the allocator cannot hand out, of a phase's bytes
 
@@ -37,7 +37,7 @@ CONTEXT, SLACK = 0.75 * GIB, 0.10  # CUDA and its libraries; blocks the allocato
 class Args:
     preflight: bool = False  # print the predicted peak memory; all that this script does
     model_name: str = "deepseek-ai/deepseek-coder-1.3b-base"  # hub name or folder of a model, or of an adapter
-    method: Literal["sft", "rl", "ppo", "grpo", "dpo"] = "grpo"  # what it is trained with
+    method: Literal["sft", "rl", "ppo", "grpo", "dpo", "rft"] = "grpo"  # what it is trained with
     batch_size: int = 8  # tasks a step (dpo: pairs)
     num_samples: int = 8  # completions a task
     max_length: int = 1024  # tokens of prompt and completion together, at most

@@ -182,7 +182,7 @@ def passes(args: Any, prompt: int, shared: bool = True, training: bool = True) -
         return SimpleNamespace(group=number // each, prompt_length=prompt, lengths=lengths)
 
     items = [item(i, replies) for i in range(args.batch_size * each)]
-    size = training and args.method in ("ppo", "grpo") and args.minibatch_size or len(items)
+    size = training and args.method in ("ppo", "grpo", "rft") and args.minibatch_size or len(items)
     few, many = list(range(len(items))), sorted(range(len(items)), key=lambda i: (i % each > 0, i))
     cuts = []
     for order in (few, many):

@@ -23,6 +23,7 @@ METHODS = {
     "ppo": "proximal policy optimisation (PPO)",
     "grpo": "group relative policy optimisation (GRPO)",
     "dpo": "direct preference optimisation (DPO)",
+    "rft": "rejection-sampling fine-tuning (RFT)",
 }
 
 

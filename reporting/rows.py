@@ -14,7 +14,7 @@ from statistics import mean
 from common import InputError, read_jsonl, require
 from judging.metrics import mean_parts, paired_difference, seed_interval, wilson_interval
 
-ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo")  # the order of a table's rows
+ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo", "rft")  # the order of a table's rows
 
 
 SETTINGS = ("num_tasks", "data_sha256", "precision", "stop_strings", "max_new_tokens", "time_limit")

@@ -20,6 +20,7 @@ from common.text import duration
 SHOWN = {  # name in the record: label and format on the screen, in this order
     "base_reward": ("pass", ".1%"),
     "reward": ("reward", ".3f"),
+    "kept": ("kept", ".0f"),
     "functional": ("functional", ".2f"),
     "loss": ("loss", ".4g"),
     "accuracy": ("accuracy", ".0%"),
