@@ -34,8 +34,8 @@ HEAD = """# Every flag
 `python docs/make_flags.py` writes this page from the dataclass at the top of each script and from
 `common/run_args.py`, which holds what scripts share; `--check` tells whether the page is stale. `python SCRIPT.py
 --help` prints a script's flags, its own first. The defaults are the scripts' own; `profile.sh` has what `train_*.sh`
-pass instead, `configs/` what `train.py` passes. `sft`, `rl`, `ppo`, `grpo` and `dpo` are `train_*_lora.py`; the other
-names are files. Scripts under `data/` and `benchmarks/` show their flags only in `--help`.
+pass instead, `configs/` what `train.py` passes. `sft`, `rl`, `ppo`, `grpo`, `dpo` and `rft` are `train_*_lora.py`; the
+other names are files. Scripts under `data/` and `benchmarks/` show their flags only in `--help`.
 
 `--NAME` turns a switch on, `--no_NAME` turns it off. A name without dashes is a positional argument. `train.py` takes
 `METHOD [GPU] [MODEL]` or a YAML file first, and passes the flags of the stages that it runs on to them. Where scripts

@@ -36,6 +36,7 @@ RUN = {
     "train_ppo_lora.py": f"--num_updates 1 --ppo_epochs 2 {TRAINING}",
     "train_grpo_lora.py": f"--num_steps 1 {TRAINING} --num_samples 2",
     "train_dpo_lora.py": "--num_steps 1",
+    "train_rft_lora.py": f"--num_steps 1 {TRAINING} --num_samples 2",
     "generate_dpo_data.py": "--limit 8 --num_samples 4 --max_new_tokens 64 --stop_at_strings",
     "eval_humaneval.py": "--limit 2 --max_new_tokens 8",
     "merge_adapter.py": "",
@@ -69,7 +70,8 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
         "tests/test_pipeline.py", 'PROFILE="deepseek", MODEL=deepseek'),
     r"PROFILE=smol MODEL=FOLDER SOURCE=mbpp\.jsonl sh train_SFT_RL\.sh": (
         "tests/test_pipeline.py", 'PROFILE="smol", MODEL=SMOL'),
-    r"sh train_(PPO|GRPO|DPO)\.sh": ("reproduce_table.sh", 'for method in SFT_RL PPO GRPO DPO'),  # see below
+    r"sh train_(PPO|GRPO|DPO|RFT)\.sh": (  # see below
+        "reproduce_table.sh", 'for method in SFT_RL PPO GRPO DPO RFT'),
     r"(PROFILE=pocket )?sh train_VERILOG\.sh": ("tests/test_pipeline.py", '"train_VERILOG.sh", PROFILE="pocket"'),
     r"sh run_tests\.sh.*": (".ci/run", "sh run_tests.sh --slow"),
     r"(.* )?sh ablations\.sh \w+": ("tests/test_pipeline.py", "ablations.sh"),
@@ -246,7 +248,7 @@ def test_nothing_is_listed_in_vain():
     assert [name for name in (*RUN, *ELSEWHERE) if name not in used] == []
 
 
-PIPELINES = [*(f"train_{name}.sh" for name in ("SFT_RL", "PPO", "GRPO", "DPO", "VERILOG")), "reproduce_table.sh"]
+PIPELINES = [*(f"train_{name}.sh" for name in ("SFT_RL", "PPO", "GRPO", "DPO", "RFT", "VERILOG")), "reproduce_table.sh"]
 
 
 @pytest.mark.parametrize(

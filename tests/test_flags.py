@@ -39,7 +39,7 @@ def test_known_rows():
     assert row(page, "--preflight")[3] == "policy"  # whose Args are in model/memory.py
     assert row(page, "--eval_on")[2].startswith("data sets or task files")
     kind, default, meaning, scripts = row(page, "--max_grad_norm")
-    assert (default, scripts) == ("`1.0` (dpo, grpo, ppo)<br>`0.0` (rl)", "dpo, grpo, ppo, rl")
+    assert (default, scripts) == ("`1.0` (dpo, grpo, ppo, rft)<br>`0.0` (rl)", "dpo, grpo, ppo, rft, rl")
     assert meaning == "clip the gradient's norm to this; 0 turns clipping off"
 
 
@@ -53,12 +53,13 @@ def test_every_field_of_every_script_is_there():
     import train_dpo_lora
     import train_grpo_lora
     import train_ppo_lora
+    import train_rft_lora
     import train_rl_lora
     import train_sft_lora
     from model import memory
 
     modules = [curves, eval_humaneval, generate_dpo_data, memory, merge_adapter, results_table, train, train_dpo_lora]
-    modules += [train_grpo_lora, train_ppo_lora, train_rl_lora, train_sft_lora]
+    modules += [train_grpo_lora, train_ppo_lora, train_rft_lora, train_rl_lora, train_sft_lora]
     page, found = make_flags.page(ROOT), make_flags.all_flags(ROOT)
     for module in modules:
         script = {"model.memory": "policy"}.get(module.__name__, re.sub("^train_|_lora$", "", module.__name__))

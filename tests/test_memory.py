@@ -138,9 +138,9 @@ def test_what_fits_is_what_is_proposed(tmp_path):
             found.phases = {phase: found.phases[phase]}
             peaks.append(found.peak)
         assert peaks[0] <= room < peaks[1] and not any_does
-    for method in ("sft", "rl", "ppo", "dpo"):
+    for method in ("sft", "rl", "ppo", "rft", "dpo"):
         other = memory.predict(shape, memory.replace(args, method=method, value_coef=0.5 * (method == "ppo")))
-        assert math.isfinite(other.peak) and ("sampling" in other.phases) is (method in ("rl", "ppo"))
+        assert math.isfinite(other.peak) and ("sampling" in other.phases) is (method in ("rl", "ppo", "rft"))
 
 
 @pytest.mark.parametrize(

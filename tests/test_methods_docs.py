@@ -18,6 +18,7 @@ PAGES = {
     "ppo.md": ["train_ppo_lora.py"],
     "grpo.md": ["train_grpo_lora.py"],
     "dpo.md": ["generate_dpo_data.py", "train_dpo_lora.py"],
+    "rft.md": ["train_rft_lora.py"],
 }
 TRAINING = sorted({script for scripts in PAGES.values() for script in scripts})
 EVERY = ["README.md", *PAGES]

@@ -69,7 +69,7 @@ def test_an_ablation_trains_its_choices_and_compares_them(tmp_path):
 def test_the_results_table_is_made_by_one_command(tmp_path):
     out = pipeline(tmp_path, "reproduce_table.sh", PROFILE="pocket", SEEDS="1", STEPS="1")
     ppo = [f"ppo_alpha{alpha}{batch}" for alpha in ("0.01", "0.03") for batch in ("", "_8")]
-    rows = ["base", "sft", "rl_alpha0.01", "rl_alpha0.03", *ppo, "grpo_alpha0.01", "grpo_alpha0.03", "dpo"]
+    rows = ["base", "sft", "rl_alpha0.01", "rl_alpha0.03", *ppo, "grpo_alpha0.01", "grpo_alpha0.03", "dpo", "rft"]
     table = out.rpartition("| method |")[2]
     assert [name for name in rows if f"| pocket_{name} |" not in table] == []
     assert "nothing to compare" in out  # four tasks are not the committed 250
@@ -78,7 +78,7 @@ def test_the_results_table_is_made_by_one_command(tmp_path):
     assert batches == [4, 8, 4, 8]
     for path in ("curves.png", "length_vs_pass.png", "table.csv", "table.tex", "train_logs.tar.gz"):
         assert (tmp_path / "results" / path).stat().st_size > 0
-    assert out.count("complete: skipped") >= 3  # PPO, GRPO and DPO find the SFT adapter made
+    assert out.count("complete: skipped") >= 4  # PPO, GRPO, DPO and RFT find the SFT adapter made
 
 
 @needs_venv

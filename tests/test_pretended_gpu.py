@@ -177,6 +177,7 @@ STAGES = {  # an epoch of 6 tasks, two updates, or four tasks
         f"train_ppo_lora.py {FROM_START} --num_updates 2 --num_samples 2 --value_coef 0.5 --ratio_level token {FEW}"
     ],
     "grpo": [GRPO],
+    "rft": [f"train_rft_lora.py {FROM_START} --num_steps 2 --num_samples 2 {FEW}"],
     "dpo": [
         "generate_dpo_data.py --sft_model {start} --train_path data/pocket_train.jsonl --output_path {out}.jsonl "
         "--max_length 384 --max_new_tokens 32 --limit 12 --num_samples 4",

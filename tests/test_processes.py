@@ -21,9 +21,12 @@ RUNS = {
     "ppo": dict(num_updates=2, batch_size=3, num_samples=3, ppo_epochs=2, minibatch_size=5, value_coef=0.5,
                 ratio_level="token", critic_warmup=1),
     "grpo": dict(num_steps=2, batch_size=3, num_samples=3, seed=5, dynamic_sampling=True),
+    "rft": dict(num_steps=2, batch_size=3, num_samples=4, num_epochs=2, minibatch_size=2, max_kept=1,
+                stop_at_strings=True),
     "dpo": dict(train_path="{pairs}", batch_size=3, num_steps=2, max_length=None, max_new_tokens=None),
 }  # fmt: skip
-SAME = ("step", "sampled_tokens", "gen_len", "base_reward", "left_out", "replaced_groups", "optimizer_steps")
+SAME = ("step", "sampled_tokens", "gen_len", "base_reward", "left_out", "replaced_groups", "optimizer_steps",
+        "kept", "kept_tasks")  # fmt: skip
 
 
 ONE_THREAD = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -99,7 +102,7 @@ def test_two_processes_make_the_update_of_one(start, pairs, tmp_path, method, la
             assert two[name] == wanted, name
     if method != "dpo":  # each process has made the ratios of its share
         rows = [[json.loads(line) for line in (tmp_path / count / "completions.jsonl").open()] for count in "12"]
-        assert len(rows[0]) > 0 and (method == "rl") == (rows[0][0]["ratio"] is None)
+        assert len(rows[0]) > 0 and (method in ("rl", "rft")) == (rows[0][0]["ratio"] is None)
         for one, two in zip(*rows, strict=True):
             wanted = None if one["ratio"] is None else pytest.approx(one["ratio"], rel=1e-2)
             assert one["token_ids"] == two["token_ids"] and two["ratio"] == wanted

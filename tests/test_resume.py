@@ -33,6 +33,8 @@ METHODS = {
     "ppo": dict(num_updates=STEPS, num_samples=2, ppo_epochs=2, minibatch_size=3, value_coef=0.5, ratio_level="token",
                 lr_scheduler_type="linear", kl_coef=0.05, **SHORT),
     "grpo": dict(num_steps=STEPS, num_samples=4, num_iterations=2, minibatch_size=5, dynamic_sampling=True, **SHORT),
+    "rft": dict(num_steps=STEPS, num_samples=4, num_epochs=2, minibatch_size=2, max_kept=1, stop_at_strings=True,
+                **SHORT | {"max_new_tokens": 32}),
 }  # fmt: skip
 
 

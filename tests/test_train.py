@@ -103,6 +103,7 @@ def test_every_method_has_its_stages(stages, pocket):
         "ppo": ["train_sft_lora.py", "train_ppo_lora.py", last],
         "grpo": ["train_sft_lora.py", "train_grpo_lora.py", last],
         "dpo": ["train_sft_lora.py", "generate_dpo_data.py", "train_dpo_lora.py", last],
+        "rft": ["train_sft_lora.py", "train_rft_lora.py", last],
     }
 
 
@@ -156,7 +157,7 @@ def test_a_file_in_configs_is_checked_too(stages, monkeypatch, tmp_path, plain_m
     [
         ("", "want METHOD [GPU] [MODEL] or a YAML file"),
         ("--debug", "no method is named"),
-        ("grop 0", "'grop': the first word is sft, rl, ppo, grpo, dpo or a YAML file"),
+        ("grop 0", "'grop': the first word is sft, rl, ppo, grpo, dpo, rft or a YAML file"),
         ("grpo 0 a b", "'b': want METHOD [GPU] [MODEL], then options"),
         ("grpo --debug yes no", "'no': belongs to no option"),
         ("grpo data/pocket_coder --learning-rat 1", "did you mean --learning_rate?"),

@@ -102,8 +102,8 @@ def files_in(folder) -> dict:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("script", ["train_rl_lora", "train_ppo_lora", "train_grpo_lora", "generate_dpo_data",
-                                    "eval_humaneval"])  # fmt: skip
+@pytest.mark.parametrize("script", ["train_rl_lora", "train_ppo_lora", "train_grpo_lora", "train_rft_lora",
+                                    "generate_dpo_data", "eval_humaneval"])  # fmt: skip
 def test_if_the_tests_of_all_tasks_are_refused_it_is_said_and_nothing_lost(run_cli, tmp_path, start, script):
     path, out = task_file(tmp_path / "t.jsonl", refused=5), tmp_path / "out"
     out.mkdir()
