@@ -158,7 +158,8 @@ pocket)
     GRPO_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
     DPO_DATA_FLAGS="$length_flags --token_budget $((60000 / ${ROUNDS:-1})) --num_samples 4 --rejected random --batch_size 32"
     DPO_FLAGS="--learning_rate 5e-4 --beta 0.2"
-    RFT_FLAGS="$length_flags $budget --num_steps 1000 --num_samples 4 --learning_rate 1e-3"
+    RFT_FLAGS="$length_flags $budget --num_steps 1000 --num_samples 4 --num_epochs 2 --minibatch_size 4"
+    RFT_FLAGS="$RFT_FLAGS --learning_rate 2e-3"
     EVAL_FLAGS="$length_flags --batch_size 128"
     need make_pocket_tasks.py data/pocket_train.jsonl data/pocket_test.jsonl
     need make_pocket_coder.py data/pocket_coder

@@ -57,9 +57,7 @@ class Args(RolloutArgs):
     clip_range: float = 0.2  # how far the ratio may fall before its gradient stops
     clip_range_high: float = 0.0  # how far it may rise; 0 takes --clip_range, or 4 for cispo (DAPO: 0.28)
     dual_clip: float = 0.0  # where A < 0, the objective is this times A at least; above 1, usually 3; 0: no bound
-    std_ddof: Literal[0, 1] = (
-        0  # delta degrees of freedom: the advantages' std divides by n less this; torch's by n - 1
-    )
+    std_ddof: Literal[0, 1] = 0  # the advantages' std divides by n less this: 0 the samples' own, 1 as torch's
     std_floor: float = 0.1  # least std to divide by, so that length alone never counts like the tests; 0: none
     kl_coef: float = 0.02  # weight of the KL to the SFT adapter, k3 in the loss
     mask_truncated: bool = False  # completions that were cut off count in their group, but are not trained on

@@ -46,9 +46,7 @@ class Args(RolloutArgs):
     dual_clip: float = 0.0  # where A < 0, the objective is this times A at least; above 1, usually 3; 0: no bound
     ratio_level: Literal["sequence", "token"] = "sequence"  # whether a completion or each of its tokens has a ratio
     normalize_advantages: bool = True  # z-score them over the batch
-    std_ddof: Literal[0, 1] = (
-        0  # delta degrees of freedom: the advantages' std divides by n less this; torch's by n - 1
-    )
+    std_ddof: Literal[0, 1] = 0  # the advantages' std divides by n less this: 0 the samples' own, 1 as torch's
     std_floor: float = 0.1  # least std to divide by, so that length alone never counts like the tests; 0: none
     value_coef: float = 0.0  # weight of the critic's loss, usually 0.5; 0 trains no critic
     critic_warmup: int = 0  # batches that train only the critic, before the policy's first update
