@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from common import (
     InputError,
+    check_judge_args,
     command,
     machine,
     peak_memory,
@@ -97,7 +98,7 @@ def check(args: Args) -> None:
     require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
     require(args.max_new_tokens >= 1, f"--max_new_tokens {args.max_new_tokens}: must be at least 1")
     require(args.limit >= 0, f"--limit {args.limit}: must not be negative")
-    require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
+    check_judge_args(args)
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
     require(args.batch_size >= 1, f"--batch_size {args.batch_size}: must be at least 1")
     require(not (args.samples and args.server), "--samples needs no model: leave --server out")

@@ -22,7 +22,17 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from common import machine, require, require_at_least, run_script, settings_of, sha256, write_jsonl, write_text
+from common import (
+    check_judge_args,
+    machine,
+    require,
+    require_at_least,
+    run_script,
+    settings_of,
+    sha256,
+    write_jsonl,
+    write_text,
+)
 from common.run_args import EngineArgs, JudgeArgs, StageArgs
 from judging.tasks import Task, read_tasks, stop_strings
 
@@ -59,7 +69,7 @@ def check(args: Args) -> None:
     require(args.num_samples >= 2, f"--num_samples {args.num_samples}: a pair needs 2 or more")
     require(args.temperature > 0, f"--temperature {args.temperature}: must be positive; greedy samples are all alike")
     require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
-    require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
+    check_judge_args(args)
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
     same = Path(args.output_path).resolve() == Path(args.train_path).resolve()
     require(not same, f"--output_path {args.output_path}: is the task file itself")

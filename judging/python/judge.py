@@ -28,15 +28,27 @@ from typing import Any, NoReturn
 if __name__ == "__main__":  # started by path: search modules in the project's folder, not in this one
     sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
-from judging.codec import MAX_REQUEST, dump_frame, split_frame
-from judging.python.reasons import Progress, cause, compared, failed, how_it_died, outcome, place_of, told, untrue
+from judging.codec import MAX_JOB, dump_frame, split_frame
+from judging.python.reasons import (
+    Progress,
+    cause,
+    compared,
+    failed,
+    how_it_died,
+    loading_failed,
+    outcome,
+    place_of,
+    told,
+    too_long,
+    untrue,
+)
 from judging.python.remote import Remote
 from judging.python.session import CheckOver, Session, one_line
 from judging.python.split import COMPARE, IMPORTABLE, RECORD, TRUTH, Split, Unsplittable, split
+from judging.python.stdio import check_program
 from judging.python.zygote import REPORT, START
-from judging.tasks import candidate_source, test_source
+from judging.tasks import candidate_source, is_program, test_source
 
-MAX_SOURCE = 256 * 1024  # characters of a program under test
 REPEAT_ALARM = 0.05  # seconds between alarms after the first one, for tests that swallow its exception
 LARGE, SPLIT_LIMIT = 64 * 1024, 30.0  # a task of more characters takes long to split, and gets this many seconds for it
 OPEN = ("uncrossable", "raised")  # not yet a verdict: either the task or the completion is at fault
@@ -96,6 +108,8 @@ class Judge:
         Raises:
             Broken: the zygote is gone, or the fork failed.
         """
+        if is_program(job["task"]):
+            return self.send(check_program(self, job))
         key = json.dumps([job["task"].get(name) for name in _PARTS])
         if len(key) > LARGE:
             self.tell(SPLIT_LIMIT)
@@ -137,8 +151,8 @@ class Judge:
         """Return the fields of the verdict on one completion."""
         task, limit = job["task"], job["time_limit"]
         source = candidate_source(task, job["completion"])
-        if len(source) > MAX_SOURCE:
-            return outcome("syntax", f"the program has {len(source)} characters, and {MAX_SOURCE} are allowed")
+        if (verdict := too_long(source)) is not None:
+            return verdict
         verdict = self.attempt(plan, task, source, limit)
         if verdict["status"] in OPEN or (plan is not None and plan.settings and verdict["status"] == "fail"):
             verdict["status"] = "refused" if self.at_fault(key, plan, task, cause(verdict), limit) else "fail"
@@ -277,7 +291,7 @@ def _converse(session: Session, plan: Split | None, task: dict, source: str, pro
     session.know(namespace, plan.classes, plan.seeds)
     session.send({"source": source, "names": plan.remote, "classes": plan.classes})
     reply = session.receive()
-    if failure := _loading_failed(session, reply):
+    if failure := loading_failed(session, reply):
         return failure
     try:
         given = session.given(reply["names"], plan.remote)
@@ -333,26 +347,7 @@ def _converse_weakly(session: Session, task: dict, source: str) -> dict[str, Any
     session.ready = True
     session.send({"source": source, "names": [], "tests": test_source(task)})
     reply = session.receive()
-    return _loading_failed(session, reply) or outcome("pass", "")
-
-
-def _loading_failed(session: Session, reply: Any) -> dict[str, Any] | None:
-    """Return the verdict on a program that did not load, None if it did."""
-    if type(reply) is not dict:
-        session.end("protocol", "a malformed answer to the program")
-    if "error" not in reply and "exit" not in reply:
-        return None
-    try:
-        session.complain(reply)
-    except Exception as error:
-        if not hasattr(error, "_remote"):
-            session.end("protocol", "a malformed answer to the program")
-        stage = reply["error"].get("stage")
-        if stage == "compile" and not isinstance(error, MemoryError | RecursionError):
-            return outcome("syntax", error._remote)
-        if stage == "compile":
-            return outcome("syntax", f"too complex to compile: {error._remote}")
-        return failed(error)
+    return loading_failed(session, reply) or outcome("pass", "")
 
 
 _PARTS = ("task_id", "prompt", "test", "entry_point", "test_list", "test_setup_code", "canonical_solution")
@@ -379,7 +374,7 @@ def main() -> None:
     poll, buffer = select.poll(), bytearray()
     poll.register(parent, select.POLLIN)
     while True:
-        while (frame := split_frame(buffer, 4 * MAX_REQUEST)) is None:
+        while (frame := split_frame(buffer, MAX_JOB)) is None:
             while not poll.poll(1000):
                 if judge.orphaned():
                     judge.leave()

@@ -10,6 +10,8 @@ from typing import Any
 from common import one_line
 from judging.python.remote import shown
 
+MAX_SOURCE = 256 * 1024  # characters of a program under test
+
 
 class Progress:
     """The outcomes of the counted tests so far."""
@@ -50,6 +52,35 @@ def failed(error: BaseException, absent: Iterable[str] = ()) -> dict[str, Any]:
     # any other BaseException is a failure reported by a test library, for example pytest.fail's
     asserted = isinstance(error, AssertionError) or not isinstance(error, Exception | SystemExit | KeyboardInterrupt)
     return outcome("fail" if missing or asserted else "raised", reason)
+
+
+def loading_failed(session: Any, reply: Any) -> dict[str, Any] | None:
+    """Return the verdict on a program that did not load, None if it did."""
+    if type(reply) is not dict:
+        session.end("protocol", "a malformed answer to the program")
+    if "error" not in reply and "exit" not in reply:
+        return None
+    try:
+        session.complain(reply)
+    except Exception as error:
+        if not hasattr(error, "_remote"):
+            session.end("protocol", "a malformed answer to the program")
+        stage = reply["error"].get("stage")
+        if stage == "compile" and not isinstance(error, MemoryError | RecursionError):
+            return outcome("syntax", error._remote)
+        if stage == "compile":
+            return outcome("syntax", f"too complex to compile: {error._remote}")
+        return failed(error)
+
+
+def too_long(source: str) -> dict[str, Any] | None:
+    """Return the verdict on a program that is too long to be tried, else None."""
+    allowed = len(source) <= MAX_SOURCE
+    return (
+        None
+        if allowed
+        else outcome("syntax", f"the program has {len(source)} characters, and {MAX_SOURCE} are allowed")
+    )
 
 
 def told(error: BaseException) -> str:

@@ -8,18 +8,24 @@ Messages (values as in objects.py): first {"source", "names", "classes"?, "tests
 {"names": {name: value}}; then {"id", "op", "args", "kwargs", "changes", "forget", "random"?}, answered with
 {"id", "value", "changes", "free"}. An exception is answered with {"error": {"types", "message", "line", "stage", ...},
 "changes"}, and an attempt to end the program with {"exit": text}.
+
+A task that is judged by what a whole program prints has one message, {"source", "mark"}, answered with {"names": {}}
+once the program is compiled. From then on the channel is the program's standard input and output.
 """
 
 from __future__ import annotations
 
+import atexit
 import builtins
+import contextlib
+import gc
 import io
 import operator
 import os
 import socket
 import sys
 import types
-from typing import Any
+from typing import Any, NoReturn
 
 from judging.codec import MAX_FRAME, MAX_REQUEST, TooBig, dump_frame, split_frame
 from judging.python.objects import Objects
@@ -68,6 +74,7 @@ class _Runner:
         )
         self.handles: list[Any] = []  # objects that the judge has a reference to
         self.handle_numbers: dict[int, int] = {}  # id of a handle -> its number, so that an object keeps one number
+        self.program: types.CodeType | None = None  # of a task without tests: what `run_program` runs
 
     def receive(self) -> Any:
         while (frame := split_frame(self.buffer, MAX_REQUEST)) is None:
@@ -91,6 +98,9 @@ class _Runner:
             code = compile(request["source"], FILENAME, "exec", dont_inherit=True)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # a NUL byte is a ValueError
             return {"error": _describe(error, "compile"), "changes": []}
+        if "mark" in request:
+            self.program = code
+            return {"names": {}}
         sys.modules["candidate"] = self.module
         self.objects.classes.update(request.get("classes", ()))
         namespace = self.module.__dict__
@@ -214,7 +224,60 @@ def serve(channel: socket.socket) -> None:
             runner.send(reply)
         except (TooBig, RecursionError) as error:
             runner.send(_too_big(error))
+        if runner.program is not None:
+            run_program(channel, runner.program, request["mark"])
         stage = runner.answer
+
+
+def run_program(channel: socket.socket, code: types.CodeType, mark: str) -> NoReturn:
+    """Run a program as Python runs a script, with the channel as standard input and output; end as Python ends.
+
+    Args:
+        mark: if the program raises an exception, this goes out behind its output, followed by the line and the text of
+            the exception. It only words the reason: the exit code decides.
+    """
+    channel.recv(1)  # not before the judge has read our answer: what comes then is the program's output
+    for stream in (0, 1):
+        os.dup2(channel.fileno(), stream)
+    channel.close()
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", newline="\n", closefd=False)
+    sys.argv = [FILENAME]
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    module.__file__ = FILENAME
+    status = 0
+    try:
+        exec(code, module.__dict__)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException as error:
+        status = 1
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            told = _describe(error, "run")
+            said = f"{type(error).__name__}: {told['message']}".removesuffix(": ")
+            os.write(1, f"{mark}{told['line']} {said}".encode("utf-8", "replace"))
+    end(module, status)
+
+
+def end(module: types.ModuleType, status: int) -> NoReturn:
+    """End the process in the order in which Python does at the end of a script.
+
+    That is: wait for threads, call the functions of atexit, write what the program left in buffers. Then it ends at
+    once: taking the interpreter itself apart would take longer than most programs run.
+    """
+    steps = (
+        getattr(sys.modules.get("threading"), "_shutdown", None),
+        atexit._run_exitfuncs,
+        lambda: sys.stdout.flush(),
+        module.__dict__.clear,  # a file that nobody refers to any more writes its buffer
+        gc.collect,
+        lambda: sys.__stdout__.flush(),
+    )
+    for step in filter(None, steps):
+        with contextlib.suppress(BaseException):
+            step()
+    os._exit(status & 0xFF)
 
 
 def warm_up() -> None:
