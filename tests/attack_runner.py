@@ -136,14 +136,14 @@ def available(row: Attack) -> bool:
     return not row.needs or (platform.machine() == row.needs if row.needs == "x86_64" else bool(find_spec(row.needs)))
 
 
-def pair(row: Attack, traces: Traces) -> tuple[dict[str, str], str]:
+def pair(row: Attack, traces: Traces) -> tuple[dict[str, Any], str]:
     """The task and completion of a row."""
 
     def fill(text: str) -> str:
         return text.replace("@HOST@", str(traces.host)).replace("@PORT@", str(traces.port))
 
     task = TASKS[row.task]
-    return {**task, "test": fill(task["test"])}, fill(row.completion)
+    return task | ({"test": fill(task["test"])} if "test" in task else {}), fill(row.completion)
 
 
 def run_all(pattern: str = "", workers: int = 2, namespaces: bool = True) -> dict[str, Any]:

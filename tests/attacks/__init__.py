@@ -68,6 +68,24 @@ TASKS = {
     "powered": _task("powered", "def check(candidate):\n    assert 3 ** candidate(3) == 729\n"),
 }
 
+
+def _program(name: str, inputs: list[str], outputs: list[str]) -> dict[str, object]:
+    return {"task_id": name, "prompt": "", "canonical_solution": "", "inputs": inputs, "outputs": outputs}
+
+
+_LONG = "".join(f"{n:09}\n" for n in range(300_000))  # 3,000,000 characters
+
+TASKS |= {
+    "add": _program("add", ["1 2\n", "3 4\n"], ["3\n", "7"]),
+    "hidden": _program("hidden", ["x\n"], [SECRET]),
+    "kept": _program("kept", ["41\n", "later\n"], ["ok", "41"]),
+    "large": _program("large", [_LONG], ["3000000\n"]),
+    "echo": _program("echo", [_LONG], [_LONG]),
+    "counts": _program("counts", ["\n"] * 4, ["1", "2", "3", "4"]),
+    "scripts": _program("scripts", ["żółw 亀 🐢\n"], ["🐢 亀 włóż\n"]),
+    "empty": _program("empty", ["", "a"], ["", "a"]),
+}
+
 FAIL, TIMEOUT, MEMORY, CRASH, PROTOCOL = ("fail",), ("timeout",), ("memory",), ("crash",), ("protocol",)
 PASS, SYNTAX, NO_ENTRY = ("pass",), ("syntax",), ("no_entry_point",)
 
@@ -91,8 +109,8 @@ class Attack(NamedTuple):
 
 def corpus() -> list[Attack]:
     """Every row of every group; their names are unique."""
-    from . import exits, forging, host, programs, resources
+    from . import exits, forging, host, printing, programs, resources
 
-    rows = [row for group in (exits, forging, resources, host, programs) for row in group.ATTACKS]
+    rows = [row for group in (exits, forging, resources, host, programs, printing) for row in group.ATTACKS]
     assert len({row.name for row in rows}) == len(rows)
     return rows
