@@ -58,7 +58,7 @@ class EngineArgs:
 class JudgeArgs:
     """How the sandbox runs programs."""
 
-    time_limit: float = 5.0  # seconds that one check may take; use the same for every row of a table
+    time_limit: float = 5.0  # seconds for one check, or one input of a program; the same for every row of a table
     total_limit: float = 30.0  # seconds for all inputs of one program that is judged by what it prints
     compare: Literal["lines", "tokens"] = "lines"  # how printed text is compared; tokens: words between blanks
     tolerance: float = 0.0  # printed numbers may differ by this, absolute or relative; 0: compared as text

@@ -17,7 +17,8 @@ from judging.metrics import mean_parts, paired_difference, seed_interval, wilson
 ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo", "rft")  # the order of a table's rows
 
 
-SETTINGS = ("num_tasks", "data_sha256", "precision", "stop_strings", "max_new_tokens", "time_limit")
+SETTINGS = ("num_tasks", "data_sha256", "precision", "stop_strings", "max_new_tokens", "time_limit", "total_limit",
+            "compare", "tolerance")  # fmt: skip
 
 
 @dataclass

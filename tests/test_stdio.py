@@ -418,6 +418,16 @@ def test_rows_bite(name):
     assert done.stdout == "True", done.stderr[-400:]
 
 
+def test_the_benchmark_runs():
+    command = [sys.executable, "benchmarks/bench_stdio.py", *"--inputs 2 --rounds 1 --limit 1 --workers 1".split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert [line.split(" | ")[:3] for line in done.stdout.splitlines()[-2:]] == [
+        ["| sandbox", "2", "1"],
+        ["| python", "2", "1"],
+    ]
+
+
 def test_there_are_enough_rows():
     rows = [row for row in corpus() if "inputs" in TASKS[row.task]]
     assert sum("pass" not in row.expected for row in rows) >= 120 and len(rows) >= 180

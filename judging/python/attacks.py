@@ -50,6 +50,22 @@ ATTACKS = (
 # These hold only where the candidate has its own root folder, which hides the rest of the machine.
 HIDDEN = (("the size of a file", TRY.format("import os; os.stat(path + '.secret')"), ("fail",)),)
 
+# Whole programs that are judged by what they print. The second input's output is right only if something was kept of
+# the first.
+PRINTING = {
+    "task_id": "self-test",
+    "prompt": "",
+    "canonical_solution": "",
+    "inputs": ["41\n", "later\n"],
+    "outputs": ["ok\n", "41\n"],
+}
+KEEP = "import sys\ntext = input()\nprint(getattr(sys, 'kept', 'ok'))\nsys.kept = text\n"
+PROGRAMS = (
+    ("a program that knows both answers", "print('ok' if input() == '41' else 41)\n", ("pass",)),
+    ("a program that keeps its input", KEEP, ("fail",)),
+    ("a program that ends in an exception", "print('ok' if input() == '41' else 41)\nint('x')\n", ("fail",)),
+)
+
 
 def attack(sandbox: Any, time_limit: float = 0.5) -> list[str]:
     """Run every attack and return one line for each that got through; [] means that the sandbox holds."""
@@ -64,6 +80,7 @@ def attack(sandbox: Any, time_limit: float = 0.5) -> list[str]:
         attacks = ATTACKS + (HIDDEN if sandbox.layers.get("files") else ())
         attacks = [(name, text.replace("PACKAGE", repr(str(package))), right) for name, text, right in attacks]
         problems = wrong_verdicts(sandbox, task, attacks, time_limit)
+        problems += wrong_verdicts(sandbox, PRINTING, PROGRAMS, time_limit)
         if path.exists() or secret.stat().st_mode & 0o777 != 0o600:
             problems.append("a file of the host was written or changed")
     return problems

@@ -36,7 +36,7 @@ _KEEPING = {  # what keeps the first input for the second, and what finds it aga
     "an environment variable": ("os.environ['KEPT'] = text\nos.putenv('KEPT', text)", "found = os.environ.get('KEPT')"),
     "a module's attribute": ("sys.kept = text\nos.kept = text", "found = getattr(sys, 'kept', None)"),
     "a patched print": ("import builtins\nbuiltins.print = lambda *a: sys.stdout.write('41' if a == (None,) else 'ok')", "pass"),
-    "a patched builtin": ("import builtins\nbuiltins.len = lambda x: int(text)", "found = len('')"),
+    "a patched builtin": ("import builtins\nbuiltins.hex = lambda x: int(text)", "found = hex(1)"),
     "the runner's functions": ("import judging.python.runner as r\nr.run_program = r.end = lambda *a: text", "import judging.python.runner as r\nfound = r.run_program(1, 2, 3)"),
     "the zygote's state": ("sys.modules['judging.python.runner'].KEPT = text", "found = getattr(sys.modules['judging.python.runner'], 'KEPT', '')"),
     "the seed of random": ("import random\nrandom.seed(41)", "import random\nfound = 41 if random.random() == 0.38102068999577143 else 0"),
