@@ -114,7 +114,8 @@ def plan(args: Args, table: dict[str, Any], given: dict[str, Any]) -> list[Stage
     name, data, script = f"{args.checkpoints}/{name_of(args)}", data_of(args.dataset), f"train_{args.method}_lora.py"
     settings, batch, pairs = table | given, args.batch_size or table["batch_size"], f"{name}-pairs.jsonl"
     typed = stage(script, settings, "batch_size").args()
-    per_epoch = math.ceil(len(read_tasks(data.train)) / (batch * getattr(typed, "gradient_accumulation_steps", 1)))
+    drawn = read_tasks(data.train, pass_rates=(getattr(typed, "min_pass", 0.0), getattr(typed, "max_pass", 1.0)))
+    per_epoch = math.ceil(len(drawn) / (batch * getattr(typed, "gradient_accumulation_steps", 1)))
     steps = 2 if args.debug else math.ceil(args.epochs * per_epoch)
     steps = next((getattr(typed, n) for n in ("num_steps", "num_updates") if n in given and hasattr(typed, n)), steps)
 

@@ -203,7 +203,7 @@ def explained_variance(batch: Batch) -> dict[str, float]:
 
 def main(args: Args) -> None:
     check(args)
-    tasks = read_tasks(args.train_path, args.prompt_level, args.instruct)
+    tasks = read_tasks(args.train_path, args.prompt_level, args.instruct, (args.min_pass, args.max_pass))
     reward_fn = chosen_reward(args, language_of(tasks))
 
     import torch

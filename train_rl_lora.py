@@ -79,7 +79,7 @@ def advantages(rewards: list[float], group: list[int], baseline: str) -> list[fl
 
 def main(args: Args) -> None:
     check(args)
-    tasks = read_tasks(args.train_path, args.prompt_level, args.instruct)
+    tasks = read_tasks(args.train_path, args.prompt_level, args.instruct, (args.min_pass, args.max_pass))
     reward_fn = chosen_reward(args, language_of(tasks))
 
     import torch

@@ -218,6 +218,10 @@ def check_sampling_args(args: Any) -> None:
     require_at_least(
         1, args, "batch_size", "num_samples", "max_new_tokens", "sample_batch_size", "micro_batch_tokens", "log_every"
     )
+    require(
+        0 <= args.min_pass <= args.max_pass <= 1,
+        f"--min_pass {args.min_pass} --max_pass {args.max_pass}: want 0 <= min_pass <= max_pass <= 1",
+    )
     require(args.curriculum_epochs > 0, f"--curriculum_epochs {args.curriculum_epochs}: must be positive")
     require(args.temperature > 0, f"--temperature {args.temperature}: must be positive; a gradient needs samples")
     require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")

@@ -90,6 +90,8 @@ class RolloutArgs(LoopArgs, EngineArgs, JudgeArgs, RewardArgs):
     """Settings of the methods that sample while they train: prompts, sampling, validation, records."""
 
     prompt_level: Literal["normal", "detailed", "terse", "curriculum"] = "normal"  # curriculum: detailed to terse
+    min_pass: float = 0.0  # leave out training tasks with a lower pass_rate (task_difficulty.py); 0 leaves out none
+    max_pass: float = 1.0  # leave out training tasks with a higher pass_rate; 1 leaves out none
     curriculum_epochs: float = 1.0  # curriculum: passes over the tasks at one level before the next
     stop_at_strings: bool = False  # also end a completion at its task's stop strings
     sample_batch_size: int = 64  # completions generated at a time; changes memory and speed only

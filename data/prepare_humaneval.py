@@ -18,6 +18,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import huggingface_hub
 
@@ -55,14 +56,23 @@ def read_source(source: str, hub: str = HUB, subset: str | None = None) -> list[
             raise InputError(f"--source {source}: {getattr(error, 'strerror', None) or error}") from None
         except ValueError as error:
             raise InputError(f"--source {source}: not JSON lines ({error})") from None
+    return [task for part in load_hub(hub, subset).values() for task in part]
+
+
+def load_hub(hub: str, subset: str | None = None) -> dict[str, Any]:
+    """Return the splits of a data set (and its subset) on the hub, by name, as `datasets` loads them.
+
+    Raises:
+        InputError: the hub cannot be reached, or the data set cannot be loaded.
+    """
     try:
         huggingface_hub.HfApi().dataset_info(hub, timeout=10)
     except Exception:  # the client raises what its transport raises
         huggingface_hub.constants.HF_HUB_OFFLINE = True  # only the cache: load_dataset would try for half a minute
-    from datasets import load_dataset  # reads the constant
-
     try:
-        return [task for part in load_dataset(hub, subset).values() for task in part]
+        from datasets import load_dataset  # reads the constant
+
+        return load_dataset(hub, subset)
     except Exception as error:  # the hub's client raises many kinds of exceptions
         raise InputError(
             f"{hub} cannot be loaded from the hub ({type(error).__name__}); give a local copy with --source FILE "

@@ -50,17 +50,20 @@ MAX_TEXT, MAX_TEXTS = 10_000_000, 48 * 1024 * 1024
 Task = dict[str, Any]
 
 
-def read_tasks(path: str | Path, level: str = "normal", instruct: bool = False) -> list[Task]:
+def read_tasks(
+    path: str | Path, level: str = "normal", instruct: bool = False, pass_rates: tuple[float, float] = (0.0, 1.0)
+) -> list[Task]:
     """Read a JSONL task file.
 
     Args:
         level: the level of detail that `prompt` gets, one of `CURRICULUM`; or "curriculum", which requires that the
             tasks have all three.
         instruct: mark the tasks as answered in prose, with the program in a fenced block.
+        pass_rates: the least and the largest `pass_rate` of the tasks to return; (0, 1) returns those without one too.
 
     Raises:
-        InputError: the file is missing or empty, has a line that is not a task, uses a task_id twice, or has tasks of
-            two languages. The message names the file and, where there is one, the line.
+        InputError: the file is missing or empty, has a line that is not a task, uses a task_id twice, has tasks of two
+            languages, or has none with such a pass rate. The message names the file and, where there is one, the line.
     """
     tasks, seen = [], {}
     for where, task in read_jsonl(path, "task file; data/README.md says how each one is made"):
@@ -68,6 +71,8 @@ def read_tasks(path: str | Path, level: str = "normal", instruct: bool = False) 
         if task["task_id"] in seen:
             raise InputError(f"{where}: task_id {task['task_id']!r} was already used at {seen[task['task_id']]}")
         seen[task["task_id"]] = where
+        if pass_rates != (0.0, 1.0) and not pass_rates[0] <= pass_rate(task, where) <= pass_rates[1]:
+            continue
         for needed in CURRICULUM if level == "curriculum" else (level,):
             field = prompt_field(needed)
             require(isinstance(task.get(field), str), f"{where}: task has no text field {field!r}, which "
@@ -76,9 +81,22 @@ def read_tasks(path: str | Path, level: str = "normal", instruct: bool = False) 
         task.pop("instruct", None)  # the flag decides, not the file
         tasks.append(task | {"instruct": True} if instruct else task)
     if not tasks:
-        raise InputError(f"{path}: has no tasks")
+        between = f" with a pass_rate from {pass_rates[0]:g} to {pass_rates[1]:g}" if seen else ""
+        raise InputError(f"{path}: has no tasks{between}")
     language_of(tasks, path)
     return tasks
+
+
+def pass_rate(task: Task, where: str) -> float:
+    """Return the share of a model's answers to the task that pass, which task_difficulty.py has measured.
+
+    Raises:
+        InputError: the task has none.
+    """
+    rate = task.get("pass_rate")
+    require(type(rate) in (int, float) and 0 <= rate <= 1, f"{where}: task has no pass_rate from 0 to 1, which "
+            "--min_pass and --max_pass need; python task_difficulty.py measures it")  # fmt: skip
+    return rate
 
 
 def check_task(task: Task, where: str) -> None:
@@ -347,7 +365,8 @@ test_source.__test__ = False  # pytest would take the name for a test
 def stop_strings(task: Task) -> tuple[str, ...]:
     """Return the stop strings of this task: HumanEval's, MBPP's, Verilog's or those of whole programs.
 
-    An `instruct` answer has none.
+    MBPP's are also for a prompt that does not begin the function: the model writes all of the program. An `instruct`
+    answer has none.
     """
     if task.get("instruct"):
         return ()
@@ -355,7 +374,22 @@ def stop_strings(task: Task) -> tuple[str, ...]:
         return VERILOG_STOP_STRINGS
     if is_program(task):
         return PROGRAM_STOP_STRINGS
-    return MBPP_STOP_STRINGS if task.get("test_list") else STOP_STRINGS
+    return STOP_STRINGS if begins(task) else MBPP_STOP_STRINGS
+
+
+def begins(task: Task) -> bool:
+    """Return whether a Python task's prompt has the header of the function, so that the model writes only its body.
+
+    >>> [begins({"prompt": p, "entry_point": "f"}) for p in ("def f(x):", "'''\\ndef f(x):\\n'''")]
+    [True, False]
+    """
+    if task.get("test_list"):
+        return False
+    try:
+        body = ast.parse(task["prompt"]).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return True  # it ends in the middle of the function
+    return task["entry_point"] in {getattr(node, "name", None) for node in body}
 
 
 def truncate_at_stop(completion: str, stops: tuple[str, ...]) -> str:

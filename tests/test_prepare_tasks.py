@@ -1,0 +1,628 @@
+"""Importing tasks from the formats of public data sets; all records here were written for these tests."""
+
+import base64
+import doctest
+import gzip
+import json
+import pickle
+import sys
+import types
+import zlib
+
+import pytest
+from conftest import ROOT, SHARED
+
+sys.path.insert(0, str(ROOT / "data"))
+
+import prepare_tasks
+import task_formats
+import task_tests
+from prepare_tasks import Args
+from task_formats import FORMATS, KEY, private_tests
+from task_tests import Unfit, check_harmless, check_of_calls, check_of_pytest
+
+from common import InputError, sha256
+from judging.tasks import check_task, read_tasks, stop_strings, truncate_at_stop
+
+PLAIN = "its tests use more than plain computation"
+STDIN = {"task_id": "a", "prompt": "", "canonical_solution": "print(1)", "entry_point": "", "inputs": [""],
+         "outputs": ["1\n"]}  # fmt: skip
+
+
+@pytest.fixture
+def judges_stdin():
+    """Skip until the judge has stdin tasks."""
+    try:
+        check_task(STDIN, "")
+    except InputError:
+        pytest.skip("the judge does not know tasks with inputs and outputs yet")
+
+
+@pytest.fixture(autouse=True)
+def nothing_held_out(monkeypatch):
+    """Whether data/ has HumanEval must not matter."""
+    monkeypatch.setattr(prepare_tasks, "HELD_OUT", ())
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def imported(tmp_path, form, records, **settings):
+    """Import the records; return the tasks and the reasons with their counts."""
+    source, output = write(tmp_path / "source.jsonl", records), tmp_path / "out.jsonl"
+    prepare_tasks.main(Args(format=form, source=source, output=str(output), quiet=True, **settings))
+    report = json.loads((tmp_path / "out_import.json").read_text())
+    assert report["sha256"] == sha256(output) and report["taken"] == len(read_tasks(output))
+    assert report["taken"] + sum(entry["count"] for entry in report["dropped"].values()) == len(records)
+    return read_tasks(output), {reason: entry["count"] for reason, entry in report["dropped"].items()}
+
+
+def why(form, record):
+    """The reason for which the format drops this record."""
+    with pytest.raises(Unfit) as error:
+        FORMATS[form].read(record, "f.jsonl:1")
+    return str(error.value)
+
+
+# KodCode
+
+
+def kod(number, name, solution, test, **more):
+    info = {"function_name": name, "function_declaration": f"def {name}(n):", "parameter_list": "(n)", "docstring": ""}
+    return {"style": "instruct", "subset": "Own", "question_id": f"Own_{number}_I", "question": f"Write {name}.",
+            "solution": solution, "test": test, "test_info": [info], "gpt_pass_percentage": 1.0} | more  # fmt: skip
+
+
+TWICE = "def twice(n):\n    return helper(n) * 2\n\ndef helper(n):\n    return n\n"
+TWICE_TEST = """from solution import twice
+
+def test_one():
+    assert twice(1) == 2
+
+def test_two():
+    assert twice('a') == 'aa'
+"""
+ROOT_OF = """class Negative(ValueError):
+    pass
+
+def root_of(n):
+    if n < 0:
+        raise Negative('below zero')
+    return n ** 0.5
+"""
+ROOT_OF_TEST = """import pytest
+from math import sqrt
+from pytest import approx as near
+from solution import root_of as under_test, Negative
+
+@pytest.mark.parametrize("number,root", [(4, 2), (9, 3), (2, pytest.approx(1.41421356))])
+def test_cases(root, number):
+    assert under_test(number) == root
+
+def test_negative():
+    with pytest.raises(ValueError, match="below"):
+        under_test(-1)
+
+def test_near():
+    assert [under_test(2), 1] == near([sqrt(2), 1])
+"""
+
+
+def test_kodcode(tmp_path, sandbox):
+    tasks, reasons = imported(tmp_path, "kodcode", [
+        kod(1, "twice", TWICE, TWICE_TEST),
+        kod(2, "root_of", ROOT_OF, ROOT_OF_TEST),
+        kod(3, "twice", "def twice(n):\n    return n\n", TWICE_TEST),
+        kod(4, "twice", TWICE, "from solution import twice\ndef test_it(tmp_path):\n    assert twice(1) == 2\n"),
+        kod(5, "twice", TWICE, TWICE_TEST + "\ndef test_os():\n    import os\n    os.remove('x')\n"),
+        kod(6, "twice", TWICE, "from solution import twice\ndef test_nothing():\n    pass\n"),
+        kod(7, "twice", "def twice(n:\n", TWICE_TEST),
+        kod(1, "twice", TWICE, TWICE_TEST),
+    ])  # fmt: skip
+    assert [task["task_id"] for task in tasks] == ["kodcode/Own_1_I", "kodcode/Own_2_I"]
+    assert tasks[0]["prompt"] == '"""\nWrite twice.\n\ndef twice(n):\n"""\n' and tasks[0][KEY] == TWICE
+    assert reasons == {
+        "its solution ends in fail": 2,  # and a test that asks nothing
+        "its tests need fixtures or decorators of pytest": 1,
+        PLAIN: 1,
+        "none of its solutions is Python 3": 1,
+        "its task_id was already used": 1,
+    }
+    right = [sandbox.check(task, task[KEY]) for task in tasks]
+    assert [(v.status, v.tests_passed, v.tests_total) for v in right] == [("pass", 2, 2), ("pass", 5, 5)]
+    half = sandbox.check(tasks[0], "def twice(n):\n    return 2 if n == 1 else n\n")
+    assert (half.status, half.tests_passed, half.tests_total) == ("fail", 1, 2)
+    silent = sandbox.check(tasks[1], ROOT_OF.replace("raise Negative('below zero')", "return -1"))
+    assert (silent.status, silent.tests_passed) == ("fail", 4) and "nothing was raised" in silent.reason
+    other = sandbox.check(tasks[1], ROOT_OF.replace("below zero", "no"))
+    assert (other.status, other.tests_passed) == ("fail", 4)
+    for task in tasks:  # helpers follow the function
+        assert truncate_at_stop(TWICE, stop_strings(task)) == TWICE
+
+
+@pytest.mark.parametrize(
+    ("tests", "reason"),
+    [
+        ("def test_it():\n    assert True\n", "its tests import nothing from the program"),
+        ("from solution import *\ndef test_it():\n    assert f()\n", "a way that is not handled"),
+        ("def test_it():\n    from solution import f\n    assert f()\n", "a way that is not handled"),
+        ("from solution import f\nclass TestIt:\n    def test_it(self):\n        assert f()\n", "no test functions"),
+        ("from solution import f\nimport pytest\ndef test_it():\n    pytest.skip()\n", "need more of pytest"),
+        ("from solution import f\ndef test_it(:\n", "its tests are not Python"),
+        ("from solution import f, g\ndef test_it():\n    assert f() == g()\n", "several names"),
+        ("(" * 5000, "its tests are not Python"),
+    ],
+)
+def test_kodcode_tests_that_are_no_use(tests, reason):
+    assert reason in why("kodcode", kod(1, "other", "def f(): return 1\n", tests))
+
+
+def test_a_parametrized_test_is_one_test_a_case():
+    source = "import pytest\n@pytest.mark.parametrize('n', [1, 2])\ndef test_it(n):\n    assert f(n)\n"
+    test, names = check_of_pytest(source)
+    assert test.endswith("def check(candidate):\n    assert holds(test_it, 1)\n    assert holds(test_it, 2)\n")
+    assert names == [] and "parametrize" not in test
+    with pytest.raises(Unfit, match="fixtures or decorators"):
+        check_of_pytest(source.replace("[1, 2]", "range(2)"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os",
+        "import numpy.lib.format",
+        "from collections import abc, _sys",
+        "from dataclasses import sys",
+        "from . import x",
+        "os.remove('x')",
+        "random._os.system('x')",
+        "typing.sys.modules",
+        "sys.modules",
+        "().__class__.__base__.__subclasses__()",
+        "open('x', 'w')",
+        "run = eval",
+        "__builtins__",
+        "getattr(f, 'x')",
+        "operator.attrgetter('x')",
+        "(x for x in ()).gi_frame",
+        "match f:\n    case object(gi_frame=x):\n        pass",
+        "np.load('x')",
+        "typing.get_type_hints(f)",
+    ],
+)
+def test_tests_that_reach_out_are_dropped(source):
+    with pytest.raises(Unfit, match=PLAIN):
+        check_harmless(source)
+
+
+def test_plain_tests_are_kept():
+    check_harmless("import math, numpy as np\nfrom collections import Counter\ncode, token = 1, {'os': 2}\n"
+                   "assert calendar(3) == code and f(_x) == sys.maxsize and np.allclose(f(1), math.pi)\n"
+                   "class A:\n    def __init__(self, x):\n        super().__init__()\n        self.x = x")  # fmt: skip
+
+
+# AceCode
+
+
+def ace(number, tests, *samples):
+    inferences = [{"model_name": "own", "completion_id": str(n), "completion": text, "pass_rate": rate,
+                   "test_results": []} for n, (text, rate) in enumerate(samples)]  # fmt: skip
+    return {"id": f"own_{number}", "source": "own", "question": "Sum the list.", "test_cases": tests,
+            "inferences": inferences, "context_messages": [[{"content": "Sum the list.", "role": "user"}]]}  # fmt: skip
+
+
+def test_acecode(tmp_path, sandbox):
+    tests = ["assert total([1, 2]) == 3", "assert total([]) == 0"]
+    good, bad = (f"```python\ndef total(x):\n    return {body}\n```" for body in ("sum(x)", "3"))
+    tasks, reasons = imported(tmp_path, "acecode", [
+        ace(1, tests, (bad, 0.5), (f"Here:\n{good}\nDone.", 1.0)),
+        ace(2, tests, (bad, 0.9), (good, 0.7)),  # the rate was wrong
+        ace(3, tests, (bad, 0.5)),
+        ace(4, tests, ("I cannot.", 0.0)),
+        ace(5, tests),
+        ace(6, [], (good, 1.0)),
+        ace(7, ["assert total([]) == 0; x = 1"], (good, 1.0)),
+        ace(8, ["__import__('os').system('x')"], (good, 1.0)),
+        ace(9, ["assert open('x', 'w')"], (good, 1.0)),
+        ace(10, ["assert True"], (good, 1.0)),
+    ])  # fmt: skip
+    assert [task["task_id"] for task in tasks] == ["acecode/own_1", "acecode/own_2"]
+    assert tasks[0]["prompt"] == '"""\nSum the list.\n\nassert total([1, 2]) == 3\n"""\n'
+    assert {task[KEY] for task in tasks} == {"def total(x):\n    return sum(x)\n"}
+    assert sandbox.check(tasks[0], "def total(x):\n    return 3\n").tests_passed == 1
+    assert reasons == {
+        "its tests are not a list of asserts": 2,
+        "its solution ends in fail": 1,
+        "none of its solutions is Python 3": 1,
+        "it has no solution": 1,
+        "it has no tests": 1,
+        PLAIN: 1,
+        "an empty program passes its tests": 1,
+    }
+
+
+# TACO and APPS
+
+
+def contest(number, solutions, tests, starter="", **more):
+    packed = tests if isinstance(tests, str) else json.dumps(tests)
+    solutions = solutions if isinstance(solutions, str) else json.dumps(solutions)
+    return {"problem_id": number, "question": "Double it.", "solutions": solutions, "input_output": packed,
+            "difficulty": "EASY", "url": "", "starter_code": starter} | more  # fmt: skip
+
+
+DOUBLE = "def double(a, b):\n    return [2 * a, b]\n"
+CALLS = {"fn_name": "double", "inputs": [[1, "x"], [2, None]], "outputs": [[[2, "x"]], [[4, None]]]}
+LEET = "class Solution:\n    def pairs(self, nums: List[int]) -> List[int]:\n        return (*nums, len(nums))\n"
+LEET_CALLS = {"fn_name": "pairs", "inputs": [[[1, 2]], [[]]], "outputs": [[1, 2, 2], [0]]}
+
+
+@pytest.mark.parametrize("form", ["taco", "apps"])
+def test_function_calls_of_taco_and_apps(tmp_path, sandbox, form):
+    records = [
+        contest(1, ["print 2", "def double(a, b):\n    return a\n", DOUBLE], CALLS, "def double(a, b):\n\t"),
+        contest(2, [LEET], LEET_CALLS, "class Solution:\n    def pairs(self, nums: List[int]) -> List[int]:\n        "),
+        contest(3, ["def double(a, b):\n    return 1\n"], CALLS),
+        contest(4, "", CALLS),
+        contest(5, [DOUBLE], CALLS | {"outputs": [[2]]}),
+        contest(6, [DOUBLE], CALLS | {"inputs": [1, 2]}),
+        contest(7, [DOUBLE], CALLS | {"fn_name": "double(1) or exit"}),
+        contest(8, [DOUBLE], {"inputs": [], "outputs": []}),
+        contest(9, [DOUBLE], ""),
+        contest(10, [DOUBLE], "print('code in place of data')"),
+        contest(11, "print('code in place of data')", CALLS),
+        contest(12, [DOUBLE], '{"inputs": [[' + "9" * 5000 + ']], "outputs": [1], "fn_name": "double"}'),
+        contest(13, [DOUBLE], '{"inputs": [[NaN, 1]], "outputs": [1], "fn_name": "double"}'),
+        contest(14, [DOUBLE], CALLS | {"inputs": [["x" * 10_000_000, 1]] * 2}),
+        contest(15, [DOUBLE], CALLS, question="x" * 10_000_000),
+        contest(16, ["#" + "x" * 10_000_000], CALLS),
+        contest(17, [DOUBLE], "[" * 100_000),
+    ]  # fmt: skip
+    tasks, reasons = imported(tmp_path, form, records if form == "taco" else records[:3])
+    assert [task["task_id"] for task in tasks] == [f"{form}/1", f"{form}/2"]
+    assert tasks[0][KEY] == DOUBLE and tasks[0]["entry_point"] == "double"
+    assert "assert listed(candidate(2, None)) == [4, None]\n" in tasks[0]["test"]
+    assert tasks[1]["entry_point"] == "Solution" and "candidate().pairs([1, 2])" in tasks[1]["test"]
+    assert tasks[1]["prompt"].startswith('"""\nDouble it.\n\nclass Solution:\n')
+    first = sandbox.check(tasks[0], "def double(a, b):\n    return 2, b\n")  # a tuple counts as a list
+    assert (first.status, first.tests_passed, first.tests_total) == ("fail", 1, 2)
+    assert sandbox.check(tasks[1], LEET.replace("(*nums, len(nums))", "[0]")).tests_passed == 1
+    assert sandbox.check(tasks[1], LEET.replace("pairs", "other")).status == "fail"
+    assert form == "apps" or reasons == {
+        "its solution ends in fail": 1,
+        "it has no solution": 1,
+        "it has not as many inputs as outputs": 1,
+        "its inputs are not lists of arguments": 1,
+        "its function has no usable name": 1,
+        "it has no tests": 2,
+        "its input_output is not JSON": 3,
+        "its solutions is not JSON": 1,
+        "a value in its tests has no literal": 1,
+        "its tests are too long": 1,
+        "its question is too long": 1,
+        "none of its solutions is Python 3": 1,
+    }
+
+
+ECHO = "print(int(input()) * 2)\n"
+
+
+def test_programs_of_taco(tmp_path, judges_stdin):
+    tasks, reasons = imported(tmp_path, "taco", [
+        contest(1, [ECHO], {"inputs": ["1\n", "2\n"], "outputs": ["2\n", "4\n"]}),
+        contest(2, ["print(2)\n", ECHO], {"inputs": [["1"], ["5"]], "outputs": [["2"], ["10"]]}),
+        contest(3, ["print(2)\n"], {"inputs": ["1\n", "2\n"], "outputs": ["2\n", "4\n"]}),
+        contest(4, [ECHO], {"inputs": ["1\n"], "outputs": [2]}),
+        contest(5, [ECHO], {"inputs": ["1\n"], "outputs": [" \n"]}),
+    ])  # fmt: skip
+    assert [task["task_id"] for task in tasks] == ["taco/1", "taco/2"]
+    assert (tasks[1]["inputs"], tasks[1]["outputs"], tasks[1][KEY]) == (["1\n", "5\n"], ["2\n", "10\n"], ECHO)
+    assert tasks[0]["prompt"] == '"""\nDouble it.\n"""\n' and "test" not in tasks[0]
+    assert reasons == {
+        "its solution ends in fail": 1,
+        "its inputs or outputs are not text": 1,
+        "it is no task that can be judged": 1,
+    }
+
+
+def test_what_a_program_reads_and_prints():
+    """As `test_programs_of_taco`, without the judge."""
+    tests = {"inputs": [["1", "2"], "3"], "outputs": ["4\n", "5\n"]}
+    (task,) = FORMATS["apps"].read(contest(7, [ECHO], tests), "f.jsonl:1")
+    assert task == {"task_id": "apps/7", "prompt": '"""\nDouble it.\n"""\n', "entry_point": "", KEY: ECHO,
+                    "inputs": ["1\n2\n", "3"], "outputs": ["4\n", "5\n"]}  # fmt: skip
+    assert why("apps", contest(7, [ECHO], tests | {"inputs": ["1"]})) == "it has not as many inputs as outputs"
+    assert why("apps", contest(7, [ECHO], tests | {"inputs": ["x" * 10_000_000, ""]})) == "its tests are too long"
+
+
+# LiveCodeBench
+
+
+def live(number, public, private, starter="", metadata="{}", **more):
+    return {"question_title": "Own", "question_content": "Double it.", "platform": "own", "question_id": number,
+            "contest_id": "1", "contest_date": "2026-01-01T00:00:00", "starter_code": starter, "difficulty": "easy",
+            "public_test_cases": json.dumps(public), "private_test_cases": private,
+            "metadata": metadata} | more  # fmt: skip
+
+
+def packed(value, protocol=4):
+    return base64.b64encode(zlib.compress(pickle.dumps(value, protocol))).decode()
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("bomb.txt", "w"))
+
+
+FUNCTIONAL = [{"input": '[1, 2]\n"a"', "output": '[1, 2, "a"]', "testtype": "functional"}]
+PRINTED = [{"input": "1\n", "output": "2\n", "testtype": "stdin"}]
+STARTER = "class Solution:\n    def join(self, nums: List[int], more: str) -> list:\n        "
+
+
+def test_livecodebench(tmp_path, sandbox, capsys, monkeypatch):
+    source = [
+        live("q1", FUNCTIONAL, packed(json.dumps(FUNCTIONAL)), STARTER, '{"func_name": "join"}'),
+        live("q2", FUNCTIONAL, json.dumps(FUNCTIONAL), STARTER, '{"func_name": "join"}'),
+        live("q3", FUNCTIONAL, "[]", STARTER),
+        live("q4", FUNCTIONAL, json.dumps(PRINTED), STARTER, '{"func_name": "join"}'),
+        live("q5", FUNCTIONAL, packed(Bomb()), STARTER, '{"func_name": "join"}'),
+        live(
+            "q6", [{"input": "open(1)", "output": "1", "testtype": "functional"}], "[]", STARTER, '{"func_name": "f"}'
+        ),
+        live("q7", [{"input": 1, "output": "1", "testtype": "functional"}], "[]"),
+    ]
+    tasks, reasons = imported(tmp_path, "livecodebench", source)
+    assert [task["task_id"] for task in tasks] == ["livecodebench/q1", "livecodebench/q2"]
+    assert tasks[0]["test"] == tasks[1]["test"] and tasks[0]["test"].count("candidate().join([1, 2], 'a')") == 2
+    assert tasks[0][KEY] == "" and "this format has no solutions to run" in capsys.readouterr().out
+    right = "class Solution:\n    def join(self, nums: List[int], more: str):\n        return (*nums, more)\n"
+    assert [sandbox.check(tasks[0], code).status for code in (right, right.replace("more)\n", "1)\n"))] == [
+        "pass",
+        "fail",
+    ]
+    assert reasons == {
+        "its function has no usable name": 1,
+        "its tests are of several kinds": 1,
+        "its private tests are a pickle of more than text": 1,
+        "its tests are not JSON": 1,
+        "its tests have no text input and output": 1,
+    }
+    assert not (ROOT / "bomb.txt").exists()
+
+
+@pytest.mark.parametrize("protocol", range(1, 6))
+def test_private_tests_are_read_without_unpickling(protocol, monkeypatch):
+    monkeypatch.setattr(pickle, "loads", None)
+    assert private_tests(packed(json.dumps(PRINTED), protocol)) == PRINTED
+    assert private_tests(json.dumps(PRINTED)) == PRINTED
+
+
+@pytest.mark.parametrize(
+    "private",
+    [
+        packed(Bomb()),
+        packed([json.dumps(PRINTED)]),
+        packed(json.dumps(PRINTED).encode()),
+        packed("no JSON"),
+        packed("{}"),
+        packed(json.dumps(PRINTED))[:40],
+        base64.b64encode(b"no zlib").decode(),
+        base64.b64encode(zlib.compress(b"no pickle")).decode(),
+        base64.b64encode(zlib.compress(b"\x80\x04]\x94(h\x00e.")).decode(),
+        base64.b64encode(zlib.compress(b"c" + b"os\nsystem\n(S'x'\ntR.")).decode(),
+        base64.b64encode(zlib.compress(b"\x80\x04\x8d" + b"\xff" * 7 + b"\x00x.")).decode(),
+        "not base64!",
+        "\ud800",
+        "",
+        "[",
+    ],
+)
+def test_hostile_private_tests(private):
+    with pytest.raises(Unfit):
+        private_tests(private)
+
+
+def test_a_zlib_bomb_is_not_inflated():
+    bomb = zlib.compressobj(9)
+    raw = b"".join(bomb.compress(b"\0" * 2**20) for _ in range(64)) + bomb.flush()
+    with pytest.raises(Unfit, match="too long"):
+        private_tests(base64.b64encode(raw).decode())
+
+
+def test_programs_of_livecodebench(tmp_path, judges_stdin):
+    tasks, _ = imported(tmp_path, "livecodebench", [live("q1", PRINTED, packed(json.dumps(PRINTED)))])
+    assert (tasks[0]["inputs"], tasks[0]["outputs"]) == (["1\n"] * 2, ["2\n"] * 2)
+
+
+# the importer
+
+
+@pytest.mark.parametrize(
+    ("form", "record", "lacks"),
+    [
+        ("kodcode", kod(1, "twice", TWICE, TWICE_TEST), ("question", "solution", "test", "test_info", "question_id")),
+        ("acecode", ace(1, ["assert f()"]), ("id", "question", "test_cases", "inferences")),
+        ("taco", contest(1, [DOUBLE], CALLS), ("question", "solutions", "input_output")),
+        ("apps", contest(1, [DOUBLE], CALLS), ("problem_id", "question", "solutions", "input_output")),
+        ("livecodebench", live("q", FUNCTIONAL, "[]"), ("question_content", "question_id", "starter_code",
+                                                       "public_test_cases", "private_test_cases")),
+        ("humaneval", dict.fromkeys(("task_id", "prompt", KEY, "test"), "f") | {"entry_point": "f"},
+         ("task_id", "prompt", KEY, "test", "entry_point")),
+        ("mbpp", {"task_id": 11, "text": "", "code": "", "test_list": ["assert f()"]}, ("task_id", "text", "code")),
+    ],
+)  # fmt: skip
+def test_a_missing_field_names_its_line(tmp_path, form, record, lacks):
+    for name in lacks:
+        short = {key: value for key, value in record.items() if key != name}
+        with pytest.raises(InputError) as error:
+            FORMATS[form].read(short, "f.jsonl:3")
+        assert str(error.value).startswith("f.jsonl:3:") and name in str(error.value)
+
+
+GOOD = kod(1, "twice", TWICE, TWICE_TEST)
+
+
+def test_bad_records_end_the_import_unless_they_may_be_dropped(tmp_path):
+    lines = [json.dumps(GOOD).encode(), b'{"question": 1}', b"\xff\xfe", b"{", b"[1]", b""]
+    (tmp_path / "s.jsonl").write_bytes(b"\n".join(lines))
+    args = {"format": "kodcode", "source": str(tmp_path / "s.jsonl"), "output": str(tmp_path / "o.jsonl")}
+    for number, says in ((2, "no text 'question'"), (3, "is not UTF-8 text"), (4, "not JSON"), (5, "not list")):
+        (tmp_path / "s.jsonl").write_bytes(b"\n".join([*[b""] * (number - 1), lines[number - 1]]))
+        with pytest.raises(InputError) as error:
+            prepare_tasks.main(Args(**args))
+        assert f"s.jsonl:{number}: " in str(error.value) and says in str(error.value)
+        assert "--skip_bad" in str(error.value) and not (tmp_path / "o.jsonl").exists()
+    (tmp_path / "s.jsonl").write_bytes(b"\n".join(lines))
+    prepare_tasks.main(Args(**args, skip_bad=True, quiet=True))
+    assert len(read_tasks(tmp_path / "o.jsonl")) == 1
+    dropped = json.loads((tmp_path / "o_import.json").read_text())["dropped"]["it is not a record of this format"]
+    assert dropped["count"] == 4 and "s.jsonl:2: record has no text 'question'" in dropped["first"][0]
+
+
+def test_files_of_every_kind(tmp_path):
+    records = [kod(n, "twice", TWICE, TWICE_TEST) for n in range(3)]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "s.jsonl").write_text("\ufeff" + text)
+    (tmp_path / "s.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "s.json").write_text(json.dumps(records))
+    for name in ("s.jsonl", "s.jsonl.gz", "s.json"):
+        assert first_two(tmp_path / name) == ["kodcode/Own_0_I", "kodcode/Own_1_I"], name
+
+
+def first_two(path):
+    args = Args(format="kodcode", source=str(path), output="o.jsonl", limit=2)
+    return [tasks[0]["task_id"] for tasks in prepare_tasks.candidates(args, prepare_tasks.Dropped())]
+
+
+@pytest.mark.slow  # to import datasets takes seconds
+def test_parquet(tmp_path):
+    import datasets
+
+    records = [kod(n, "twice", TWICE, TWICE_TEST) for n in range(3)]
+    datasets.Dataset.from_list(records).to_parquet(str(tmp_path / "s.parquet"))
+    assert first_two(tmp_path / "s.parquet") == ["kodcode/Own_0_I", "kodcode/Own_1_I"]
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InputError, match="bad.parquet: cannot be read as Parquet"):
+        first_two(tmp_path / "bad.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("no.jsonl", None, "No such file"),
+        ("no.json", None, "No such file"),
+        ("no.parquet", None, "no such file"),
+        ("bad.jsonl.gz", b"no gzip", "gzip"),
+        ("bad.csv", b"a,b", "want a .jsonl, .json or .parquet file"),
+    ],
+)
+def test_sources_that_cannot_be_read(tmp_path, name, content, says):
+    if content:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        prepare_tasks.main(Args(format="taco", source=str(tmp_path / name), output=str(tmp_path / "o.jsonl")))
+
+
+def test_a_data_set_on_the_hub(tmp_path, monkeypatch):
+    asked = []
+
+    def load_dataset(*name):
+        asked.append(name)
+        return {"train": [GOOD], "use_with_caution": [kod(2, "twice", TWICE, TWICE_TEST)]}
+
+    def found(**settings):
+        args = Args(format="kodcode", output="o.jsonl", **settings)
+        return [tasks[0]["task_id"][-3] for tasks in prepare_tasks.candidates(args, prepare_tasks.Dropped())]
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    assert (found(), found(split="train"), found(source="own/copy")) == (["1", "2"], ["1"], ["1", "2"])
+    assert asked == [("KodCode/KodCode-V1", None)] * 2 + [("own/copy", None)]
+    with pytest.raises(InputError, match="--split x: KodCode/KodCode-V1 has train, use_with_caution"):
+        found(split="x")
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=None))
+    with pytest.raises(InputError, match="own/copy cannot be loaded from the hub .*; give a local copy with --source"):
+        found(source="own/copy")
+
+
+def test_tasks_that_overlap_with_held_out_ones(tmp_path, monkeypatch, capsys):
+    held = {"task_id": "HumanEval/0", "prompt": "def other(n):\n", KEY: "    return 1\n", "test": "def check(f): pass",
+            "entry_point": "other"}  # fmt: skip
+    twin = {"task_id": "Mbpp/11", "prompt": '"""\nWrite.\nassert f(1)\n"""\n', KEY: TWICE.replace("twice", "f"),
+            "test_list": ["assert f(1)"], "test_setup_code": ""}  # fmt: skip
+    for name, task in (("humaneval_all.jsonl", held), ("mbpp_test.jsonl", twin)):
+        write(tmp_path / name, [task])
+    monkeypatch.setattr(prepare_tasks, "HELD_OUT", ("humaneval_all.jsonl", "humaneval_test.jsonl", "mbpp_test.jsonl"))
+    monkeypatch.setattr(prepare_tasks, "__file__", str(tmp_path / "prepare_tasks.py"))
+    records = [
+        kod(1, "f", TWICE.replace("twice", "f"), TWICE_TEST.replace("twice", "f")),
+        kod(2, "root_of", ROOT_OF, ROOT_OF_TEST),
+    ]
+    tasks, reasons = imported(tmp_path, "kodcode", records)
+    assert [task["entry_point"] for task in tasks] == ["root_of"]
+    assert reasons == {"it overlaps with a held-out task": 1}
+    assert "overlap: not compared with humaneval_test.jsonl, which data/ does not have" in capsys.readouterr().out
+    tasks, reasons = imported(tmp_path, "kodcode", records, keep_overlap=True)
+    assert (len(tasks), reasons) == (2, {})
+
+
+def test_an_import_that_leaves_nothing_replaces_nothing(tmp_path):
+    (tmp_path / "out.jsonl").write_text("precious")
+    with pytest.raises(InputError, match="no task is left"):
+        imported(tmp_path, "kodcode", [kod(1, "twice", "x = 1\n", TWICE_TEST)])
+    assert (tmp_path / "out.jsonl").read_text() == "precious" and not (tmp_path / "out_import.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"output": "o.json"}, "must end in .jsonl"),
+        ({"source": "o.jsonl"}, "is the source itself"),
+        ({"limit": -1}, "--limit -1"),
+        ({"time_limit": 0.0}, "--time_limit 0.0"),
+    ],
+)
+def test_bad_arguments(settings, says):
+    with pytest.raises(InputError, match=says):
+        prepare_tasks.main(Args(**{"format": "taco", "output": "o.jsonl"} | settings))
+
+
+def test_lone_surrogates_do_not_stop_an_import(tmp_path):
+    records = [GOOD, kod(2, "twice", "def twice(n):\n    return '\ud800'\n", TWICE_TEST)]
+    tasks, reasons = imported(tmp_path, "kodcode", records)
+    assert len(tasks) == 1 and len(reasons) == 1
+
+
+def test_the_judge_s_own_words_are_kept(tmp_path):
+    imported(tmp_path, "kodcode", [GOOD, kod(2, "twice", "def twice(n):\n    return n\n", TWICE_TEST)])
+    (entry,) = json.loads((tmp_path / "out_import.json").read_text())["dropped"].values()
+    assert entry["first"][0].startswith("kodcode/Own_2_I: ") and "twice(1) == 2" in entry["first"][0]
+
+
+def test_the_examples_in_the_docstrings():
+    assert [doctest.testmod(module).failed for module in (task_formats, task_tests)] == [0, 0]
+
+
+def test_calls_with_one_name_for_all():
+    assert "listed" not in check_of_calls([[1]], [1])
+    with pytest.raises(ValueError):
+        check_of_calls([[1]], [])
+
+
+# the benchmarks, through the importer
+
+
+def test_humaneval_s_references_all_pass(tmp_path, humaneval):
+    tasks, reasons = imported(tmp_path, "humaneval", humaneval, keep_overlap=True, time_limit=30.0)
+    assert (tasks, reasons) == (humaneval, {})
+
+
+@pytest.mark.slow
+def test_mbpp_s_references_all_pass(tmp_path):
+    path = SHARED / "mbpp.jsonl.gz"
+    if not path.is_file():
+        pytest.skip("MBPP is not at hand (../shared/data/mbpp.jsonl.gz)")
+    records = [json.loads(line) for line in gzip.open(path, "rt")]
+    tasks, reasons = imported(tmp_path, "mbpp", records, keep_overlap=True, time_limit=60.0)
+    assert (len(tasks), reasons) == (974, {})
