@@ -189,9 +189,9 @@ def text(record: dict[str, Any], name: str, where: str) -> str:
 def docstring(question: str, more: str = "") -> str:
     """Return a prompt that is one docstring, whatever the question has in it.
 
-    >>> print(docstring("Say \\alpha.", "def f():"), end="")
-    r\"""
-    Say \alpha.
+    >>> print(docstring("Add.", "def f():"), end="")
+    \"""
+    Add.
     <BLANKLINE>
     def f():
     \"""

@@ -21,8 +21,8 @@ USABLE = PURE | {"numpy", "__future__"}
 BUILTINS = set("open eval exec compile breakpoint globals locals vars getattr setattr delattr".split())
 ATTRIBUTES = set(
     "attrgetter methodcaller get_type_hints Formatter ForwardRef gi_frame cr_frame ag_frame tb_frame f_globals "
-    "f_locals f_builtins f_back load save savez savez_compressed savetxt loadtxt genfromtxt fromregex fromfile tofile memmap "
-    "DataSource load_library ctypeslib f2py lib testing".split()
+    "f_locals f_builtins f_back load save savez savez_compressed savetxt loadtxt genfromtxt fromregex fromfile tofile "
+    "memmap DataSource load_library ctypeslib f2py lib testing".split()
 )
 OF_SYS = {"getsizeof", "maxsize", "float_info", "version_info"}
 KNOWN_DUNDERS = {"__init__", "__name__", "__doc__", "__len__", "__eq__", "__class__"}

@@ -89,6 +89,8 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"python data/prepare_(humaneval|mbpp)\.py": ("tests/test_mbpp.py", "test_the_full_set_comes_from_the_hub"),
     r"python data/prepare_mbpp\.py --source (FILE|mbpp\.jsonl)": (  # all 974 tasks; other sources are run here
         "tests/test_mbpp.py", "test_the_full_set_comes_from_the_hub"),
+    r"python data/prepare_tasks\.py .*": ("tests/test_prepare_tasks.py", "prepare_tasks.main"),
+    r"python task_difficulty\.py .*": ("tests/test_task_difficulty.py", "task_difficulty.main"),
     r"python data/prepare_verilogeval\.py .*": (
         "tests/test_verilogeval.py", '"data/prepare_verilogeval.py", "--source"'),
     r"python data/make_pocket_tasks\.py": (
@@ -117,7 +119,9 @@ PLACEHOLDERS = {
     "TASKS.jsonl": "data/verilog_train.jsonl",
     "sanitized-mbpp.json": "data/pocket_mbpp.jsonl",
 }
-NOT_COMMITTED = re.compile(r"data/(mbpp|humaneval|verilogeval|pocket_mbpp)_?\w*\.jsonl")
+NOT_COMMITTED = re.compile(
+    r"data/(mbpp|humaneval|verilogeval|pocket_mbpp|kodcode|acecode|taco|apps|livecodebench)_?\w*\.jsonl"
+)
 
 
 def pages() -> list[str]:

@@ -1,5 +1,6 @@
 """Importing tasks from the formats of public data sets; all records here were written for these tests."""
 
+import ast
 import base64
 import doctest
 import gzip
@@ -22,7 +23,7 @@ from task_formats import FORMATS, KEY, private_tests
 from task_tests import Unfit, check_harmless, check_of_calls, check_of_pytest
 
 from common import InputError, sha256
-from judging.tasks import check_task, read_tasks, stop_strings, truncate_at_stop
+from judging.tasks import begins, check_task, read_tasks, stop_strings, truncate_at_stop
 
 PLAIN = "its tests use more than plain computation"
 STDIN = {"task_id": "a", "prompt": "", "canonical_solution": "print(1)", "entry_point": "", "inputs": [""],
@@ -598,6 +599,15 @@ def test_the_judge_s_own_words_are_kept(tmp_path):
     imported(tmp_path, "kodcode", [GOOD, kod(2, "twice", "def twice(n):\n    return n\n", TWICE_TEST)])
     (entry,) = json.loads((tmp_path / "out_import.json").read_text())["dropped"].values()
     assert entry["first"][0].startswith("kodcode/Own_2_I: ") and "twice(1) == 2" in entry["first"][0]
+
+
+def test_a_prompt_is_one_docstring_whatever_the_question_has_in_it():
+    for question in ('a """quote"""', "\\alpha \\", 'ends in "', "nul\0l", "def f():\n    '''x'''", "\r\n\rx"):
+        prompt = task_formats.docstring(question, "def f():")
+        (node,) = ast.parse(prompt).body
+        assert prompt.startswith(('"""\n', 'r"""\n')) and node.value.value.strip().endswith("def f():")
+        assert not begins({"prompt": prompt, "entry_point": "f"})
+        assert ast.parse(prompt + "def f():\n    return 1\n").body[1].name == "f"
 
 
 def test_the_examples_in_the_docstrings():
