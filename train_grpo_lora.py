@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from common import check_sampling_args, require, require_at_least, run_script
-from common.run_args import RolloutArgs
+from common import check_importance_args, check_sampling_args, require, require_at_least, run_script
+from common.run_args import ImportanceArgs, RolloutArgs
 from judging.rewards import chosen_reward
 from judging.tasks import language_of, read_tasks
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # torch takes seconds: not before the arguments are known to 
 
 
 @dataclass
-class Args(RolloutArgs):
+class Args(RolloutArgs, ImportanceArgs):
     # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
     instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
@@ -77,6 +77,7 @@ class Args(RolloutArgs):
 
 def check(args: Args) -> None:
     check_sampling_args(args)
+    check_importance_args(args)
     require_at_least(1, args, "num_steps", "num_iterations")
     require_at_least(2, args, "num_samples")  # a group of one has nothing to be compared with
     require_at_least(0, args, "minibatch_size", "clip_range_high", "kl_coef", "max_resamples", "overlong_buffer")
@@ -167,11 +168,13 @@ def policy_objective(logprobs: Tensor, old: Tensor, advantage: Tensor, mask: Ten
     return objective, ratio
 
 
-def grpo_loss(args: Args, logprobs: Tensor, old: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def grpo_loss(args: Args, logprobs: Tensor, old: Tensor, batch: Batch, importance: Tensor | float
+              ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
     """Return a micro-batch's share of the loss, its ratios (B, R), and the terms of the loss.
 
     Args:
         logprobs, old: (B, R), under the policy and under the one that sampled.
+        importance: weight of each token's objective (B, R), of each completion's (B, 1), or one for all.
     """
     from model.reference import kl_estimate
 
@@ -180,7 +183,7 @@ def grpo_loss(args: Args, logprobs: Tensor, old: Tensor, batch: Batch) -> tuple[
         logprobs, old, batch.advantage, batch.mask, args.loss_type, low, high, args.dual_clip
     )
     weight = batch.weight * batch.mask  # (B, R)
-    policy_loss = -(weight * objective).sum()
+    policy_loss = -(weight * importance * objective).sum()
     loss = policy_loss + args.kl_coef * (weight * kl_estimate(logprobs, batch.reference, "k3")).sum()
     return loss, ratio, {"policy_loss": policy_loss}
 
@@ -226,6 +229,7 @@ def main(args: Args) -> None:
     from training.metrics import Metrics, over_steps
     from training.run import training_run
 
+    level = "sequence" if args.loss_type == "gspo" else "token"  # of the ratios in the objective
     with training_run(args, "grpo", tasks, args.num_steps, args.token_budget) as run:
         for _ in run.steps():
             # sample and reward
@@ -255,9 +259,10 @@ def main(args: Args) -> None:
                 for micro_batch in run.micro_batches(minibatch):
                     logprobs = run.outputs(micro_batch.samples).logprobs  # (B, R)
                     old = logprobs.detach() if single_update else micro_batch.old_logprobs
-                    loss, ratio, terms = grpo_loss(args, logprobs, old, micro_batch)
+                    importance, shares = run.importance(micro_batch, old, minibatch, level)  # (B, R) or (B, 1)
+                    loss, ratio, terms = grpo_loss(args, logprobs, old, micro_batch, importance)
                     run.backward(loss)
-                    metrics.add(loss=loss, **terms)
+                    metrics.add(loss=loss, **terms, **shares)
                     metrics.add_policy(micro_batch, old, num_tokens)
                     metrics.add_ratios(micro_batch, logprobs, old, ratio, clipped(args, ratio), num_tokens, num_tokens)
                 last = metrics.total()

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from common import check_sampling_args, require, require_at_least, run_script
-from common.run_args import RolloutArgs
+from common import check_importance_args, check_sampling_args, require, require_at_least, run_script
+from common.run_args import ImportanceArgs, RolloutArgs
 from judging.rewards import chosen_reward
 from judging.tasks import language_of, read_tasks
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch takes seconds: not before the arguments are known to 
 
 
 @dataclass
-class Args(RolloutArgs):
+class Args(RolloutArgs, ImportanceArgs):
     # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
     instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
@@ -71,6 +71,7 @@ class Args(RolloutArgs):
 
 def check(args: Args) -> None:
     check_sampling_args(args)
+    check_importance_args(args)
     require_at_least(1, args, "num_updates", "ppo_epochs")
     require_at_least(0, args, "minibatch_size", "value_coef", "entropy_coef", "kl_coef", "target_kl")
     require_at_least(0, args, "std_floor", "critic_warmup")
@@ -139,19 +140,20 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     return 0.5 * ((values - returns) ** 2).maximum((clipped - returns) ** 2)
 
 
-def ppo_loss(args: Args, out: TokenOutputs, values: Tensor | None, batch: Batch, num_ratios: int, num_tokens: int
-             ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
+def ppo_loss(args: Args, out: TokenOutputs, values: Tensor | None, batch: Batch, weight: Tensor | float,
+             num_ratios: int, num_tokens: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
     """Return a micro-batch's share of the loss, its ratios (B, R) or (B, 1), and the terms of the loss.
 
     Args:
         values: (B, R), the critic's; None without one.
+        weight: of the importance of each ratio's term, shaped as the ratios, or one for all.
         num_ratios, num_tokens: of the whole minibatch.
     """
     from model.reference import kl_estimate
 
     mask = batch.mask > 0  # (B, R)
     ratio = ratios(out.logprobs, batch.old_logprobs, args.ratio_level)  # (B, R) or (B, 1)
-    surrogate = clipped_objective(ratio, batch.advantage, args.clip_range, args.dual_clip)
+    surrogate = weight * clipped_objective(ratio, batch.advantage, args.clip_range, args.dual_clip)
     counted = mask[:, : ratio.shape[1]]  # one ratio a completion: its first token's place
     terms = {"policy_loss": -surrogate[counted].sum() / num_ratios}
     loss = terms["policy_loss"]
@@ -242,10 +244,12 @@ def main(args: Args) -> None:
                     with torch.set_grad_enabled(not warm_up):  # without it, the loss reaches the critic alone
                         out = run.outputs(micro_batch.samples, entropy=args.entropy_coef > 0, hidden=critic)
                     values = run.values(out) if critic else None
-                    loss, ratio, terms = ppo_loss(args, out, values, micro_batch, num_ratios, num_tokens)
+                    old = micro_batch.old_logprobs
+                    weight, shares = run.importance(micro_batch, old, minibatch, args.ratio_level)  # (B, R) or (B, 1)
+                    loss, ratio, terms = ppo_loss(args, out, values, micro_batch, weight, num_ratios, num_tokens)
                     run.backward(loss)
-                    old, clipped = micro_batch.old_logprobs, (ratio - 1).abs() > args.clip_range
-                    metrics.add(loss=loss, **terms)
+                    clipped = (ratio - 1).abs() > args.clip_range
+                    metrics.add(loss=loss, **terms, **shares)
                     metrics.add_policy(micro_batch, old, num_tokens)
                     metrics.add_ratios(micro_batch, out.logprobs, old, ratio, clipped, num_ratios, num_tokens)
                     del out, values  # their states are not for the next pass to find in memory

@@ -13,14 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common import check_sampling_args, require, require_at_least, run_script
-from common.run_args import RolloutArgs
+from common import check_importance_args, check_sampling_args, require, require_at_least, run_script
+from common.run_args import ImportanceArgs, RolloutArgs
 from judging.rewards import chosen_reward
 from judging.tasks import language_of, read_tasks
 
 
 @dataclass
-class Args(RolloutArgs):
+class Args(RolloutArgs, ImportanceArgs):
     # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
     instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
@@ -49,6 +49,7 @@ class Args(RolloutArgs):
 
 def check(args: Args) -> None:
     check_sampling_args(args)
+    check_importance_args(args)
     require_at_least(1, args, "num_steps")
     require(args.baseline != "rloo" or args.num_samples >= 2, "--baseline rloo needs --num_samples 2 or more")
     require(
@@ -104,9 +105,10 @@ def main(args: Args) -> None:
             metrics = Metrics()
             for micro_batch in run.micro_batches(batch):
                 logprobs = run.outputs(micro_batch.samples).logprobs  # (B, R)
-                loss = -(micro_batch.advantage[:, 0] * logprobs.sum(1)).sum() / len(samples)
+                weight, shares = run.importance(micro_batch, logprobs, batch)  # (B, R); 1 if our own engine samples
+                loss = -(micro_batch.advantage[:, 0] * (weight * logprobs).sum(1)).sum() / len(samples)
                 run.backward(loss)
-                metrics.add(loss=loss)
+                metrics.add(loss=loss, **shares)
                 metrics.add_policy(micro_batch, logprobs, batch.num_tokens)
             step_metrics = metrics.total()
 

@@ -205,6 +205,13 @@ def check_judge_args(args: Any) -> None:
     require(0 <= args.tolerance < 1, f"--tolerance {args.tolerance}: must be in [0, 1)")
 
 
+def check_importance_args(args: Any) -> None:
+    """Check cap and mask of the importance weights. Raise InputError, which names their range."""
+    cap, mask = args.importance_cap, args.importance_mask
+    require(cap == 0 or cap >= 1, f"--importance_cap {cap}: must be 1 or more, or 0 for no truncation")
+    require(mask == 0 or mask > 1, f"--importance_mask {mask}: must be above 1, or 0 for no mask")
+
+
 def check_sampling_args(args: Any) -> None:
     """Check the arguments that all scripts that sample and score have in common.
 

@@ -5,9 +5,9 @@ docstring of the function to complete), `canonical_solution` (its body), `test` 
 `entry_point` (the function's name). Instead of the last two a task may have MBPP's `test_list` (asserts that call
 functions by name) and `test_setup_code`.
 
-A task without tests may be judged by what a whole program prints: `inputs` and `outputs` are two lists of texts of
-equal length, what the program reads on standard input and what it must print. `prompt` is then the statement, as a
-question (`instruct`) or as a comment before the program; the completion, like `canonical_solution`, is the program.
+A task without tests may be judged by what a whole program prints: `inputs` and `outputs` are two lists of texts, what
+the program reads on standard input and what it must print. `prompt` is then the statement, a question (`instruct`) or a
+comment before the program; the completion, like `canonical_solution`, is the program.
 
 With `"language": "verilog"` the prompt ends with a module's header, `test` is a testbench, and `top_module` replaces
 `entry_point`. Any task may have its prompt in two more levels of detail, `prompt_detailed` and `prompt_terse`.
@@ -62,8 +62,8 @@ def read_tasks(
         pass_rates: the least and the largest `pass_rate` of the tasks to return; (0, 1) returns those without one too.
 
     Raises:
-        InputError: the file is missing or empty, has a line that is not a task, uses a task_id twice, has tasks of two
-            languages, or has none with such a pass rate. The message names the file and, where there is one, the line.
+        InputError: the file is missing or empty, has a line that is no task, uses a task_id twice, has tasks of two
+            languages or none with such a pass rate. The message names the file and, where there is one, the line.
     """
     tasks, seen = [], {}
     for where, task in read_jsonl(path, "task file; data/README.md says how each one is made"):
@@ -81,18 +81,14 @@ def read_tasks(
         task.pop("instruct", None)  # the flag decides, not the file
         tasks.append(task | {"instruct": True} if instruct else task)
     if not tasks:
-        between = f" with a pass_rate from {pass_rates[0]:g} to {pass_rates[1]:g}" if seen else ""
-        raise InputError(f"{path}: has no tasks{between}")
+        wanted = f" with a pass_rate from {pass_rates[0]:g} to {pass_rates[1]:g}" if seen else ""
+        raise InputError(f"{path}: has no tasks{wanted}")
     language_of(tasks, path)
     return tasks
 
 
 def pass_rate(task: Task, where: str) -> float:
-    """Return the share of a model's answers to the task that pass, which task_difficulty.py has measured.
-
-    Raises:
-        InputError: the task has none.
-    """
+    """Return the share of a model's answers that pass, as task_difficulty.py measured it; InputError if it is missing."""
     rate = task.get("pass_rate")
     require(type(rate) in (int, float) and 0 <= rate <= 1, f"{where}: task has no pass_rate from 0 to 1, which "
             "--min_pass and --max_pass need; python task_difficulty.py measures it")  # fmt: skip
@@ -103,8 +99,7 @@ def check_task(task: Task, where: str) -> None:
     """Raise InputError unless the object has a task's fields; `where` is its file and line, for the message."""
     listed, language = "test_list" in task, task.get("language", "python")
     require(language in ("python", "verilog"), f"{where}: language {language!r}: want python or verilog")
-    verilog = is_verilog(task)
-    printing = is_program(task)
+    verilog, printing = is_verilog(task), is_program(task)
     fields = VERILOG_FIELDS if verilog else MBPP_FIELDS if listed else PROGRAM_FIELDS if printing else FIELDS
     for field in fields:
         if not isinstance(task.get(field), str):
@@ -141,13 +136,9 @@ def check_texts(task: Task, where: str) -> None:
             require(size <= MAX_TEXT, f"{name} has {size} bytes; at most {MAX_TEXT} are allowed")
     given, wanted = task["inputs"], task["outputs"]
     require(len(given) == len(wanted), f"{where}: {len(given)} inputs and {len(wanted)} outputs; want one for each")
-    require(
-        any(map(str.strip, wanted)), f"{where}: no output has any text, so a program that prints nothing would pass"
-    )
+    require(any(map(str.strip, wanted)), f"{where}: every output is empty; a program that prints nothing would pass")
     size = len(json.dumps([given, wanted]))
-    require(
-        size <= MAX_TEXTS, f"{where}: inputs and outputs have {size} bytes as JSON; at most {MAX_TEXTS} are allowed"
-    )
+    require(size <= MAX_TEXTS, f"{where}: inputs and outputs have {size} bytes as JSON; want {MAX_TEXTS} at most")
 
 
 def is_program(task: Task) -> bool:
@@ -378,7 +369,7 @@ def stop_strings(task: Task) -> tuple[str, ...]:
 
 
 def begins(task: Task) -> bool:
-    """Return whether a Python task's prompt has the header of the function, so that the model writes only its body.
+    """Return whether a Python task's prompt has the function's header, so that the model writes only its body.
 
     >>> [begins({"prompt": p, "entry_point": "f"}) for p in ("def f(x):", "'''\\ndef f(x):\\n'''")]
     [True, False]

@@ -37,6 +37,7 @@ def check_parity(
     fresh: bool = True,
     size: int = 4,
     more: Callable[[], list] | None = None,
+    corrected: bool = False,
 ) -> float:
     """Check, before a process's first update, that sampler and trainer agree, and the reference with the start.
 
@@ -55,6 +56,7 @@ def check_parity(
         size: rollouts at a time.
         more: returns more rollouts. In 16 bits a few tokens can cause most of the difference, so a refusal must be
             confirmed on more of them.
+        corrected: whether importance weights make up for the difference. Then the mean may be `FAR`, in any precision.
 
     Returns:
         the largest difference.
@@ -64,9 +66,9 @@ def check_parity(
     """
     check_dropout(model)
     gaps, floor = compare(model, rollouts, temperature, size)
-    if more and not bound and floor and gaps.mean() > FACTOR * floor:
+    if more and not bound and floor and gaps.mean() > allowed_mean(floor, corrected):
         gaps, floor = compare(model, more(), temperature, size)
-    judge(gaps, floor, bound)
+    judge(gaps, floor, bound, corrected)
     if start is not None:
         first = rollouts[:size]
         check_reference(model, [r.prompt_ids for r in first], [r.token_ids for r in first], start, temperature, fresh)
@@ -116,17 +118,23 @@ def compare(model, rollouts: list, temperature: float, size: int) -> tuple[torch
     return gaps, (again - trainer).abs().mean().item()
 
 
-def judge(gaps: torch.Tensor, floor: float, bound: float | None = None) -> None:
+def allowed_mean(floor: float, corrected: bool) -> float:
+    """Return the largest mean difference that passes; `floor` is what rounding makes."""
+    return max(FACTOR * floor, FAR if corrected else 0.0)
+
+
+def judge(gaps: torch.Tensor, floor: float, bound: float | None = None, corrected: bool = False) -> None:
     """Print how far sampler and trainer are apart. Raise InputError if that is too far."""
     largest_gap, mean = gaps.max().item(), gaps.mean().item()
     said = f"parity: sampler and trainer differ by {largest_gap:.1e} a token at most"
-    if bound or not floor:
+    if bound or not (floor or corrected):
         bound = bound or FLOAT32_BOUND
         differ, within = f"by {largest_gap:.3g} a token (bound {bound:g})", largest_gap <= bound
         print(f"{said} (bound {bound:g})")
     else:
-        bound, within = FACTOR * floor, mean <= FACTOR * floor
-        differ = f"by {mean:.3g} a token in the mean of {len(gaps)} (bound {bound:.3g}, {FACTOR:g} times the rounding)"
+        bound = allowed_mean(floor, corrected)
+        within, how = mean <= bound, "with importance weights" if corrected else f"{FACTOR:g} times the rounding"
+        differ = f"by {mean:.3g} a token in the mean of {len(gaps)} (bound {bound:.3g}, {how})"
         print(f"{said}, {mean:.1e} in the mean of {len(gaps)} (rounding alone: {floor:.1e}, bound {bound:.1e})")
         if within and largest_gap > NOTABLE:
             print(f"warning: sampler and trainer differ by {largest_gap:.2g} nats in the log-probability of one token")
@@ -229,6 +237,7 @@ FLOAT32_BOUND = 1e-3  # measured: 6e-6 to 3e-5
 MIN_TOKENS = 500  # with fewer, the mean in 16 bits is too uncertain
 COPY_FACTOR = 3.0  # times what rounding makes, for a few hundred tokens; an adapter left out makes 5 and more
 FACTOR = 1.5  # benchmarks/README.md: right ones are at 1, wrong ones at 1.7 or more
+FAR = 0.2  # nats in the mean, with importance weights: docs/methods/importance.md has what is below and above
 NOTABLE = 1.0  # nats
 
 

@@ -25,6 +25,7 @@ from model.load import (
 from model.logprobs import TokenOutputs, completion_outputs, takes_shared_prompts
 from model.micro_batches import micro_batches
 from model.reference import as_reference, load_reference
+from training.importance import importance
 from training.resume import FiniteGuard, loss_scaler
 from training.samples import Batch, Sample
 
@@ -113,6 +114,14 @@ class Learner:
         mask = pad_sequence([torch.ones(s.length, device=self.device) for s in samples], batch_first=True)
         tensors = {name: rows.to(self.device) for name, rows in padded.items()}
         return Batch(samples, list(range(len(samples))), mask, **tensors)
+
+    def importance(self, batch: Batch, old: torch.Tensor, whole: Batch, level: str = "token"
+                   ) -> tuple[torch.Tensor | float, dict[str, float]]:  # fmt: skip
+        """Return the weights that make up for a sampler that is another program, and what to log of them.
+
+        They are 1 and nothing where the sampler is our own; else see `importance.importance`.
+        """
+        return importance(self.args, batch, old, whole, level)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the loss's gradient. In float16, scale the loss up first, because small gradients would become 0."""

@@ -16,6 +16,7 @@ from model.parity import MIN_TOKENS, check_ends, check_parity
 from model.sampling import Rollout, encode_prompts, generate, in_order
 from model.sampling_vllm import VllmSampler
 from model.tokens import check_ids
+from training.importance import is_on
 from training.learning_curve import LearningCurve
 from training.samples import Sample
 from training.validation import Validation
@@ -133,7 +134,7 @@ class Sampler:
         rollouts = self.enough_tokens(model, samples, least)
         check_ends(rollouts, eos_ids(model, self.tokenizer), args.stop_at_strings)
         check_parity(model, rollouts, args.temperature, args.parity_bound, args.sft_model, self.fresh,
-                     more=lambda: self.enough_tokens(model, samples, 4 * least))  # fmt: skip
+                     more=lambda: self.enough_tokens(model, samples, 4 * least), corrected=is_on(args))  # fmt: skip
         self.parity_checked = True
         if args.top_p < 1:
             print(f"note: with top_p {args.top_p} the sampled distribution is not the one that is scored")
