@@ -1,9 +1,17 @@
 """Make a table from results/*_metrics.json: Markdown (also between markers in README.md), CSV, LaTeX, and plots.
 
-Runs whose names differ only in `_seedN` at the end form one row: the means over the seeds. There are three 95%
-intervals. The one over tasks is Wilson's, for the number of tasks; tasks times seeds would be wrong, because the seeds
-share the tasks. The one over seeds is Student's, for their pass rates. The one of the difference to SFT on the same
-tasks is bootstrapped over tasks, with the p-value of a paired randomisation test.
+Runs whose names differ only in `_seedN` at the end (none: 42) form one row: the means over the seeds. Each 95% interval
+makes one statement:
+
+- over tasks and seeds: other tasks of this kind and other seeds, as two crossed random effects (Student's on the logit
+  scale); a row of one seed can speak of other tasks only (Wilson's);
+- over seeds: other seeds on these tasks (Student's on the logit scale);
+- against SFT, methods: "these methods differ" on these tasks, paired by seed (Student's, paired t-test, three common
+  seeds or more); a base row stands for every seed;
+- against SFT, adapters: "these adapters differ", and other seeds are not covered: paired over the tasks (bootstrap,
+  randomisation test). The table has it where there are fewer seeds, table.csv and `--compare` always.
+
+p-values of a table are corrected for the number of its rows (Holm), those of `--pairs` for the number of pairs.
 
 Rows with different task files, base models, limits or ways to sample are in different tables; a warning names settings
 that differ (`--strict` makes it an error). Sampled tokens and training time are counted from SFT on. Verilog has a
@@ -21,7 +29,8 @@ from typing import Any
 from common import InputError, printable, require, run_script, sha256, write_text
 from judging.tasks import read_tasks
 from overlap import overlap
-from reporting.rows import Row, against, mixed_settings, read_metrics, read_rows, task_scores
+from reporting.comparisons import compare, pairs, reproduced
+from reporting.rows import Row, load_rows, mixed_settings, read_metrics, read_rows
 from reporting.table_formats import insert, latex, markdown, spreadsheet
 
 
@@ -32,58 +41,14 @@ class Args:
         "README.md"  # write the table between this file's markers, with a link to the commands; "": change no README
     )
     compare: tuple[str, ...] = ()  # names of two rows: print how they differ on the same tasks, and write nothing
-    reproduces: str = ""  # another folder: print which of its rows these runs reproduce, within its intervals
+    pairs: bool = False  # print every pair of methods of each table, paired by seed, and write nothing
+    reproduces: str = (
+        ""  # another folder: print which of its rows these runs reproduce: the new mean is where it is predicted
+    )
     strict: bool = False  # rows that were evaluated under different settings are an error, not a warning
     plots: bool = False  # also plot the learning curves of those runs whose logs exist
     section: str = "yours"  # the markers' name: <!-- yours:begin --> and <!-- yours:end -->
     config: str = ""  # YAML file with any of these; flags win over it
-
-
-def compare(folder: Path, first: str, second: str) -> str:
-    """Describe how the second row differs from the first: mean difference, interval, p-value, tasks won and lost.
-
-    Raises:
-        InputError: there is no such row, one of its per-task files is missing, or the two were evaluated differently.
-    """
-    groups, found = read_metrics(folder), []
-    for name in (first, second):
-        rows = [row for row in groups if row[1] == name]
-        require(bool(rows), f"--compare {name}: {folder} has no row of that name")
-        scores = {row: task_scores(folder, groups[row]) for row in rows}
-        require(None not in scores.values(), f"--compare {name}: a per-task file of its runs is missing in {folder}")
-        found.append((set(rows), scores[rows[0]]))
-    (where, before), (where_too, after) = found
-    suites = {suite for suite, _ in where | where_too}
-    require(len(suites) == 1 and before.keys() == after.keys(),
-            f"--compare: cannot be compared: {'; '.join(sorted(suites))}")  # fmt: skip
-    difference, (low, high), p = against(before, after)
-    lines = [f"{second} less {first}: {difference:+.1%} ({low:+.1%} to {high:+.1%}), p = {p:.2g}, {len(before)} tasks"]
-    for word, sign in (("won", 1), ("lost", -1)):
-        some = sorted((t for t in before if sign * (after[t] - before[t]) > 0),
-                      key=lambda t: (-abs(after[t] - before[t]), t))  # fmt: skip
-        lines.append(f"{word} {len(some)}: " + ", ".join(f"{t} {before[t]:.0%} to {after[t]:.0%}" for t in some))
-    return "\n".join(lines)
-
-
-def reproduced(rows: list[Row], committed: list[Row]) -> str:
-    """Say which committed rows are reproduced: the new rate of the row with the same name is in a committed interval.
-
-    Either interval will do, the one over tasks or the one over seeds: another seed trains another policy on the same
-    tasks.
-    """
-    ours, lines, held = {(row.suite, row.name): row for row in rows}, [], 0
-    shared = [row for row in committed if (row.suite, row.name) in ours]
-    missing = [row.name for row in committed if (row.suite, row.name) not in ours]
-    if not shared:
-        return "nothing to compare: no committed row was evaluated on these tasks in this way"
-    for row in shared:
-        rate, intervals = ours[row.suite, row.name].rate, [row.interval, *([row.seeds] if row.seeds else [])]
-        inside = any(low <= rate <= high for low, high in intervals)
-        held += inside
-        said = ", ".join(f"{max(low, 0):.1%} to {min(high, 1):.1%}" for low, high in intervals)
-        lines.append(f"{row.name}: {rate:.1%}, committed {row.rate:.1%} ({said}): {'within' if inside else 'OUTSIDE'}")
-    lines += [f"not among these runs: {', '.join(missing)}"] if missing else []
-    return "\n".join([*lines, f"{held} of {len(shared)} rows within the committed intervals"])
 
 
 def overlaps(groups: dict[tuple[str, str], list[dict]]) -> dict[str, str]:
@@ -109,7 +74,10 @@ def overlaps(groups: dict[tuple[str, str], list[dict]]) -> dict[str, str]:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Plot pass@1 with Wilson intervals over the average length, one panel per table."""
+    """Plot pass@1 over the average length, one panel per table, with the table's first interval.
+
+    It is Wilson's, over tasks, where the per-task files of several seeds are missing.
+    """
     from reporting.plots import COLOURS, literal, save_picture
 
     rows = [row for row in rows if row.length is not None]
@@ -120,13 +88,13 @@ def plot(rows: list[Row], path: Path) -> None:
         for where, axes in zip(suites, panels[:, 0], strict=True):
             members = [row for row in rows if row.suite == where]
             for number, (row, marker) in enumerate(zip(members, "osD^vPX*<>dph8" * len(members), strict=False)):
-                low, high = row.interval
+                low, high = row.tasks_and_seeds or row.interval
                 axes.errorbar(row.length, row.rate, yerr=[[row.rate - low], [high - row.rate]], marker=marker,
                               color=COLOURS[number % len(COLOURS)], capsize=3, linestyle="none", markersize=8,
                               markerfacecolor="none" if number % 2 else None, label=literal(row.name))  # fmt: skip
             axes.set_title(literal(where), fontsize=8)
             axes.set_xlabel("average completion length (tokens)")
-            axes.set_ylabel("pass@1, raw completion (95% over tasks)")
+            axes.set_ylabel("pass@1, raw completion (95% over tasks and seeds)")
             axes.set_ylim(0, 1.03)
             axes.set_xlim(0, 1.05 * max(row.length for row in members))
             axes.grid(alpha=0.3)
@@ -164,6 +132,9 @@ def main(args: Args) -> None:
     if args.compare:
         require(len(args.compare) == 2, "--compare: want the names of two rows")
         print("\n".join(map(printable, compare(folder, *args.compare).split("\n"))))
+        return
+    if args.pairs:
+        print(pairs(load_rows(folder)))
         return
     groups = read_metrics(folder)
     warnings = mixed_settings(groups)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, mean, stdev
+from statistics import NormalDist, mean
 
 import numpy as np
 
@@ -38,45 +38,6 @@ def wilson_interval(rate: float, count: int, confidence: float = 0.95) -> tuple[
     return max(0.0, min(low, rate)), min(1.0, max(high, rate))  # rounding must not put the rate outside
 
 
-def seed_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return Student's interval for the mean over seeds (Student 1908, doi 10.2307/2331554).
-
-    It assumes normal values. With three seeds it is wide: 2.5 times their standard deviation on either side. Raises
-    ValueError for fewer than two values.
-
-    >>> [round(bound, 3) for bound in seed_interval([0.7, 0.8, 0.9])]
-    [0.552, 1.048]
-    """
-    spread = student_quantile(len(values) - 1, confidence) * stdev(values) / math.sqrt(len(values))
-    return mean(values) - spread, mean(values) + spread
-
-
-def student_quantile(freedom: int, confidence: float = 0.95) -> float:
-    """Return t with P(|T| < t) = confidence, for whole degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4).
-
-    Raises ValueError below one degree of freedom.
-
-    >>> [round(student_quantile(n), 3) for n in (1, 2, 3, 10, 100)]
-    [12.706, 4.303, 3.182, 2.228, 1.984]
-    """
-
-    def inside(angle: float) -> float:  # P(|T| < t) for t = sqrt(freedom) tan(angle)
-        odd = freedom % 2
-        term = total = math.cos(angle) if odd else 1.0
-        for k in range(2 + odd, freedom - 1, 2):
-            term *= (k - 1) / k * math.cos(angle) ** 2
-            total += term
-        rest = math.sin(angle) * (total if freedom > 1 else 0.0)
-        return 2 / math.pi * (angle + rest) if odd else rest
-
-    if freedom < 1:
-        raise ValueError("need at least two values")
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        low, high = ((low + high) / 2, high) if inside((low + high) / 2) < confidence else (low, (low + high) / 2)
-    return math.sqrt(freedom) * math.tan(low)
-
-
 def mean_parts(verdicts: list[dict[str, float] | None]) -> dict[str, float]:
     """Return the mean of each part of Verilog verdicts, over the verdicts that have this part.
 
@@ -92,6 +53,8 @@ def paired_difference(
     first: Sequence[float], second: Sequence[float], confidence: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> tuple[float, tuple[float, float], float]:
     """Compare two evaluations of the same tasks: mean of second - first, its interval, and a two-sided p-value.
+
+    It speaks of what was evaluated, not of the method that made it: the seeds do not vary (`intervals.paired_t`).
 
     The interval is the percentile bootstrap over tasks (Efron 1979, doi 10.1214/aos/1176344552). The p-value is that of
     the paired randomisation test, which flips the sign of each task's difference at random (Fisher 1935). For two

@@ -11,14 +11,13 @@ from os.path import commonprefix
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+
 from common import InputError, read_jsonl, require
-from judging.metrics import mean_parts, paired_difference, seed_interval, wilson_interval
+from judging.intervals import Compared, crossed_interval, holm, paired_t, seed_interval
+from judging.metrics import mean_parts, paired_difference, wilson_interval
 
 ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo", "rft")  # the order of a table's rows
-
-
-SETTINGS = ("num_tasks", "data_sha256", "precision", "stop_strings", "max_new_tokens", "time_limit", "total_limit",
-            "compare", "tolerance")  # fmt: skip
 
 
 @dataclass
@@ -35,13 +34,17 @@ class Row:
     num_pass: int
     num_samples: int
     rate: float
-    seeds: tuple[float, float] | None  # Student's interval; None for one seed
+    seeds: tuple[float, float] | None  # over seeds, None for one seed
     spread: tuple[float, float]  # rates of the lowest and the highest seed
     stopped: float
     length: float | None
-    interval: tuple[float, float]  # Wilson's
-    against_base: tuple[float, tuple[float, float], float] | None  # difference, its interval, p-value
-    against_sft: tuple[float, tuple[float, float], float] | None
+    interval: tuple[float, float]  # Wilson's, over tasks alone
+    tasks_and_seeds: tuple[float, float] | None  # None for several seeds without their per-task files
+    area: tuple[float, tuple[float, float] | None] | None  # mean held-out pass rate over tokens, over seeds
+    rates: dict[int, float]  # pass@1 of each seed
+    areas: dict[int, float]  # empty unless every seed has one
+    scores: dict[int, dict[str, float]] | None  # of each seed, the pass rate on each task; None if a file is missing
+    untrained: bool  # a base row: the same for every seed
     sampled_tokens: float | None
     training_seconds: float | None
     seconds: float
@@ -51,6 +54,8 @@ class Row:
     commits: str
     commands: tuple[str, ...]  # the first seed's commands of training and evaluation
     parts: dict[str, float]  # Verilog only: the mean of each part of the verdicts
+    against_base: Difference | None = None
+    against_sft: Difference | None = None
 
 
 def read_metrics(folder: Path) -> dict[tuple[str, str], list[dict]]:
@@ -70,20 +75,73 @@ def read_metrics(folder: Path) -> dict[tuple[str, str], list[dict]]:
     return groups
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """Make the rows of a folder's metrics, sorted by suite and `ORDER`. Raises InputError as `read_metrics` does."""
-    groups = read_metrics(folder)
-    scores = {row: task_scores(folder, runs) for row, runs in groups.items()}
+def load_rows(folder: Path) -> list[Row]:
+    """Make the rows of a folder's metrics, each for itself, sorted by suite and `ORDER`.
+
+    Raises InputError as `read_metrics` does, and if two runs of a row have the same seed.
+    """
     rows = []
-    for (where, name), runs in groups.items():
-        names = [other for suite, other in groups if suite == where]
-        starts = [start_row(name, names, word) for word in ("base", "sft")]
-        differences = [against(scores[where, start], scores[where, name]) if start else None for start in starts]
+    for (where, name), runs in read_metrics(folder).items():
         try:
-            rows.append(make_row(name, where, runs, *differences))
+            rows.append(make_row(name, where, runs, seed_scores(folder, runs)))
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder}/{runs[0]['exp_name']}_metrics.json: not an evaluation's ({error!r})") from None
     return sorted(rows, key=place)
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Make the rows of a folder's metrics, each with its differences to its base and its SFT row.
+
+    Holm's correction is over the rows of a table, separately for the two starts. Raises InputError as `load_rows` does.
+    """
+    rows = load_rows(folder)
+    for where in {row.suite for row in rows}:
+        table = {row.name: row for row in rows if row.suite == where}
+        for word in ("base", "sft"):
+            found = []
+            for name, row in table.items():
+                start = start_row(name, list(table), word)
+                compared = difference(table[start], row) if start else None
+                setattr(row, f"against_{word}", compared if compared and compared.shown else None)
+                found += [compared] if compared and compared.shown else []
+            for compared, p in zip(found, holm([one.shown[2] for one in found]), strict=True):
+                compared.holm = p
+    return rows
+
+
+def difference(first: Row, second: Row) -> Difference:
+    """Compare two rows of one table: the second less the first."""
+    before, after, adapters = task_means(first), task_means(second), None
+    if before and after and before.keys() == after.keys():
+        tasks = sorted(before)
+        adapters = paired_difference([before[task] for task in tasks], [after[task] for task in tasks])
+    methods, num_seeds = by_seed(first, second, "rates")
+    return Difference(adapters, methods, num_seeds)
+
+
+def by_seed(first: Row, second: Row, figure: str) -> tuple[Compared | None, int]:
+    """Return how two rows differ, paired by seed, and how many seeds they have in common.
+
+    A base row has no training that a seed could change: it stands for every seed of the other. None with fewer than
+    `FEWEST_SEEDS` common seeds.
+
+    Args:
+        figure: "rates" (pass@1) or "areas".
+    """
+    before, after = getattr(first, figure), getattr(second, figure)
+    if first.untrained and not second.untrained:
+        before = dict.fromkeys(after, mean(before.values())) if before else {}
+    elif second.untrained and not first.untrained:
+        after = dict.fromkeys(before, mean(after.values())) if after else {}
+    seeds = sorted(before.keys() & after.keys())
+    if len(seeds) < FEWEST_SEEDS:
+        return None, len(seeds)
+    return paired_t([after[seed] - before[seed] for seed in seeds], step(first, second, figure)), len(seeds)
+
+
+def step(first: Row, second: Row, figure: str) -> float:
+    """Return by how much one completion changes one seed's figure; 0 if the figure is no count."""
+    return 1 / min(row.num_samples // row.num_seeds for row in (first, second)) if figure == "rates" else 0.0
 
 
 def start_row(name: str, names: list[str], word: str) -> str | None:
@@ -104,6 +162,12 @@ def start_row(name: str, names: list[str], word: str) -> str | None:
 
 def row_name(metrics: dict) -> str:
     return re.sub(r"_seed\d+$", "", metrics["exp_name"])
+
+
+def seed_of(metrics: dict) -> int:
+    """Return the seed that a run's name says: 42, the scripts' default, if it says none."""
+    found = re.search(r"_seed(\d+)$", metrics["exp_name"])
+    return int(found[1]) if found else 42
 
 
 def suite(metrics: dict) -> str:
@@ -149,28 +213,37 @@ def mixed_settings(groups: dict[tuple[str, str], list[dict]]) -> list[str]:
     return lines
 
 
-def make_row(
-    name: str, where: str, runs: list[dict], against_base: tuple | None = None, against_sft: tuple | None = None
-) -> Row:
+def make_row(name: str, where: str, runs: list[dict], scores: dict[int, dict[str, float]] | None = None) -> Row:
+    """Make one row of its seeds' metrics and, as `seed_scores` returns them, their pass rates on each task."""
+    seeds = [seed_of(metrics) for metrics in runs]
+    require(len(set(seeds)) == len(seeds), f"{name}: two runs of the same seed: {sorted(seeds)} (no _seedN means 42)")
     rates = [metrics["pass_at_1"] for metrics in runs]
     lengths = [metrics["avg_gen_len"] for metrics in runs if metrics["avg_gen_len"] is not None]
     trained = [metrics.get("training") or {} for metrics in runs]
+    areas = [(record.get("spent") or {}).get("area") for record in trained]
+    areas = [] if None in areas else areas
     commits = {metrics.get("commit") for metrics in runs} | {record.get("commit") for record in trained}
+    count, matrix = runs[0]["num_tasks"], score_matrix(scores)
+    wilson = wilson_interval(mean(rates), count)
     return Row(
         name=name,
         suite=where,
         num_seeds=len(runs),
-        num_tasks=runs[0]["num_tasks"],
+        num_tasks=count,
         num_pass=sum(metrics["num_pass"] for metrics in runs),
         num_samples=sum(metrics["num_samples"] for metrics in runs),
         rate=mean(rates),
-        seeds=seed_interval(rates) if len(rates) > 1 else None,
+        seeds=seed_interval(rates, runs[0]["num_samples"]) if len(rates) > 1 else None,
         spread=(min(rates), max(rates)),
         stopped=mean(metrics["pass_at_1_stopped"] for metrics in runs),
         length=mean(lengths) if lengths else None,
-        interval=wilson_interval(mean(rates), runs[0]["num_tasks"]),
-        against_base=against_base,
-        against_sft=against_sft,
+        interval=wilson,
+        tasks_and_seeds=wilson if len(rates) == 1 else None if matrix is None else crossed_interval(matrix),
+        area=(mean(areas), seed_interval(areas) if len(areas) > 1 else None) if areas else None,
+        rates=dict(zip(seeds, rates, strict=True)),
+        areas=dict(zip(seeds, areas, strict=False)),
+        scores=scores,
+        untrained="base" in name.split("_") and not any(trained),
         sampled_tokens=mean_spent(trained, "sampled_tokens_since_sft"),
         training_seconds=mean_spent(trained, "seconds_since_sft"),
         seconds=mean(metrics["seconds"] for metrics in runs),
@@ -210,24 +283,35 @@ def weights(metrics: dict) -> str:
     return f"{metrics['base_model']} ({files}), {metrics['precision']}" if files else ""
 
 
-def task_scores(folder: Path, runs: list[dict]) -> dict[str, float] | None:
-    """Return each task's pass rate over the seeds and samples of a row; None if a per-task file is missing."""
-    passed = defaultdict(list)
+def seed_scores(folder: Path, runs: list[dict]) -> dict[int, dict[str, float]] | None:
+    """Return each seed's pass rate on each task, over its samples; None if a per-task file is missing."""
+    found = {}
     for metrics in runs:
         path = folder / f"{metrics['exp_name']}_per_task.jsonl"
         if not path.is_file():
             return None
+        passed = defaultdict(list)
         for _, row in read_jsonl(path, "per-task file"):
             passed[row.get("task_id")].append(bool(row.get("passed")))
-    return {task: mean(of_task) for task, of_task in passed.items()}
+        found[seed_of(metrics)] = {task: mean(of_task) for task, of_task in passed.items()}
+    return found
 
 
-def against(before: dict[str, float] | None, after: dict[str, float] | None) -> tuple | None:
-    """Return `metrics.paired_difference` of two rows; None if they have different tasks or no scores."""
-    if not before or not after or before.keys() != after.keys():
+def score_matrix(scores: dict[int, dict[str, float]] | None) -> np.ndarray | None:
+    """Return scores as a matrix, seeds x tasks; None if there are none or the seeds have different tasks."""
+    tasks = {frozenset(of_seed) for of_seed in (scores or {}).values()}
+    if len(tasks) != 1 or not min(tasks):
         return None
-    tasks = sorted(before)
-    return paired_difference([before[task] for task in tasks], [after[task] for task in tasks])
+    return np.array([[of_seed[task] for task in sorted(min(tasks))] for of_seed in scores.values()])
+
+
+def task_means(row: Row) -> dict[str, float]:
+    """Return each task's mean over the seeds of a row; {} if a per-task file is missing."""
+    passed = defaultdict(list)
+    for of_seed in (row.scores or {}).values():
+        for task, share in of_seed.items():
+            passed[task].append(share)
+    return {task: mean(shares) for task, shares in passed.items()}
 
 
 def hardware(metrics: dict) -> str:

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 from common import InputError, duration
 
 if TYPE_CHECKING:
-    from reporting.rows import Row
+    from judging.intervals import Compared
+    from reporting.rows import Difference, Row
+
+
+ADAPTERS = ", these adapters"  # marks a difference over tasks in a column of differences over seeds
 
 
 def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
@@ -21,21 +25,24 @@ def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
     tables = []
     for where, members in by_suite(rows):
         judged = parts_of(members)
-        columns = ["method", "pass@1", "95% over tasks", "over seeds", "passed/tasks", "stopped", "avg length"]
-        base, memory = any(row.against_base for row in members), any(any(row.memory) for row in members)
-        columns += [*judged, *["against base, 95%"] * base, "against SFT, 95%", "p"]
+        area, memory = any(row.area for row in members), any(any(row.memory) for row in members)
+        several = any(row.num_seeds > 1 for row in members)
+        columns = ["method", "pass@1", over(members), *["over seeds"] * several, *["area, 95% over seeds"] * area]
+        columns += ["passed/tasks", "stopped", "avg length", *judged, *against_columns(members)]
         columns += ["sampled tokens", "training", "evaluation", *["GiB"] * memory]
         lines = [f"**{where}**", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for row in members:
-            cells = [row.name, share(row.rate), interval(row.interval), over_seeds(row)]
+            cells = [row.name, share(row.rate), optional_interval(row.tasks_and_seeds)]
+            cells += [optional_interval(row.seeds)] * several + [area_cell(row)] * area
             cells += [f"{row.num_pass}/{row.num_samples}", share(row.stopped)]
             cells += ["" if row.length is None else f"{row.length:.1f}"]
             cells += [share(row.parts[name]) if name in row.parts else "" for name in judged]
-            cells += [*against(row.against_base)[:1] * base, *against(row.against_sft), *spent(row)]
+            cells += [*against(row.against_sft, has_methods(members)), *spent(row)]
             cells += [" / ".join("" if peak is None else f"{peak:.1f}" for peak in row.memory)] * memory
             lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
-        lines += ["", f"Seeds: {seeds(members)}. Length in tokens, EOS included. Differences: of these adapters, "
-                  "over tasks; p is of the one to SFT. Sampled tokens and training: after SFT (SFT's own: its own). "
+        lines += ["", f"Seeds: {seeds(members)}. {statements(members)}Length in tokens, EOS included. "
+                  "Sampled tokens and training: after SFT (SFT's own: its own). "
+                  + "Area: mean held-out pass rate of samples over the sampled tokens. " * area
                   + "GiB: peak memory of training / evaluation. " * memory
                   + f"Train/test overlap: {overlaps.get(where, 'unknown files')}. "
                   + "".join(f"Weights: {one}. " for one in sorted({row.weights for row in members} - {""}))
@@ -50,25 +57,65 @@ def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
     return "\n\n".join(tables) + "\n"
 
 
+def statements(members: list[Row]) -> str:
+    """Say which sentence each interval of a table makes."""
+    said = "Over tasks: for other tasks of this kind, not for other seeds. "
+    if any(row.num_seeds > 1 for row in members):
+        said = ("Over tasks and seeds: for other tasks of this kind and other seeds"
+                + " (a row of one seed: other tasks only)" * any(row.num_seeds == 1 for row in members)
+                + ". Over seeds: for other seeds on these tasks. ")  # fmt: skip
+    found = [row.against_sft for row in members if row.against_sft]
+    if any(one.methods for one in found):
+        said += ('Against SFT: "these methods differ" on these tasks, paired by seed (Student); '
+                 + f'with "{ADAPTERS[2:]}": these runs differ, over tasks (bootstrap, randomisation test). '
+                 * any(not one.methods for one in found))  # fmt: skip
+    elif found:
+        said += ('Against SFT: "these adapters differ", over tasks (bootstrap, randomisation test); '
+                 "fewer than 3 seeds: no test of methods. ")  # fmt: skip
+    return said + f"p: Holm's, for {len(found)} row{'s' * (len(found) > 1)}. " * bool(found)
+
+
+def over(members: list[Row]) -> str:
+    return "95% over tasks" + " and seeds" * any(row.num_seeds > 1 for row in members)
+
+
+def has_methods(members: list[Row]) -> bool:
+    return any(row.against_sft and row.against_sft.methods for row in members)
+
+
+def against_columns(members: list[Row]) -> list[str]:
+    return [f"{'methods' if has_methods(members) else 'adapters'} against SFT, 95%", "p (Holm)"]
+
+
 def spreadsheet(rows: list[Row]) -> str:
-    """Write everything that is known about each row as CSV, shares as numbers from 0 to 1."""
+    """Write everything that is known about each row as CSV, shares as numbers from 0 to 1.
+
+    `tasks_` is Wilson's interval, over tasks alone. `against_` with `p_value` is about these adapters, `methods_` about
+    methods, and `p_value_holm` corrects the statement that the Markdown table makes.
+    """
     parts = parts_of(rows)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
+    compared = [f"{kind}against_{start}{bound}" if bound != "p" else f"{kind}p_value{short}"
+                for start, short in (("base", "_base"), ("sft", ""))
+                for kind in ("", "methods_") for bound in ("", "_low", "_high", "p")]  # fmt: skip
     writer.writerow(["table", "method", "seeds", "tasks", "passed", "samples", "pass_at_1", "tasks_low", "tasks_high",
-                     "seeds_low", "seeds_high", "seed_min", "seed_max", "pass_at_1_stopped", "avg_gen_len", *parts,
-                     "against_base", "against_base_low", "against_base_high", "p_value_base",
-                     "against_sft", "against_sft_low", "against_sft_high", "p_value", "sampled_tokens",
-                     "training_seconds", "evaluation_seconds", "training_gib", "evaluation_gib", "weights", "hardware",
-                     "commits", "commands"])  # fmt: skip
+                     "tasks_and_seeds_low", "tasks_and_seeds_high", "seeds_low", "seeds_high", "seed_min", "seed_max",
+                     "area", "area_low", "area_high", "pass_at_1_stopped", "avg_gen_len", *parts, *compared,
+                     "p_value_base_holm", "p_value_holm", "sampled_tokens", "training_seconds", "evaluation_seconds",
+                     "training_gib", "evaluation_gib", "weights", "hardware", "commits", "commands"])  # fmt: skip
+    none = (None, None)
     for row in rows:
-        differences = [row.against_base or (None, (None, None), None), row.against_sft or (None, (None, None), None)]
+        starts = [row.against_base, row.against_sft]
+        found = [one for start in starts for one in ((start.adapters, start.methods) if start else none)]
+        differences = [one or (None, none, None) for one in found]
+        area, bounds = row.area or (None, None)
         writer.writerow([row.suite, row.name, row.num_seeds, row.num_tasks, row.num_pass, row.num_samples, row.rate,
-                         *row.interval, *(row.seeds or (None, None)), *row.spread, row.stopped, row.length,
-                         *(row.parts.get(name) for name in parts),
+                         *row.interval, *(row.tasks_and_seeds or none), *(row.seeds or none), *row.spread,
+                         area, *(bounds or none), row.stopped, row.length, *(row.parts.get(name) for name in parts),
                          *(value for difference, bounds, p in differences for value in (difference, *bounds, p)),
-                         row.sampled_tokens, row.training_seconds, row.seconds, *row.memory, row.weights, row.machine,
-                         row.commits,
+                         *(start and start.holm for start in starts), row.sampled_tokens, row.training_seconds,
+                         row.seconds, *row.memory, row.weights, row.machine, row.commits,
                          "; ".join(row.commands)])  # fmt: skip
     return file.getvalue()
 
@@ -77,11 +124,13 @@ def latex(rows: list[Row]) -> str:
     """Write one LaTeX booktabs table per suite, with the columns that a paper has room for."""
     tables = []
     for where, members in by_suite(rows):
-        lines = [f"% {where}", r"\begin{tabular}{lrrrrr}", r"\toprule",
-                 r"method & pass@1 & 95\% over tasks & avg length & against SFT & $p$ \\", r"\midrule"]  # fmt: skip
+        header = ["method", "pass@1", over(members), "avg length", *against_columns(members)]
+        lines = [f"% {where}", f"% {statements(members)}".rstrip(), r"\begin{tabular}{lrrrrr}", r"\toprule",
+                 " & ".join(escaped(cell) for cell in header) + r" \\", r"\midrule"]  # fmt: skip
         for row in members:
-            cells = [row.name, share(row.rate), interval(row.interval)]
-            cells += ["" if row.length is None else f"{row.length:.1f}", *against(row.against_sft)]
+            cells = [row.name, share(row.rate), optional_interval(row.tasks_and_seeds)]
+            cells += ["" if row.length is None else f"{row.length:.1f}"]
+            cells += against(row.against_sft, has_methods(members))
             lines.append(" & ".join(escaped(cell) for cell in cells) + r" \\")
         tables.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
     return "\n\n".join(tables) + "\n"
@@ -110,29 +159,49 @@ def share(rate: float) -> str:
 
 
 def interval(bounds: tuple[float, float]) -> str:
-    """Write an interval of shares in per cent, cut to 0 and 100.
+    """Write an interval of shares in per cent.
 
-    >>> interval((0.5, 1.02))
-    '50.0 to 100.0%'
+    >>> interval((0.5, 0.976))
+    '50.0 to 97.6%'
     """
-    low, high = (100 * min(1, max(0, bound)) for bound in bounds)
-    return f"{low:.1f} to {high:.1f}%"
+    low, high = bounds
+    return f"{100 * low:.1f} to {100 * high:.1f}%"
 
 
-def over_seeds(row: Row) -> str:
-    return "" if row.seeds is None else interval(row.seeds)
+def optional_interval(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else interval(bounds)
 
 
-def against(found: tuple[float, tuple[float, float], float] | None) -> list[str]:
-    """Write a difference with its interval, in points, and its p-value.
+def area_cell(row: Row) -> str:
+    if row.area is None:
+        return ""
+    mean, bounds = row.area
+    return share(mean) + (f" ({interval(bounds)})" if bounds else "")
 
-    >>> against((0.05, (0.01, 0.09), 0.0204))
-    ['+5.0 (+1.0 to +9.0)', '0.020']
+
+def against(found: Difference | None, has_methods: bool) -> list[str]:
+    """Write the difference that a table shows, and its corrected p-value.
+
+    Args:
+        has_methods: the column is about methods, so a difference of adapters is marked.
     """
-    if found is None:
+    if found is None or found.shown is None:
         return ["", ""]
-    difference, (low, high), p = found
-    return [f"{100 * difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})", "<0.001" if p < 0.001 else f"{p:.3f}"]
+    return [points(found.shown) + ADAPTERS * (has_methods and not found.methods), p_value(found.holm)]
+
+
+def points(compared: Compared) -> str:
+    """Write a difference of shares with its interval, in points.
+
+    >>> points((0.05, (0.01, 0.09), 0.0204))
+    '+5.0 (+1.0 to +9.0)'
+    """
+    difference, (low, high), _ = compared
+    return f"{100 * difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def p_value(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def spent(row: Row) -> list[str]:
