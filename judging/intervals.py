@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -48,6 +49,11 @@ def student_quantile(freedom, confidence: float = 0.95) -> np.ndarray:
         below = student_inside(np.sqrt(freedom) * np.tan(middle), freedom) < confidence
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     return np.sqrt(freedom) * np.tan(low)
+
+
+@cache
+def student_factor(freedom: int) -> float:
+    return float(student_quantile(freedom))
 
 
 def logit_interval(rate, variance, freedom, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +166,7 @@ def paired_t(differences: Sequence[float], step: float = 0.0) -> Compared:
     '0.02 (-0.0048 to 0.0448), p = 0.0742'
     """
     mean, error = float(np.mean(differences)), math.sqrt(of_mean(differences, step))
-    spread = float(student_quantile(len(differences) - 1)) * error
+    spread = student_factor(len(differences) - 1) * error
     if not error:
         return mean, (mean, mean), 0.0 if mean else 1.0
     return mean, (mean - spread, mean + spread), float(1 - student_inside(abs(mean) / error, len(differences) - 1))
@@ -190,7 +196,7 @@ def predicted_mean(values: Sequence[float], new: Sequence[float], step: float = 
         raise ValueError("need at least two values")
     squares = sum(float(np.sum((np.asarray(row) - np.mean(row)) ** 2)) for row in (values, new))
     variance = max(squares / freedom, step**2 / 12)
-    spread = float(student_quantile(freedom)) * math.sqrt(variance * (1 / len(values) + 1 / len(new)))
+    spread = student_factor(freedom) * math.sqrt(variance * (1 / len(values) + 1 / len(new)))
     return float(np.mean(values)) - spread, float(np.mean(values)) + spread
 
 

@@ -7,7 +7,8 @@ import pytest
 from conftest import ROOT
 
 from common import InputError, sha256
-from reporting.rows import mixed_settings, read_metrics, read_rows
+from reporting.comparisons import pairs
+from reporting.rows import load_rows, mixed_settings, read_metrics, read_rows
 from reporting.table_formats import insert, markdown
 from results_table import Args, main, overlaps
 
@@ -42,7 +43,10 @@ def test_seeds_are_one_row_and_rows_tell_the_story(results):
     assert [row.name for row in rows] == ["pocket_base", "pocket_sft", "pocket_rl_alpha0.01"]
     sft = rows[1]
     assert (sft.num_seeds, sft.num_pass, sft.rate, sft.spread) == (2, 110, pytest.approx(0.55), (0.5, 0.6))
-    assert sft.seeds == pytest.approx((0.55 - 0.6353, 0.55 + 0.6353), abs=1e-3)  # t of one degree of freedom: 12.706
+    # logit 0.2007 +- 12.706 (t of one degree of freedom) * 0.05 / (0.55 * 0.45)
+    assert sft.seeds == pytest.approx((0.0858, 0.9409), abs=1e-3)
+    assert sft.tasks_and_seeds is None  # the per-task files are missing; one seed needs none
+    assert rows[0].tasks_and_seeds == rows[0].interval
     assert sft.interval == pytest.approx((0.4524, 0.6438), abs=1e-3)  # Wilson of 55 in 100, not of 110 in 200
 
 
@@ -53,7 +57,7 @@ def test_the_readme_gets_the_table_between_its_markers(results, tmp_path):
     text = readme.read_text()
     assert text.startswith("before\n<!-- yours:begin -->\n**pocket_test.jsonl, 100 tasks")
     assert text.endswith("<!-- yours:end -->\nafter\n") and "old" not in text
-    assert "| pocket_sft | 55.0% | 45.2 to 64.4% | 0.0 to 100.0% | 110/200 | 55.0% | 40.0 |  |  |  |  |" in text
+    assert "| pocket_sft | 55.0% |  | 8.6 to 94.1% | 110/200 | 55.0% | 40.0 |  |  |  |  |" in text
     assert "Seeds: 2 (pocket_sft), 1 (the rest)." in text
     assert "a processor, 2 cores; torch 2.13.0" in text
     main(Args(results_dir=str(results), readme=str(readme)))
@@ -87,7 +91,7 @@ def test_verilog_has_a_column_for_each_part(tmp_path):
     terse["args"] |= {"prompt_level": "terse", "instruct": True}
     (tmp_path / "v_terse_metrics.json").write_text(json.dumps(terse))
     table = table_of(tmp_path)
-    assert "| avg length | compilation | functional | against SFT, 95% |" in table
+    assert "| avg length | compilation | functional | adapters against SFT, 95% |" in table
     assert "| 40.0 | 100.0% | 75.0% |" in table and "| 40.0 |  |  |" in table
     assert "terse prompts, instruct, greedy" in table and table.count("| method |") == 2  # asked otherwise: apart
 
@@ -102,7 +106,10 @@ def test_the_difference_to_sft_is_paired_over_the_tasks(results):
     per_task(results, "pocket_sft_seed1", range(60))
     per_task(results, "pocket_rl_alpha0.01", range(30, 100))
     rows = {row.name: row for row in read_rows(results)}
-    difference, (low, high), p = rows["pocket_rl_alpha0.01"].against_sft
+    against = rows["pocket_rl_alpha0.01"].against_sft
+    difference, (low, high), p = against.shown
+    assert (against.methods, against.num_seeds) == (None, 1) and against.shown == against.adapters
+    assert against.holm == p
     assert difference == pytest.approx(0.15) and low < 0.15 < high and 0.01 < p < 0.2
     assert rows["pocket_sft"].against_sft is None and rows["pocket_base"].against_sft is None  # it has no per-task file
 
@@ -167,9 +174,13 @@ def test_a_reproduction_is_held_against_the_committed_intervals(results, tmp_pat
         (again / f"{name}_metrics.json").write_text(json.dumps(metrics(name, rate)))
     main(Args(results_dir=str(again), readme="", reproduces=str(results)))
     said = capsys.readouterr().out
-    assert "pocket_sft: 57.0%, committed 55.0% (45.2% to 64.4%, 0.0% to 100.0%): within" in said
-    assert "pocket_rl_alpha0.01: 90.0%, committed 70.0% (60.4% to 78.1%): OUTSIDE" in said
-    assert "1 of 2 rows within the committed intervals" in said and "not among these runs: pocket_base" in said
+    assert "pocket_sft: 57.0%, committed 55.0%, predicted -55.0% to 165.0% (2 and 1 seeds): within" in said
+    assert (
+        "pocket_rl_alpha0.01: 90.0%, committed 70.0%, predicted 59.4% to 80.9% (one seed, over tasks): OUTSIDE" in said
+    )
+    assert (
+        "1 of 2 rows reproduced (0.1 outside by chance alone)" in said and "not among these runs: pocket_base" in said
+    )
     other = metrics("pocket_sft", 0.5, data="data/other.jsonl")
     for path in again.glob("*.json"):
         path.unlink()
@@ -186,7 +197,7 @@ def test_a_row_is_held_against_the_sft_of_its_own_kind(results):
     per_task(results, "pocket_rl_alpha0.01", range(70))
     per_task(results, "mine_sft", range(10))
     per_task(results, "mine_ppo", range(30))
-    found = {row.name: row.against_sft and row.against_sft[0] for row in read_rows(results)}
+    found = {row.name: row.against_sft and row.against_sft.adapters[0] for row in read_rows(results)}
     assert found["pocket_rl_alpha0.01"] == pytest.approx(0.2) and found["mine_ppo"] == pytest.approx(0.2)
 
 
@@ -232,8 +243,10 @@ def test_two_rows_are_compared_task_by_task(results, capsys):
     per_task(results, "pocket_sft_seed1", {0, 1}, 4)
     per_task(results, "pocket_rl_alpha0.01", {1, 2, 3}, 4)
     main(Args(results_dir=str(results), compare=("pocket_sft", "pocket_rl_alpha0.01")))
-    first, won, lost = capsys.readouterr().out.splitlines()
-    assert first.startswith("pocket_rl_alpha0.01 less pocket_sft: +37.5% (") and first.endswith(", 4 tasks")
+    first, adapters, methods, won, lost = capsys.readouterr().out.splitlines()
+    assert first == "pocket_rl_alpha0.01 less pocket_sft, points with 95%"
+    assert adapters.startswith("these adapters differ: +37.5 (") and "(4 tasks, randomisation test; other" in adapters
+    assert methods == "these methods differ: one seed: no test of methods"
     assert won == "won 3: t/2 0% to 100%, t/3 0% to 100%, t/1 50% to 100%" and lost == "lost 1: t/0 100% to 0%"
     assert not (results / "table.md").exists()
 
@@ -251,3 +264,119 @@ def test_what_was_evaluated_otherwise_is_not_compared(results):
         main(Args(results_dir=str(results), compare=("pocket_base",)))
     with pytest.raises(InputError, match="a per-task file of its runs is missing"):
         main(Args(results_dir=str(results), compare=("pocket_base", "pocket_sft")))
+
+
+@pytest.fixture
+def seeded(tmp_path):
+    """A base, an SFT start and two methods of three seeds; one method of one seed. SFT's differences: 10, 20, 30."""
+    areas = {"m_ppo": (0.5, 0.52, 0.51), "m_rl": (0.4, 0.41, 0.42)}
+    rates = {
+        "m_base": (0.2,),
+        "m_sft": (0.5, 0.4, 0.3),
+        "m_rl": (0.6, 0.6, 0.6),
+        "m_ppo": (0.7, 0.61, 0.5),
+        "m_dpo": (0.55,),
+    }
+    for name, of_seeds in rates.items():
+        for number, rate in enumerate(of_seeds):
+            full = name + f"_seed{number}" * bool(number)
+            record = metrics(full, rate)
+            if name in areas:
+                record["training"] = {"spent": {"area": areas[name][number]}}
+            (tmp_path / f"{full}_metrics.json").write_text(json.dumps(record))
+            per_task(tmp_path, full, range(round(100 * rate)))
+    return tmp_path
+
+
+def test_methods_are_compared_by_seed_and_adapters_over_tasks(seeded):
+    rows = {row.name: row for row in read_rows(seeded)}
+    difference, (low, high), p = rows["m_rl"].against_sft.methods
+    spread = 4.302653 * 0.1 / 3**0.5  # differences 0.1, 0.2, 0.3
+    assert (difference, low, high) == pytest.approx((0.2, 0.2 - spread, 0.2 + spread)) and p == pytest.approx(
+        0.0742, abs=1e-4
+    )
+    assert rows["m_rl"].against_sft.adapters[0] == pytest.approx(0.2)
+    assert rows["m_rl"].against_sft.adapters[2] < 0.001  # these adapters differ, without a doubt
+    dpo = rows["m_dpo"].against_sft
+    assert (dpo.methods, dpo.num_seeds, dpo.shown) == (None, 1, dpo.adapters)
+    low, high = rows["m_rl"].tasks_and_seeds
+    assert low < rows["m_rl"].interval[0] + 0.02 and 0.49 < low < 0.6 < high < 0.7
+
+
+def test_a_base_row_stands_for_every_seed(seeded):
+    rows = {row.name: row for row in read_rows(seeded)}
+    against = rows["m_sft"].against_base  # differences 0.3, 0.2, 0.1
+    assert against.num_seeds == 3 and against.methods[:1] == (pytest.approx(0.2),)
+    assert rows["m_base"].untrained and not rows["m_sft"].untrained
+    assert rows["m_base"].against_sft.methods[0] == pytest.approx(-0.2)
+
+
+def test_a_table_says_which_sentence_its_columns_make(seeded):
+    table = table_of(seeded)
+    assert "| 95% over tasks and seeds | over seeds | area, 95% over seeds |" in table
+    assert "| methods against SFT, 95% | p (Holm) |" in table
+    rl, dpo = (next(line for line in table.splitlines() if line.startswith(f"| {name} ")) for name in ("m_rl", "m_dpo"))
+    assert "| +20.0 (-4.8 to +44.8) | 0.223 |" in rl and "41.0% (38.6 to 43.5%)" in rl  # p 0.0742 of four: times 3
+    assert ", these adapters |" in dpo
+    assert '"these methods differ" on these tasks, paired by seed (Student); with "these adapters": these runs' in table
+    for path in seeded.glob("*_seed*"):
+        path.unlink()
+    table = table_of(seeded)
+    assert "| adapters against SFT, 95% | p (Holm) |" in table and "| 95% over tasks | area" in table
+    assert "fewer than 3 seeds: no test of methods" in table and "over seeds |" not in table.replace(
+        "95% over seeds", ""
+    )
+
+
+def test_the_csv_has_both_statements(seeded, capsys):
+    main(Args(results_dir=str(seeded), readme=""))
+    rows = {row["method"]: row for row in csv.DictReader((seeded / "table.csv").open())}
+    numbers = ("against_sft", "methods_against_sft", "p_value", "methods_p_value", "p_value_holm", "area")
+    rl = {name: float(rows["m_rl"][name]) for name in numbers}
+    assert rl["against_sft"] == pytest.approx(0.2) == rl["methods_against_sft"]
+    assert rl["p_value"] < 0.001 < 0.07 < rl["methods_p_value"] < rl["p_value_holm"] and rl["area"] == pytest.approx(
+        0.41
+    )
+    assert rows["m_dpo"]["methods_against_sft"] == "" != rows["m_dpo"]["against_sft"]
+    assert r"\% Seeds" not in (seeded / "table.tex").read_text()
+    assert r"methods against SFT, 95\% & p (Holm)" in (seeded / "table.tex").read_text()
+
+
+def test_every_pair_of_methods_is_tested_by_seed_with_the_area_as_a_second_outcome(seeded, capsys):
+    main(Args(results_dir=str(seeded), pairs=True))
+    said = capsys.readouterr().out
+    assert "| m_rl, m_ppo | 3 | -0.3 (-25.2 to +24.5) | 0.959 | 0.959 |" in said
+    assert "pass@1: 0 of 1 pairs told apart at 5% after Holm's correction (0 before it); 2 with fewer than 3" in said
+    assert "| m_rl, m_ppo | 3 | -10.0 (-12.5 to -7.5) | 0.003 | 0.003 |" in said and "area: 1 of 1 pairs told" in said
+    assert "m_sft" not in said and "m_base" not in said and not (seeded / "table.md").exists()
+    main(Args(results_dir=str(seeded), compare=("m_rl", "m_ppo")))
+    said = capsys.readouterr().out
+    assert "these methods differ, area: +10.0 (+7.5 to +12.5), p = 0.0033 (3 seeds, paired t)" in said
+    for path in seeded.glob("m_ppo*"):
+        path.unlink()
+    for path in seeded.glob("m_dpo*"):
+        path.unlink()
+    assert "pass@1: fewer than two methods, no pairs" in pairs(load_rows(seeded))
+
+
+def test_two_runs_of_one_seed_are_refused(seeded):
+    (seeded / "m_rl_seed42_metrics.json").write_text(json.dumps(metrics("m_rl_seed42", 0.5)))
+    with pytest.raises(InputError, match="m_rl: two runs of the same seed"):
+        read_rows(seeded)
+
+
+def test_an_evaluation_of_the_same_adapter_reproduces_itself_and_another_one_does_not(seeded, tmp_path, capsys):
+    again = tmp_path / "again"
+    again.mkdir()
+    for name, rate in (("m_dpo", 0.55), ("m_base", 0.26), ("m_rl", 0.6), ("m_rl_seed1", 0.6), ("m_rl_seed2", 0.61)):
+        (again / f"{name}_metrics.json").write_text(json.dumps(metrics(name, rate)))
+        per_task(again, name, range(round(100 * rate)))
+    main(Args(results_dir=str(again), readme="", reproduces=str(seeded)))
+    said = capsys.readouterr().out
+    assert re.search(
+        r"m_dpo: 55.0%, committed 55.0%, predicted 5\d.\d% to 5\d.\d% \(one seed, over tasks\): within", said
+    )
+    assert re.search(r"m_base: 26.0%, committed 20.0%, .*: OUTSIDE", said)  # six tasks more, none less
+    # all three committed seeds have 60%: the variance is that of 60, 60 and 61 and of none, so 1/6 of a task squared
+    assert "m_rl: 60.3%, committed 60.0%, predicted 59.1% to 60.9% (3 and 3 seeds): within" in said
+    assert "2 of 3 rows reproduced (0.1 outside by chance alone); to be seen, a row had to move by" in said
