@@ -18,6 +18,28 @@ from judging.intervals import Compared, crossed_interval, holm, paired_t, seed_i
 from judging.metrics import mean_parts, paired_difference, wilson_interval
 
 ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo", "rft")  # the order of a table's rows
+SETTINGS = ("num_tasks", "data_sha256", "precision", "stop_strings", "max_new_tokens", "time_limit", "total_limit",
+            "compare", "tolerance")  # fmt: skip
+FEWEST_SEEDS = 3  # common seeds that a test of methods needs
+
+
+@dataclass
+class Difference:
+    """How much more a row passes than another, in shares: two statements, each with its 95% interval and p-value.
+
+    "These adapters differ" lets the tasks vary, "these methods differ" the seeds. None where there is no such
+    statement: the per-task files of the first are missing, the second has too few seeds.
+    """
+
+    adapters: Compared | None  # means over the seeds of each task: bootstrap over tasks, randomisation test
+    methods: Compared | None  # paired by seed, on these tasks: Student's
+    num_seeds: int  # common seeds
+    holm: float | None = None  # p of the statement in the table, corrected for the rows of the table
+
+    @property
+    def shown(self) -> Compared | None:
+        """The statement that a table makes: of methods if it can."""
+        return self.methods or self.adapters
 
 
 @dataclass
