@@ -88,7 +88,7 @@ def read_tasks(
 
 
 def pass_rate(task: Task, where: str) -> float:
-    """Return the share of a model's answers that pass, as task_difficulty.py measured it; InputError if it is missing."""
+    """Return the share of a model's answers that pass, which task_difficulty.py measured; InputError if missing."""
     rate = task.get("pass_rate")
     require(type(rate) in (int, float) and 0 <= rate <= 1, f"{where}: task has no pass_rate from 0 to 1, which "
             "--min_pass and --max_pass need; python task_difficulty.py measures it")  # fmt: skip
