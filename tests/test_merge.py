@@ -294,7 +294,7 @@ def test_the_card_says_what_the_run_left_behind(adapter, merged, tmp_path, capsy
         path.write_text(json.dumps(METRICS | {"exp_name": f"{name}|1"} | settings))
     found = evaluation(str(tmp_path), adapter, adapter)
     assert "before_metrics.json is of an earlier adapter" in capsys.readouterr().out
-    assert "| same&#124;1 | 36.4% | 22.2 to 53.4% |  | 12/33 | 50.0% | 40.2 |" in found
+    assert "| same&#124;1 | 36.4% | 22.2 to 53.4% | 12/33 | 50.0% | 40.2 |" in found
     assert "**pocket_test.jsonl, 33 tasks (22222222), pocket_coder, greedy, 128 new tokens, 5 s a check**" in found
     assert "not of these merged weights" in found and "a card, 2 cores" in found and found.count("\n| ") == 3
     assert "unsaid|1 (def5678):\n  python eval_humaneval.py --model_path checkpoints/grpo\n" in found
