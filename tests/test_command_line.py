@@ -36,10 +36,7 @@ TASKS = "data/pocket_test.jsonl"
         ),
         ("data/prepare_humaneval.py --source none.gz", "--source none.gz: No such file"),
         ("data/prepare_mbpp.py --source data/pocket_mbpp.jsonl", "has 47 of MBPP's 974 tasks"),
-        (
-            "data/prepare_tasks.py --format taco --source none.jsonl --output x.jsonl",
-            "--source none.jsonl: No such file",
-        ),
+        ("data/prepare_tasks.py --format taco --source none.jsonl --output o.jsonl", "none.jsonl: No such file"),
         ("data/prepare_tasks.py --output x.jsonl", "--format"),
         ("task_difficulty.py --train_path none.jsonl", "none.jsonl: no such task file"),
     ],
