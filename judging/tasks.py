@@ -365,22 +365,13 @@ def stop_strings(task: Task) -> tuple[str, ...]:
         return VERILOG_STOP_STRINGS
     if is_program(task):
         return PROGRAM_STOP_STRINGS
-    return STOP_STRINGS if begins(task) else MBPP_STOP_STRINGS
+    return MBPP_STOP_STRINGS if task.get("test_list") or not begins(task) else STOP_STRINGS
 
 
 def begins(task: Task) -> bool:
-    """Return whether a Python task's prompt has the function's header, so that the model writes only its body.
-
-    >>> [begins({"prompt": p, "entry_point": "f"}) for p in ("def f(x):", "'''\\ndef f(x):\\n'''")]
-    [True, False]
-    """
-    if task.get("test_list"):
-        return False
-    try:
-        body = ast.parse(task["prompt"]).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return True  # it ends in the middle of the function
-    return task["entry_point"] in {getattr(node, "name", None) for node in body}
+    """Return whether a Python task's prompt has the header of the function, so that the model writes only its body."""
+    prompt, name = task["prompt"], task.get("entry_point")
+    return not compiles(prompt) or any(getattr(node, "name", "") == name for node in ast.parse(prompt).body)
 
 
 def truncate_at_stop(completion: str, stops: tuple[str, ...]) -> str:
