@@ -30,6 +30,7 @@ from task_tests import Unfit
 
 from common import InputError, one_line, require, require_at_least, run_script, sha256, write_jsonl, write_text
 from common.run_args import JudgeArgs
+from judging.by_language import open_sandbox
 from judging.pool import Sandbox
 from judging.tasks import Task, check_task, read_tasks
 from overlap import overlap
@@ -202,11 +203,9 @@ def main(args: Args) -> None:
     from tqdm import tqdm
 
     dropped, tasks, solved = Dropped(), [], FORMATS[args.format].solved
-    packages = tuple(filter(None, args.packages.split(",")))
-    settings = {"allow_weak_tests": args.allow_weak_tests, "allow_missing_layers": args.allow_missing_layers}
     readings = list(candidates(args, dropped))
     with (
-        Sandbox(args.time_limit, packages=packages, **settings) as sandbox,
+        open_sandbox(args, [{}], tested=False) as sandbox,  # for Python
         ThreadPoolExecutor(sandbox.num_workers) as pool,
     ):
         results = pool.map(partial(verified, sandbox, solved), readings)

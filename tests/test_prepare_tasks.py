@@ -629,10 +629,11 @@ def test_humaneval_s_references_all_pass(tmp_path, humaneval):
 
 
 @pytest.mark.slow
-def test_mbpp_s_references_all_pass(tmp_path):
+def test_mbpp_s_references_pass_but_for_a_slow_one(tmp_path):
     path = SHARED / "mbpp.jsonl.gz"
     if not path.is_file():
         pytest.skip("MBPP is not at hand (../shared/data/mbpp.jsonl.gz)")
     records = [json.loads(line) for line in gzip.open(path, "rt")]
-    tasks, reasons = imported(tmp_path, "mbpp", records, keep_overlap=True, time_limit=60.0)
-    assert (len(tasks), reasons) == (974, {})
+    tasks, reasons = imported(tmp_path, "mbpp", records, keep_overlap=True, time_limit=20.0)
+    lost = {f"Mbpp/{record['task_id']}" for record in records} - {task["task_id"] for task in tasks}
+    assert lost <= {"Mbpp/123"} and reasons.keys() <= {"its solution ends in timeout"}  # it searches for seconds
