@@ -9,18 +9,23 @@ the first sample of every run with the same seed differs in nothing but the samp
 
 The table has means over seeds, with the lowest and the highest: the area under the learning curve and its end (sampled
 pass rate), the mean `kl_reference` of the last quarter of the steps, and the log's figures about the weights.
+
+    python benchmarks/bench_importance.py --bias
+
+computes instead, by taking all completions of random policies, how much of the bias the weights of tokens leave.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any, Literal
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
@@ -53,7 +58,51 @@ class Args:
     curve_every: int = 10_000  # sampled tokens between points of the learning curve
     curve_samples: int = 4  # completions a task for each point
     curve_tasks: int = 50  # first tasks of the file
+    bias: bool = False  # train nothing: compute the bias of token weights on random policies
     config: str = ""  # YAML file with any of these; flags win over it
+
+
+def bias_left(length: int, rng: Any, words: int = 3, distance: float = 0.3) -> float:
+    """Return the bias of REINFORCE's gradient with token weights, as a share of that without weights.
+
+    The policy has random logits (standard deviation 1) after each prefix, the sampler's differ by `distance` of that.
+    Rewards are random, less their mean.
+
+    Args:
+        length: tokens of every completion. rng: numpy's generator.
+    """
+    import numpy as np
+
+    prefixes = [prefix for n in range(length) for prefix in itertools.product(range(words), repeat=n)]
+    number = {prefix: i for i, prefix in enumerate(prefixes)}
+    logits = rng.normal(size=(len(prefixes), words))
+    moved = logits + distance * rng.normal(size=logits.shape)
+    policy, sampler = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (logits, moved))
+    completions = np.array(list(itertools.product(range(words), repeat=length)))
+    at = np.array([[number[tuple(y[:t])] for t in range(length)] for y in completions])  # (completions, length)
+    p, mu = policy[at, completions], sampler[at, completions]
+    reward = rng.normal(size=len(completions))
+    reward -= p.prod(1) @ reward
+
+    def gradient(weight: np.ndarray) -> np.ndarray:
+        found = np.zeros_like(logits)  # sum of weight * reward * (one-hot - policy)
+        np.add.at(found, (at, completions), weight * reward[:, None])
+        np.add.at(found, at, -(weight * reward[:, None])[..., None] * policy[at])
+        return found
+
+    drawn = np.repeat(mu.prod(1, keepdims=True), length, 1)
+    exact = gradient(np.repeat(p.prod(1, keepdims=True), length, 1))
+    return float(np.linalg.norm(gradient(drawn * p / mu) - exact) / np.linalg.norm(gradient(drawn) - exact))
+
+
+def print_bias(lengths: tuple[int, ...] = (1, 2, 3, 5, 7), policies: int = 300) -> None:
+    import numpy as np
+
+    print("| tokens | bias with token weights / without, median | policies where it is larger |\n|---|---|---|")
+    for length in lengths:
+        rng = np.random.default_rng(length)
+        left = [bias_left(length, rng) for _ in range(policies)]
+        print(f"| {length} | {median(left):.2f} | {sum(share > 1 for share in left) / policies:.0%} |")
 
 
 def at_temperature(engine: Callable, temperature: float) -> Callable:
@@ -150,6 +199,8 @@ def said(values: list[float]) -> str:
 
 
 def main(args: Args) -> None:
+    if args.bias:
+        return print_bias()
     require_at_least(1, args, "lag", "token_budget")
     require(args.temperature > 0, f"--temperature {args.temperature}: must be positive")
     runs = []

@@ -17,7 +17,7 @@ from common import InputError, processes
 COMMON = dict(max_length=384, max_new_tokens=48, sft_model="{start}", train_path="data/pocket_train.jsonl",
               micro_batch_tokens=600, learning_rate=1e-3)  # fmt: skip
 RUNS = {
-    "rl": dict(num_steps=2, batch_size=3, num_samples=3, baseline="rloo"),
+    "rl": dict(num_steps=2, batch_size=3, num_samples=3, baseline="rloo", importance="on"),
     "ppo": dict(num_updates=2, batch_size=3, num_samples=3, ppo_epochs=2, minibatch_size=5, value_coef=0.5,
                 ratio_level="token", critic_warmup=1),
     "grpo": dict(num_steps=2, batch_size=3, num_samples=3, seed=5, dynamic_sampling=True),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -151,6 +152,7 @@ def test_a_run_passes_the_gate_and_hands_over_every_update(
     assert "parity: sampler and trainer differ by" in capsys.readouterr().out
     log = [json.loads(line) for line in open(tmp_path / "out" / f"{method}_train_log.jsonl")]
     assert all(record["sampler_mismatch"] < 1e-3 for record in log)
+    assert all(record["importance_mean"] == pytest.approx(1, abs=1e-2) for record in log)  # on, as vLLM samples
     (engine,) = engines
     numbers = [request.lora_int_id for request in engine.calls]
     assert numbers == list(range(1, len(log) + 1)) and engine.llm_engine.removed == numbers[:-1]
@@ -161,8 +163,24 @@ def test_a_run_passes_the_gate_and_hands_over_every_update(
 def test_the_gate_stops_a_sampler_that_is_another_policy(engines, start, tasks_path, tmp_path, monkeypatch):
     monkeypatch.setattr(VllmSampler, "hand_over", lambda self, model, tokenizer: None)  # the base model samples
     args = train_rl_lora.Args(train_path=tasks_path, sft_model=start, output_dir=str(tmp_path / "out"), max_length=384,
-                              max_new_tokens=24, num_steps=1, engine="vllm")  # fmt: skip
+                              max_new_tokens=24, num_steps=1, engine="vllm", importance="off")  # fmt: skip
     with pytest.raises(InputError, match="the sampler's log-probabilities differ from the trainer's"):
+        train_rl_lora.main(args)
+
+
+def test_with_importance_weights_the_gate_still_stops_shifted_log_probs(
+    engines, start, tasks_path, tmp_path, monkeypatch
+):
+    real = VllmSampler._rollout
+
+    def shifted(*given):
+        rollout = real(*given)
+        return replace(rollout, logprobs=[*rollout.logprobs[1:], 0.0])
+
+    monkeypatch.setattr(VllmSampler, "_rollout", shifted)
+    args = train_rl_lora.Args(train_path=tasks_path, sft_model=start, output_dir=str(tmp_path / "out"), max_length=384,
+                              max_new_tokens=24, num_steps=1, batch_size=4, num_samples=2, engine="vllm")  # fmt: skip
+    with pytest.raises(InputError, match="bound 0.2, with importance weights"):
         train_rl_lora.main(args)
 
 
