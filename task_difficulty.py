@@ -18,7 +18,17 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from common import machine, require, require_at_least, run_script, settings_of, sha256, write_jsonl, write_text
+from common import (
+    check_judge_args,
+    machine,
+    require,
+    require_at_least,
+    run_script,
+    settings_of,
+    sha256,
+    write_jsonl,
+    write_text,
+)
 from common.run_args import EngineArgs, JudgeArgs, StageArgs
 from generate_dpo_data import draw_samples
 from judging.tasks import Task, read_tasks
@@ -53,7 +63,7 @@ def check(args: Args) -> None:
     require_at_least(1, args, "num_samples", "batch_size", "max_new_tokens")
     require(args.temperature > 0, f"--temperature {args.temperature}: must be positive; greedy samples are all alike")
     require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
-    require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
+    check_judge_args(args)
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
 
 

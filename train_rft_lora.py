@@ -85,7 +85,7 @@ def kept_of(samples: list[Sample], max_kept: int, keep: str) -> list[int]:
 
 def main(args: Args) -> None:
     check(args)
-    tasks = read_tasks(args.train_path, args.prompt_level, args.instruct)
+    tasks = read_tasks(args.train_path, args.prompt_level, args.instruct, (args.min_pass, args.max_pass))
     reward_fn = chosen_reward(args, language_of(tasks))
 
     from training.metrics import Metrics

@@ -28,7 +28,17 @@ from prepare_humaneval import load_hub, read_source
 from task_formats import FORMATS, KEY
 from task_tests import Unfit
 
-from common import InputError, one_line, require, require_at_least, run_script, sha256, write_jsonl, write_text
+from common import (
+    InputError,
+    check_judge_args,
+    one_line,
+    require,
+    require_at_least,
+    run_script,
+    sha256,
+    write_jsonl,
+    write_text,
+)
 from common.run_args import JudgeArgs
 from judging.by_language import open_sandbox
 from judging.pool import Sandbox
@@ -55,7 +65,7 @@ class Args(JudgeArgs):
 def check(args: Args) -> None:
     require(args.output.endswith(".jsonl"), f"--output {args.output}: must end in .jsonl")
     require(Path(args.output).resolve() != Path(args.source).resolve(), f"--output {args.output}: is the source itself")
-    require(args.time_limit > 0, f"--time_limit {args.time_limit}: must be positive")
+    check_judge_args(args)
     require_at_least(0, args, "limit")
 
 

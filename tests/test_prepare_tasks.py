@@ -23,20 +23,11 @@ from task_formats import FORMATS, KEY, private_tests
 from task_tests import Unfit, check_harmless, check_of_calls, check_of_pytest
 
 from common import InputError, sha256
-from judging.tasks import begins, check_task, read_tasks, stop_strings, truncate_at_stop
+from judging.tasks import begins, read_tasks, stop_strings, truncate_at_stop
 
 PLAIN = "its tests use more than plain computation"
 STDIN = {"task_id": "a", "prompt": "", "canonical_solution": "print(1)", "entry_point": "", "inputs": [""],
          "outputs": ["1\n"]}  # fmt: skip
-
-
-@pytest.fixture
-def judges_stdin():
-    """Skip until the judge has stdin tasks."""
-    try:
-        check_task(STDIN, "")
-    except InputError:
-        pytest.skip("the judge does not know tasks with inputs and outputs yet")
 
 
 @pytest.fixture(autouse=True)
@@ -310,7 +301,7 @@ def test_function_calls_of_taco_and_apps(tmp_path, sandbox, form):
 ECHO = "print(int(input()) * 2)\n"
 
 
-def test_programs_of_taco(tmp_path, judges_stdin):
+def test_programs_of_taco(tmp_path):
     tasks, reasons = imported(tmp_path, "taco", [
         contest(1, [ECHO], {"inputs": ["1\n", "2\n"], "outputs": ["2\n", "4\n"]}),
         contest(2, ["print(2)\n", ECHO], {"inputs": [["1"], ["5"]], "outputs": [["2"], ["10"]]}),
@@ -432,7 +423,7 @@ def test_a_zlib_bomb_is_not_inflated():
         private_tests(base64.b64encode(raw).decode())
 
 
-def test_programs_of_livecodebench(tmp_path, judges_stdin):
+def test_programs_of_livecodebench(tmp_path):
     tasks, _ = imported(tmp_path, "livecodebench", [live("q1", PRINTED, packed(json.dumps(PRINTED)))])
     assert (tasks[0]["inputs"], tasks[0]["outputs"]) == (["1\n"] * 2, ["2\n"] * 2)
 
