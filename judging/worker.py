@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from judging.codec import MAX_JOB, Malformed, dump_frame, split_frame
+from judging.codec import MAX_JOB, MAX_REQUEST, Malformed, dump_frame, split_frame
 
 GRACE = 0.6  # seconds past its limit that a check may take before the judge itself is killed
 MAX_EXTENSION = 60.0  # seconds in total that a judge may ask for beyond a check's limit (plus 3 of its time limits)
@@ -94,7 +94,7 @@ class Worker:
         allowed = promised = job.get("total_limit", job["time_limit"])
         extra = MAX_EXTENSION + 3 * allowed  # for checking a reference, and for the candidate's check a second time
         try:
-            self.socket.sendall(dump_frame(job, MAX_JOB))
+            self.socket.sendall(dump_frame(job, MAX_JOB if "inputs" in job["task"] else MAX_REQUEST))
             fields = self.receive(allowed + GRACE)
             while fields.keys() == {"wait"}:
                 allowed = min(max(float(fields["wait"]), 0.0), extra)

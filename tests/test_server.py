@@ -137,7 +137,7 @@ def test_a_server_is_evaluated_as_a_model_is(serve, arguments, tmp_path, run_cli
         assert isinstance(request.pop("seed"), int) and request.pop("prompt") in {task["prompt"] for task in tasks}
         assert request == asked
     code, out, err = run_cli("results_table.py", "--results_dir", str(tmp_path), "--readme", "")
-    assert code == 0 and "| s | 100.0% | 51.0 to 100.0% |  | 4/4 | 100.0% | 7.0 |" in out, err
+    assert code == 0 and "| s | 100.0% | 51.0 to 100.0% | 4/4 | 100.0% | 7.0 |" in out, err
 
 
 def test_samples_come_in_order_whatever_finishes_first_and_no_two_have_one_seed(serve, arguments, tmp_path):
