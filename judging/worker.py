@@ -94,7 +94,7 @@ class Worker:
         allowed = promised = job.get("total_limit", job["time_limit"])
         extra = MAX_EXTENSION + 3 * allowed  # for checking a reference, and for the candidate's check a second time
         try:
-            self.socket.sendall(dump_frame(job, MAX_JOB if "inputs" in job["task"] else MAX_REQUEST))
+            self.socket.sendall(dump_frame(job, MAX_JOB if "inputs" in job.get("task", ()) else MAX_REQUEST))
             fields = self.receive(allowed + GRACE)
             while fields.keys() == {"wait"}:
                 allowed = min(max(float(fields["wait"]), 0.0), extra)
