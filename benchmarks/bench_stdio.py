@@ -14,8 +14,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.bench_sandbox import machine
+from benchmarks.bench_sandbox import machine, measure
 from judging.pool import Sandbox
 from judging.python.stdio import difference
 
@@ -71,16 +69,7 @@ def compare(tasks: list[dict[str, Any]], workers: int, rounds: int) -> dict[str,
         def ours(tasks: list[dict[str, Any]], workers: int) -> int:
             return sum(v.passed for v in sandbox.check_many((t, t["canonical_solution"]) for t in tasks))
 
-        ways: dict[str, Callable] = {"sandbox": ours, "python": fresh}
-        speeds: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(rounds):
-            for name in list(ways)[:: 1 if turn % 2 else -1]:
-                started = time.perf_counter()
-                passed = ways[name](tasks, workers)
-                speeds[name].append(len(tasks) / (time.perf_counter() - started))
-                if passed != len(tasks):
-                    print(f"{name}: {len(tasks) - passed} of {len(tasks)} did not pass", file=sys.stderr)
-    return speeds
+        return measure({"sandbox": ours, "python": fresh}, tasks, workers, rounds)
 
 
 def main() -> None:
