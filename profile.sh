@@ -133,8 +133,8 @@ EOF
     done
 }
 
-# learning_rates TOKENS: flags for smol, qwen and tuned deepseek. LoRA wants about ten times the rates of full tuning.
-learning_rates() {
+# real_model_flags TOKENS: flags for smol, qwen and tuned deepseek. LoRA wants about ten times the rates of full tuning.
+real_model_flags() {
     budget="--token_budget $1" # sampled tokens: the same for every method
     RL_FLAGS="$length_flags $passes $budget --num_steps 1000 --batch_size 4 --num_samples 8 --baseline rloo"
     RL_FLAGS="$RL_FLAGS --learning_rate 1e-4"
@@ -203,7 +203,7 @@ smol | qwen) # real models that a small GPU or a CPU can train
     length_flags="--max_length 768 --max_new_tokens 256"
     passes="--micro_batch_tokens 2048" # less memory than 4096, for a CPU
     SFT_FLAGS="--max_length 768 --learning_rate 2e-4 --per_device_train_batch_size 4 --gradient_accumulation_steps 2"
-    learning_rates 40000
+    real_model_flags 40000
     EVAL_FLAGS="--max_length 2048 --max_new_tokens 256" # a prompt of MBPP's test tasks has 1,735 tokens
     fetch
     ;;
@@ -221,7 +221,7 @@ deepseek) # the scripts' own defaults: the original's, but for what ORIGINAL=1 c
     _tuned) # at 5e-6, REINFORCE of 100 single samples changes hardly a greedy completion
         length_flags="" passes=""
         SFT_FLAGS="--learning_rate 2e-4"
-        learning_rates 200000
+        real_model_flags 200000
         ;;
     esac
     fetch
