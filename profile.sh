@@ -4,6 +4,8 @@
 #   PROFILE=pocket|smol|qwen|deepseek  what to run; the default is deepseek if there is a CUDA GPU, else pocket
 #   DATASET=mbpp|humaneval    the tasks of smol and qwen
 #   MODEL= TRAIN= TEST=       another model (a name on the hub, a folder or a GGUF file), other task files
+#   SFT_TRAIN=FILE            the tasks whose solutions SFT learns from: TRAIN's, on pocket 40 of them
+#   ALPHAS="0.01 0.03"        length penalties of REINFORCE, PPO and GRPO, a run each; pocket: 0.01
 #   SOURCE=FILE               read HumanEval or MBPP from this file, not from the hub
 #   PREFIX=mine               name checkpoints and results by this, so that they do not replace the profile's own
 #   TASKS=verilog             use the profile's Verilog tasks (train_VERILOG.sh)
@@ -148,20 +150,23 @@ real_model_flags() {
 case $PROFILE${TASKS:+_$TASKS} in
 pocket)
     : "${PREFIX:=${MODEL:+$(basename "$MODEL" .gguf)}}" "${PREFIX:=pocket}"
+    : "${SFT_TRAIN:=${TRAIN:-data/pocket_sft.jsonl}}"
     : "${MODEL:=data/pocket_coder}" "${TRAIN:=data/pocket_train.jsonl}" "${TEST:=data/pocket_test.jsonl}"
     SFT=${PREFIX}_lora_sft
     length_flags="--max_length 384 --max_new_tokens 128"
-    SFT_FLAGS="--max_length 384"
+    SFT_FLAGS="--max_length 384 --learning_rate 1e-3 --num_train_epochs 6"
+    : "${ALPHAS:=0.01}" # completions are short here: a larger penalty changes nothing
     budget="--token_budget 60000" # sampled tokens: the same for every method
-    RL_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
-    PPO_FLAGS="$length_flags $budget --num_updates 1000 --num_samples 4 --learning_rate 5e-4"
-    GRPO_FLAGS="$length_flags $budget --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
+    passes="$budget --curve_path data/pocket_valid.jsonl ${LIMIT:+--curve_tasks $LIMIT}"
+    RL_FLAGS="$length_flags $passes --num_steps 1000 --batch_size 4 --num_samples 4 --baseline rloo --learning_rate 1e-3"
+    PPO_FLAGS="$length_flags $passes --num_updates 1000 --num_samples 4 --learning_rate 5e-4"
+    GRPO_FLAGS="$length_flags $passes --num_steps 1000 --batch_size 2 --learning_rate 1e-3"
     DPO_DATA_FLAGS="$length_flags --token_budget $((60000 / ${ROUNDS:-1})) --num_samples 4 --rejected random --batch_size 32"
     DPO_FLAGS="--learning_rate 5e-4 --beta 0.2"
-    RFT_FLAGS="$length_flags $budget --num_steps 1000 --num_samples 4 --num_epochs 2 --minibatch_size 4"
-    RFT_FLAGS="$RFT_FLAGS --learning_rate 2e-3"
+    RFT_FLAGS="$length_flags $passes --num_steps 1000 --num_samples 4 --num_epochs 2 --minibatch_size 4"
+    RFT_FLAGS="$RFT_FLAGS --learning_rate 1e-3"
     EVAL_FLAGS="$length_flags --batch_size 128"
-    need make_pocket_tasks.py data/pocket_train.jsonl data/pocket_test.jsonl
+    need make_pocket_tasks.py data/pocket_train.jsonl data/pocket_sft.jsonl data/pocket_test.jsonl
     need make_pocket_coder.py data/pocket_coder
     ;;
 pocket_verilog)
@@ -233,7 +238,8 @@ deepseek) # the scripts' own defaults: the original's, but for what ORIGINAL=1 c
     ;;
 esac
 
-for file in "$TRAIN" "$TEST"; do
+: "${SFT_TRAIN:=$TRAIN}" "${ALPHAS:=0.01 0.03}"
+for file in "$TRAIN" "$SFT_TRAIN" "$TEST"; do
     [ -f "$file" ] || { echo "error: $file: no such task file" >&2 && exit 2; }
 done
 
@@ -265,7 +271,7 @@ stage() {
     output=$1 input=$2 script=$4
     shift 2
     made_by=$CHECKPOINTS/.made_by/$(basename "$output")
-    now="$* $(cat $(python common/dependencies.py "$script") $ALSO "$TRAIN" "$TEST" | cksum)"
+    now="$* $(cat $(python common/dependencies.py "$script") $ALSO "$TRAIN" "$SFT_TRAIN" "$TEST" | cksum)"
     if [ "${FORCE:-0}" = 1 ]; then
         rm -rf "$output.partial"
     elif [ -e "$output" ] && [ "$(cat "$made_by" 2> /dev/null)" = "$now" ] &&
@@ -285,9 +291,14 @@ evaluate() {
         --exp_name "${PREFIX}_$1" --model_path "$2" --data_path "$TEST" --results_dir "$RESULTS" $EVAL_FLAGS
 }
 
-# sft: train the SFT adapter, unless it exists, and evaluate it.
+# supervised NAME FOLDER FILE: train FOLDER on the solutions of FILE, unless it exists, and evaluate it as NAME.
+supervised() {
+    stage "$2" "$3" python train_sft_lora.py \
+        --model_name "$MODEL" --train_path "$3" --output_dir "$2" $SFT_FLAGS
+    evaluate "$1$run" "$2"
+}
+
+# sft: make the SFT adapter, which the other methods start from.
 sft() {
-    stage "$SFT" "$TRAIN" python train_sft_lora.py \
-        --model_name "$MODEL" --train_path "$TRAIN" --output_dir "$SFT" $SFT_FLAGS
-    evaluate "sft$run" "$SFT"
+    supervised sft "$SFT" "$SFT_TRAIN"
 }

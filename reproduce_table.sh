@@ -1,12 +1,12 @@
 #!/bin/sh
-# Reproduce all rows of the results table: base, SFT, REINFORCE, PPO, GRPO, DPO and RFT with seeds 42, 1 and 2. Then make
-# the table and the plots, and compare the results with the committed ones in results/published. Settings:
+# Reproduce all rows of the results table: base, SFT, REINFORCE, PPO, GRPO, DPO, RFT, and SFT on all solutions, with five
+# seeds. Then make the table and the plots, and compare the results with the committed ones in results/published. Settings:
 #   RESULTS=results/reproduced   the output folder
-#   SEEDS="42 1 2"               which seeds
+#   SEEDS="42 1 2 3 4"           which seeds
 #   SECTION=yours                the README section that gets the table; use deepseek for the other profile
 # and those of profile.sh. PROFILE=deepseek does the same for DeepSeek-Coder-1.3B on HumanEval, on a GPU.
 cd "$(dirname "$0")"
-: "${RESULTS:=results/reproduced}" "${CHECKPOINTS:=checkpoints}" "${SEEDS:=42 1 2}"
+: "${RESULTS:=results/reproduced}" "${CHECKPOINTS:=checkpoints}" "${SEEDS:=42 1 2 3 4}"
 export RESULTS CHECKPOINTS
 . ./profile.sh
 
@@ -15,6 +15,11 @@ for SEED in $SEEDS; do
     for method in SFT_RL PPO GRPO DPO RFT; do
         README='' sh "train_$method.sh"
     done
+    ( # SFT on the solutions of all train tasks, where there are more than SFT had: an upper bound
+        . ./profile.sh
+        SFT_FLAGS="$SFT_FLAGS --num_train_epochs 2"
+        [ "$SFT_TRAIN" = "$TRAIN" ] || supervised all_solutions "$CHECKPOINTS/${PREFIX}_lora_all_solutions$run" "$TRAIN"
+    )
 done
 
 logs=$(cd "$RESULTS" && pwd)/train_logs.tar.gz

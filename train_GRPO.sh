@@ -1,11 +1,11 @@
 #!/bin/sh
-# Train GRPO from the SFT adapter with two length penalties. Evaluate each on the test tasks; make a table and a plot.
+# Train GRPO from the SFT adapter with each length penalty of ALPHAS. Evaluate each on the test tasks; make a table and a plot.
 cd "$(dirname "$0")"
 . ./profile.sh
 
 sft
 
-for alpha in 0.01 0.03; do
+for alpha in $ALPHAS; do
     grpo=$(checkpoint_name grpo "$alpha")
     stage "$grpo" "$SFT" python train_grpo_lora.py \
         --sft_model "$SFT" --train_path "$TRAIN" --output_dir "$grpo" --length_penalty_alpha "$alpha" $GRPO_FLAGS

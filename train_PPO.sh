@@ -1,5 +1,5 @@
 #!/bin/sh
-# Train PPO from the SFT adapter with two length penalties and two batch sizes. Evaluate each on the test tasks.
+# Train PPO from the SFT adapter with each length penalty of ALPHAS and two batch sizes. Evaluate each on the test tasks.
 cd "$(dirname "$0")"
 . ./profile.sh
 
@@ -7,7 +7,7 @@ sft
 
 for batch in 4 8; do
     [ "$batch" = 4 ] && suffix="" || suffix=_$batch
-    for alpha in 0.01 0.03; do
+    for alpha in $ALPHAS; do
         ppo=$(checkpoint_name ppo "$alpha$suffix")
         stage "$ppo" "$SFT" python train_ppo_lora.py --sft_model "$SFT" --train_path "$TRAIN" --output_dir "$ppo" \
             --batch_size "$batch" --length_penalty_alpha "$alpha" $PPO_FLAGS

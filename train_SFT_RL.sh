@@ -1,6 +1,6 @@
 #!/bin/sh
-# Train SFT, and REINFORCE with two length penalties. Evaluate these and the base model on the test tasks; make a table
-# and a plot.
+# Train SFT, and REINFORCE with each length penalty of ALPHAS. Evaluate these and the base model on the test tasks; make
+# a table and a plot.
 cd "$(dirname "$0")"
 . ./profile.sh
 
@@ -8,7 +8,7 @@ evaluate base "$MODEL"
 
 sft
 
-for alpha in 0.01 0.03; do
+for alpha in $ALPHAS; do
     rl=$(checkpoint_name rl "$alpha")
     stage "$rl" "$SFT" python train_rl_lora.py \
         --sft_model "$SFT" --train_path "$TRAIN" --output_dir "$rl" --length_penalty_alpha "$alpha" $RL_FLAGS

@@ -2,9 +2,10 @@
 
     python data/make_pocket_coder.py
 
-The corpus imitates real ones: code of the pocket world in many styles, much of it subtly wrong (a forgotten edge case,
-a wrong filter), some of it wordy, and half of it continuing after the function. So the model starts out weak and
-long-winded. The corpus holds no composition of the validation or test split, and none that behaves like one.
+The corpus is code of the pocket world in many styles, most of it wrong: most pieces of the grammar have a misconception
+that is written more often than the right piece (`pocket_code.py`). Some of it is wordy, and a tenth continues after the
+function. So the model starts out knowing how to write, and wrong about most pieces. The corpus holds no composition of
+the validation or test split, and none that behaves like one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 VOCABULARY = 1024
 CONTEXT = 384  # tokens in a training row; the longest prompt takes about 130
 EXAMPLES_RATE = 0.6  # docstrings that keep their doctest examples
-RAMBLE_RATE = 0.55  # files that continue after the function
+RAMBLE_RATE = 0.1  # files that continue after the function
 STYLE_WEIGHTS = {"short": 3, "loop": 4, "collect": 3, "steps": 2}
 WORDY_RATE = 0.3
 

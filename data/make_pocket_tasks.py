@@ -1,5 +1,8 @@
 """Write pocket_train.jsonl, pocket_valid.jsonl and pocket_test.jsonl: our own tasks with HumanEval's fields.
 
+SFT learns from the solutions of pocket_sft.jsonl, the first tasks of the train split; reinforcement learning has the
+tests of all train tasks. As with real tasks, solutions are few and tests are many.
+
     python data/make_pocket_tasks.py
 
 The three splits share no composition, and no two compositions of different splits behave alike on probe inputs.
@@ -19,6 +22,7 @@ from pocket_grammar import Composition, compositions, describe, draw_arguments, 
 
 SEED = 42
 SPLITS = {"train": 800, "valid": 200, "test": 250}
+NUM_SOLUTIONS = 40  # train tasks whose solutions SFT may see
 NUM_TESTS = 12  # hidden tests per task, edge cases first
 STYLE_WEIGHTS = {"short": 3, "loop": 4, "collect": 2, "steps": 1}  # relative frequency in the reference solutions
 
@@ -111,10 +115,15 @@ def main() -> None:
     splits, _ = split_compositions()
     for split, members in splits.items():
         tasks = [make_task(composition, split, number) for number, composition in enumerate(members)]
-        text = "".join(json.dumps(task) + "\n" for task in tasks)
-        (here / f"pocket_{split}.jsonl").write_text(text, encoding="utf-8")
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        print(f"data/pocket_{split}.jsonl  {len(tasks)} tasks  sha256 {digest}")
+        write_tasks(here / f"pocket_{split}.jsonl", tasks)
+        if split == "train":
+            write_tasks(here / "pocket_sft.jsonl", tasks[:NUM_SOLUTIONS])
+
+
+def write_tasks(path: Path, tasks: list[dict[str, str]]) -> None:
+    text = "".join(json.dumps(task) + "\n" for task in tasks)
+    path.write_text(text, encoding="utf-8")
+    print(f"data/{path.name}  {len(tasks)} tasks  sha256 {hashlib.sha256(text.encode()).hexdigest()}")
 
 
 if __name__ == "__main__":

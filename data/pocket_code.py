@@ -1,19 +1,23 @@
-"""Write pocket compositions as code in four styles: right, or with the slips that people make."""
+"""Write pocket compositions as code in four styles: right, or with the slips that people make.
+
+Most pieces of the grammar have a misconception: one slip that the world's code has more often than the right piece. So
+what the pretrained model believes is mostly wrong, piece by piece, and a task is solved by whoever unlearns all of its
+pieces' misconceptions.
+"""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from pocket_grammar import Composition, Source, signature
 
-SLIP_RATE = 0.15  # share of sources, stops, conditions and transforms that are slips
-FINISH_SLIP_RATE = 0.3
-EDGE_FINISHES = ("max", "min", "mean", "first", "last", "longest", "distinct", "counts")
-EDGE_SLIP_RATE = 0.65  # share of slips for finishes whose edge case people forget
-EARLY_RETURN_RATE = 0.05  # share of bodies whose return is indented into the loop
+MISCONCEIVED = 0.6  # share of the pieces that have a misconception
+MISCONCEPTION_RATE = 0.65  # share of uses of such a piece that are its misconception
+SLIP_RATE = 0.1  # share of uses of any other piece that are one of its slips
+EARLY_RETURN_RATE = 0.02  # share of bodies whose return is indented into the loop
 
 
 @dataclass(frozen=True)
@@ -47,22 +51,46 @@ def slipped_codes(composition: Composition) -> list[Code]:
     return codes
 
 
-def sloppy_code(composition: Composition, rng: random.Random) -> Code:
-    """Draw pieces of which each is sometimes a slip; finishes in `EDGE_FINISHES` are slips more often than not."""
-    code = right_code(composition)
-    for part, slips in (
-        ("items", composition.source.slips),
-        ("stop", composition.stop.slips),
-        ("condition", composition.condition.slips),
-        ("transform", composition.transform.slips),
+def pieces(composition: Composition) -> Iterator[tuple[str, str, int]]:
+    """Yield the pieces that can be wrong: the field of `Code`, the piece's name in the world, how many slips it has.
+
+    Conditions, transforms and stops of different kinds of items are different pieces.
+    """
+    kind = composition.source.kind
+    for part, piece, name in (
+        ("items", composition.source, composition.source.name),
+        ("stop", composition.stop, f"{kind} {composition.stop.name}"),
+        ("condition", composition.condition, f"{kind} {composition.condition.name}"),
+        ("transform", composition.transform, f"{kind} {composition.transform.name}"),
     ):
-        if slips and rng.random() < SLIP_RATE:
-            code = replace(code, **{part: rng.choice(slips)})
+        if piece.slips:
+            yield part, name, len(piece.slips)
+    yield "tail", composition.finish.name, len(composition.finish.tail_slips)
+
+
+def misconception(part: str, name: str, num_slips: int) -> int | None:
+    """Return which slip of a piece is its misconception, or None. It depends on the name alone."""
+    rng = random.Random(f"world 1 {part} {name}")
+    return rng.randrange(num_slips) if rng.random() < MISCONCEIVED else None
+
+
+def with_slip(composition: Composition, code: Code, part: str, number: int) -> Code:
+    """Return the code with the part's slip of that number; a finish slips in both of its forms."""
     finish = composition.finish
-    if rng.random() < (EDGE_SLIP_RATE if finish.name in EDGE_FINISHES else FINISH_SLIP_RATE):
-        code = replace(code, tail=rng.choice(finish.tail_slips))
-        if finish.loop_slips:
-            code = replace(code, loop=rng.choice(finish.loop_slips))
+    if part != "tail":
+        piece = composition.source if part == "items" else getattr(composition, part)
+        return replace(code, **{part: piece.slips[number]})
+    loops = finish.loop_slips
+    return replace(code, tail=finish.tail_slips[number], loop=loops[number % len(loops)] if loops else code.loop)
+
+
+def sloppy_code(composition: Composition, rng: random.Random) -> Code:
+    """Draw the pieces of a body: a misconception where there is one, more often than not; elsewhere rarely a slip."""
+    code = right_code(composition)
+    for part, name, num_slips in pieces(composition):
+        believed = misconception(part, name, num_slips)
+        if rng.random() < (SLIP_RATE if believed is None else MISCONCEPTION_RATE):
+            code = with_slip(composition, code, part, rng.randrange(num_slips) if believed is None else believed)
     return replace(code, early_return=rng.random() < EARLY_RETURN_RATE)
 
 

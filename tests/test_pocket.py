@@ -5,8 +5,19 @@ from pathlib import Path
 
 import pytest
 from make_pocket_coder import write_file
-from make_pocket_tasks import SPLITS, behaviour, make_task, split_compositions
-from pocket_code import call, compile_body, right_code, slipped_codes, write_body
+from make_pocket_tasks import NUM_SOLUTIONS, SPLITS, behaviour, make_task, right_function, split_compositions
+from pocket_code import (
+    Code,
+    call,
+    compile_body,
+    misconception,
+    pieces,
+    right_code,
+    slipped_codes,
+    sloppy_code,
+    with_slip,
+    write_body,
+)
 from pocket_grammar import compositions, draw_arguments
 
 from judging.tasks import read_tasks
@@ -26,6 +37,7 @@ def test_the_committed_tasks_are_the_ones_the_script_makes(splits, tasks):
     for split, members in splits[0].items():
         assert len(members) == SPLITS[split]
         assert tasks[split] == [make_task(composition, split, number) for number, composition in enumerate(members)]
+    assert read_tasks("data/pocket_sft.jsonl") == tasks["train"][:NUM_SOLUTIONS]
 
 
 def test_no_composition_of_valid_or_test_is_trained_on(splits, tasks):
@@ -113,6 +125,58 @@ def test_all_styles_agree():
         ]
         assert all(output == outputs[0] for output in outputs), composition.key
         assert all(kind == "returns" for kind, _ in outputs[0])
+
+
+def believed_code(composition) -> Code:
+    """Every piece as its misconception has it."""
+    code = right_code(composition)
+    for part, name, num_slips in pieces(composition):
+        if (number := misconception(part, name, num_slips)) is not None:
+            code = with_slip(composition, code, part, number)
+    return code
+
+
+def test_most_pieces_have_a_misconception_and_the_corpus_writes_it_more_often_than_the_right_piece(splits):
+    _, pool = splits
+    names = {(part, name, num) for composition in pool for part, name, num in pieces(composition)}
+    believed = {piece for piece in names if misconception(*piece) is not None}
+    assert 0.5 < len(believed) / len(names) < 0.7
+    rng = random.Random(0)
+    counts: dict[tuple, list[int]] = {}
+    for composition in rng.choices(pool, k=4000):
+        code, right = sloppy_code(composition, rng), right_code(composition)
+        for part, name, num_slips in pieces(composition):
+            wrong = getattr(code, part) != getattr(right, part)
+            counts.setdefault((part, name, num_slips), []).append(wrong)
+    seen = {piece: wrong for piece, wrong in counts.items() if len(wrong) >= 40}
+    assert len(seen) > 40
+    for piece, wrong in seen.items():
+        rate = sum(wrong) / len(wrong)
+        assert (rate > 0.4) == (piece in believed), (piece, rate)
+
+
+def test_what_the_world_believes_solves_about_a_tenth_of_the_tasks(splits):
+    """So a model that learnt the corpus perfectly, and wrote its likeliest code, would start near there."""
+    for split in ("valid", "test"):
+        rng, right = random.Random(1), 0
+        for composition in splits[0][split]:
+            inputs = [*composition.source.edges, *(draw_arguments(composition.source, rng) for _ in range(20))]
+            body = write_body(composition, believed_code(composition), composition.styles[0])
+            function, reference = compile_body(composition, body), right_function(composition)
+            right += all(call(function, a) == call(reference, a) for a in inputs)
+        assert 0.05 < right / SPLITS[split] < 0.15
+
+
+def test_every_slip_of_a_piece_is_a_slip(splits):
+    rng = random.Random(2)
+    for composition in rng.sample(splits[0]["train"], 100):
+        right, slips = right_code(composition), slipped_codes(composition)
+        for part, _, num_slips in pieces(composition):
+            for number in range(num_slips):
+                code = with_slip(composition, right, part, number)
+                assert code != right
+                if part != "tail":
+                    assert code in slips
 
 
 def test_the_model_is_small_and_safe(pocket):
