@@ -24,8 +24,15 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from common import check_importance_args, check_sampling_args, require, require_at_least, run_script
-from common.run_args import ImportanceArgs, RolloutArgs
+from common import (
+    check_importance_args,
+    check_sampling_args,
+    check_selection_args,
+    require,
+    require_at_least,
+    run_script,
+)
+from common.run_args import ImportanceArgs, RolloutArgs, SelectionArgs
 from judging.rewards import chosen_reward
 from judging.tasks import language_of, read_tasks
 
@@ -36,7 +43,7 @@ if TYPE_CHECKING:  # torch takes seconds: not before the arguments are known to 
 
 
 @dataclass
-class Args(RolloutArgs, ImportanceArgs):
+class Args(RolloutArgs, ImportanceArgs, SelectionArgs):
     # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
     instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
@@ -78,6 +85,7 @@ class Args(RolloutArgs, ImportanceArgs):
 def check(args: Args) -> None:
     check_sampling_args(args)
     check_importance_args(args)
+    check_selection_args(args)
     require_at_least(1, args, "num_steps", "num_iterations")
     require_at_least(2, args, "num_samples")  # a group of one has nothing to be compared with
     require_at_least(0, args, "minibatch_size", "clip_range_high", "kl_coef", "max_resamples", "overlong_buffer")

@@ -13,14 +13,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common import check_importance_args, check_sampling_args, require, require_at_least, run_script
-from common.run_args import ImportanceArgs, RolloutArgs
+from common import (
+    check_importance_args,
+    check_sampling_args,
+    check_selection_args,
+    require,
+    require_at_least,
+    run_script,
+)
+from common.run_args import ImportanceArgs, RolloutArgs, SelectionArgs
 from judging.rewards import chosen_reward
 from judging.tasks import language_of, read_tasks
 
 
 @dataclass
-class Args(RolloutArgs, ImportanceArgs):
+class Args(RolloutArgs, ImportanceArgs, SelectionArgs):
     # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
     instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
@@ -50,6 +57,7 @@ class Args(RolloutArgs, ImportanceArgs):
 def check(args: Args) -> None:
     check_sampling_args(args)
     check_importance_args(args)
+    check_selection_args(args)
     require_at_least(1, args, "num_steps")
     require(args.baseline != "rloo" or args.num_samples >= 2, "--baseline rloo needs --num_samples 2 or more")
     require(

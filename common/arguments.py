@@ -212,6 +212,18 @@ def check_importance_args(args: Any) -> None:
     require(mask == 0 or mask > 1, f"--importance_mask {mask}: must be above 1, or 0 for no mask")
 
 
+def check_selection_args(args: Any) -> None:
+    """Check the arguments of `SelectionArgs`. Raises InputError, which names the argument and its allowed range."""
+    require_at_least(1, args, "solved_after")
+    require(0 <= args.recheck < 1, f"--recheck {args.recheck}: must be in [0, 1)")
+    require(args.selection_floor > 0, f"--selection_floor {args.selection_floor}: must be positive")
+    require(0 <= args.estimate_decay <= 1, f"--estimate_decay {args.estimate_decay}: must be in [0, 1]")
+    require(
+        args.prompt_selection == "off" or args.prompt_level != "curriculum",
+        "--prompt_selection: a curriculum changes a task's pass rate with its prompt; choose one of the two",
+    )
+
+
 def check_sampling_args(args: Any) -> None:
     """Check the arguments that all scripts that sample and score have in common.
 

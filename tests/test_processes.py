@@ -17,16 +17,18 @@ from common import InputError, processes
 COMMON = dict(max_length=384, max_new_tokens=48, sft_model="{start}", train_path="data/pocket_train.jsonl",
               micro_batch_tokens=600, learning_rate=1e-3)  # fmt: skip
 RUNS = {
-    "rl": dict(num_steps=2, batch_size=3, num_samples=3, baseline="rloo", importance="on"),
+    "rl": dict(num_steps=2, batch_size=3, num_samples=3, baseline="rloo", importance="on", seed=5,
+               prompt_selection="half"),
     "ppo": dict(num_updates=2, batch_size=3, num_samples=3, ppo_epochs=2, minibatch_size=5, value_coef=0.5,
                 ratio_level="token", critic_warmup=1),
-    "grpo": dict(num_steps=2, batch_size=3, num_samples=3, seed=5, dynamic_sampling=True),
+    "grpo": dict(num_steps=2, batch_size=3, num_samples=3, seed=5, dynamic_sampling=True,
+                 prompt_selection="solved", solved_after=3, recheck=0.5),
     "rft": dict(num_steps=2, batch_size=3, num_samples=4, num_epochs=2, minibatch_size=2, max_kept=1,
                 stop_at_strings=True),
     "dpo": dict(train_path="{pairs}", batch_size=3, num_steps=2, max_length=None, max_new_tokens=None),
 }  # fmt: skip
 SAME = ("step", "sampled_tokens", "gen_len", "base_reward", "left_out", "replaced_groups", "optimizer_steps",
-        "kept", "kept_tasks")  # fmt: skip
+        "kept", "kept_tasks", "set_aside", "estimated_pass_rate", "effective_tasks")  # fmt: skip
 
 
 ONE_THREAD = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}

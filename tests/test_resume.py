@@ -29,10 +29,12 @@ SPEEDS = ("sample_tokens_per_second", "score_seconds", "train_tokens_per_second"
 STEPS = 36
 SHORT = dict(max_new_tokens=12, save_every=2)
 METHODS = {
-    "rl": dict(num_steps=STEPS, num_samples=2, baseline="rloo", **SHORT),
+    "rl": dict(num_steps=STEPS, num_samples=2, baseline="rloo", prompt_selection="solved", solved_after=2, recheck=0.2,
+               **SHORT),
     "ppo": dict(num_updates=STEPS, num_samples=2, ppo_epochs=2, minibatch_size=3, value_coef=0.5, ratio_level="token",
                 lr_scheduler_type="linear", kl_coef=0.05, **SHORT),
-    "grpo": dict(num_steps=STEPS, num_samples=4, num_iterations=2, minibatch_size=5, dynamic_sampling=True, **SHORT),
+    "grpo": dict(num_steps=STEPS, num_samples=4, num_iterations=2, minibatch_size=5, dynamic_sampling=True,
+                 prompt_selection="half", **SHORT),
     "rft": dict(num_steps=STEPS, num_samples=4, num_epochs=2, minibatch_size=2, max_kept=1, stop_at_strings=True,
                 **SHORT | {"max_new_tokens": 32}),
 }  # fmt: skip

@@ -46,8 +46,9 @@ from training.metrics import completion_rows, step_metrics
 from training.record import RunLog, conclude, finish_record, start_record
 from training.resume import StopRequest, drop_state, read_state, restore_state, save_state
 from training.sampler import Sampler
-from training.samples import Sample, item_order
+from training.samples import Sample
 from training.screen import Screen
+from training.task_order import TaskOrder
 from training.tracking import Tracker, check_tracker, run_name
 from training.validation import Validation, fixed_tasks
 
@@ -138,12 +139,14 @@ class Run(Learner):
         if self.sampler:
             self.sampler.start_engine()
         super().__init__(args, tokenizer, num_steps, critic, folder)
+        self.order, self.completions = TaskOrder(len(items), args), folder / "completions.jsonl"
         self.stateful = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        self.stateful |= {"order": self.order}
         self.stateful |= {"critic": self.critic} if critic else {}
         self.stateful |= {"validation": self.validation} if self.validation else {}
         self.stateful |= {"curve": self.curve} if self.curve else {}
-        self.order, self.completions = item_order(len(items), args.seed), folder / "completions.jsonl"
         self.step = self.drawn = self.tokens = self.log_bytes = 0
+        self.task_of_group: dict[int, int] = {}  # of what was sampled last
         self.seconds, self.opened, self.fresh = 0.0, time.perf_counter(), True
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -158,8 +161,6 @@ class Run(Learner):
             self.sampler.fresh, self.sampler.refused = False, position["refused"]
         if self.completions.exists():
             os.truncate(self.completions, position["completions_bytes"])
-        for _ in range(self.drawn):
-            next(self.order)
         print(f"resuming after step {self.step}")
 
     def save(self) -> None:
@@ -230,9 +231,9 @@ class Run(Learner):
         return every > 0 and self.step % every == 0
 
     def draw(self, count: int) -> list[int]:
-        """Return the indices of the next items. Each pass takes every item once, in a new order."""
+        """Return the indices of the next items; `TaskOrder` says which these are."""
         self.drawn += count
-        return [next(self.order) for _ in range(count)]
+        return self.order.draw(count)
 
     def sample(self, num_tasks: int) -> list[Sample]:
         """Sample `num_samples` completions of each of the next tasks; each goes to the sandbox as soon as it ends.
@@ -243,6 +244,7 @@ class Run(Learner):
             self.phase = "sampling"
             first = self.drawn
             numbered = list(enumerate(self.draw(num_tasks), start=first))
+            self.task_of_group = dict(numbered)
             samples = self.sampler.sample(self.model, processes.share(numbered))
         self.sampler.check_parity(self.model, samples)
         return samples
@@ -261,6 +263,7 @@ class Run(Learner):
             self.tokens += sum(s.length for s in samples)
             judged = [s for s in samples if s.verdict.judged]
             self.left_out += len(samples) - len(judged)
+            self.order.note_samples(self.task_of_group, judged)
         for s, reward in zip(judged, reward_fn(judged) if judged else [], strict=True):
             s.reward = reward
         return judged
@@ -332,6 +335,7 @@ class Run(Learner):
                 "score_seconds": self.spent["score"],
                 "left_out": self.left_out,
             }
+            record |= self.order.metrics()
         record["train_tokens_per_second"] = self.step_tokens / max(training, 1e-9)
         measured = {"valid_pass_rate", "curve_pass_rate"} & record.keys()
         self.write(record, show=bool(measured) or self.step % self.args.log_every == 0)
