@@ -6,13 +6,14 @@
 #   baseline   REINFORCE: no baseline, the batch mean, RLOO          critic    PPO on token ratios without and with one
 #   grpo       the loss types, two passes over a batch               batch     PPO with 4 and 8 tasks per batch
 #   rounds     DPO in one and in two rounds                          exit_code a grader that looks only at exit codes
+#   selection  GRPO on 40 tasks: shuffled passes, without solved tasks, near one half (BUDGET=120000: 8 passes)
 # Settings: SEEDS="42 1 2", BUDGET=30000, PAGE=docs/ablations.md ("": no page); STEPS, LIMIT, FORCE as in profile.sh
 set -eu
 cd "$(dirname "$0")"
 question=${1:-}
 case $question in
-alpha | baseline | ratio | critic | grpo | batch | rounds | exit_code) ;;
-*) echo "error: give one of alpha, baseline, ratio, critic, grpo, batch, rounds, exit_code" >&2 && exit 2 ;;
+alpha | baseline | ratio | critic | grpo | batch | rounds | exit_code | selection) ;;
+*) echo "error: give one of alpha, baseline, ratio, critic, grpo, batch, rounds, exit_code, selection" >&2 && exit 2 ;;
 esac
 PROFILE=pocket PREFIX=pocket RESULTS=${RESULTS:-results/ablations}/$question
 : "${CHECKPOINTS:=checkpoints/ablations}" "${BUDGET:=30000}" "${SEEDS:=42 1 2}" "${TEST:=data/pocket_valid.jsonl}"
@@ -68,6 +69,14 @@ answer() {
         pairs "$half" $((SEED + 1000)) $((BUDGET / 2)) two
         dpo "$half" two
         for rounds in one two; do evaluate "dpo_$rounds$run" "$CHECKPOINTS/pocket_lora_dpo_$rounds$run"; done
+        ;;
+    selection) # few tasks, or none is drawn twice
+        TRAIN=$CHECKPOINTS/selection_train.jsonl
+        head -n 40 data/pocket_train.jsonl > "$TRAIN"
+        for choice in off solved half; do
+            variant grpo "selection_$choice" $GRPO_FLAGS --prompt_selection $choice \
+                --curve_path "$TEST" --curve_every 4000 --curve_samples 2
+        done
         ;;
     exit_code)
         ALSO=docs/exit_code_reward.py # part of the code of these stages

@@ -5,7 +5,7 @@
 Runs whose folders differ only in `_seedN` at the end share one line, the mean of the seeds, inside a band from the
 lowest seed to the highest. Each point is the mean of `--smooth` steps around it; figures that few steps have, such as
 `curve_pass_rate`, are drawn as measured. docs/metrics.md explains the figures. The script also prints each figure's
-mean over the last third of the steps.
+mean over the last third of the steps, and with `--reach 0.8` where each seed's figures first were 0.8 or more.
 
     python curves.py --pass_at_k results/sft_metrics.json results/grpo_metrics.json results/grpo_seed1_metrics.json
 
@@ -25,7 +25,7 @@ from typing import Annotated, Literal
 import tyro
 
 from common import InputError, require, require_at_least, run_script
-from reporting.plots import chosen_figures, draw, last_third, read_log
+from reporting.plots import chosen_figures, draw, last_third, points_of, read_log
 from reporting.rows import row_name, suite
 
 
@@ -35,6 +35,7 @@ class Args:
     pass_at_k: tuple[str, ...] = ()  # metrics files of evaluations: draw pass@k over k, and no logs
     figures: tuple[str, ...] = ()  # names in the log; by default the most telling ones of the method
     x: Literal["epoch", "step", "sampled_tokens"] = "epoch"  # what the horizontal axis shows
+    reach: float = 0.0  # print where on --x each seed's figures, as logged, first are at least this; 0: do not
     smooth: int = 9  # number of steps that each point averages; 1 draws the steps themselves
     output: str = "curves.png"  # the picture to write
     config: str = ""  # YAML file with any of these; flags win over it
@@ -70,6 +71,18 @@ def main(args: Args) -> None:
         print(
             f"last third of {label}: " + ", ".join(f"{name} {end:.3g}" for name, end in ends.items() if end is not None)
         )
+        for name in figures if args.reach else ():
+            at = [first_at(log, args.x, name, args.reach) for log in logs]
+            print(f"{label}: {name} reaches {args.reach:g} at {args.x} {', '.join(at)}")
+
+
+def first_at(log: list[dict], x: str, name: str, least: float) -> str:
+    """Return x of the first step whose figure is at least this, or "never".
+
+    >>> first_at([{"step": 0, "reward": 0.5}, {"step": 1}, {"step": 2, "reward": 0.8}], "step", "reward", 0.8)
+    '2'
+    """
+    return next((f"{at:g}" for at, value in points_of(log, x, name) if value >= least), "never")
 
 
 def read_pass_at_k(paths: tuple[str, ...]) -> dict[str, list[list[dict]]]:

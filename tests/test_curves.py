@@ -128,3 +128,14 @@ def test_what_cannot_be_drawn_is_said_in_a_line(flags, says, tmp_path, run_cli):
     folder = str(run_folder(tmp_path / "run", [1.0]))
     code, _, err = run_cli("curves.py", *[folder if flag == "RUN" else flag for flag in flags])
     assert code == 2 and says in err and err.count("\n") == 1
+
+
+def test_where_a_figure_first_reaches_a_value(tmp_path, capsys):
+    runs = [run_folder(tmp_path / name, values) for name, values in
+            (("a", [0.1, 0.9, 0.7, 0.9]), ("a_seed1", [0.1, 0.2, 0.3, 0.8]), ("b", [0.1, 0.7, 0.2, 0.79]))]  # fmt: skip
+    settings = dict(figures=("reward",), x="step", smooth=1, output=str(tmp_path / "c.png"))
+    main(Args(tuple(map(str, runs)), reach=0.8, **settings))
+    out = capsys.readouterr().out
+    assert "a: reward reaches 0.8 at step 2, 4\n" in out and "b: reward reaches 0.8 at step never\n" in out
+    main(Args(tuple(map(str, runs)), **settings))
+    assert "reaches" not in capsys.readouterr().out

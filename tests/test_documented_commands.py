@@ -141,7 +141,7 @@ def listed(one: Command) -> str:
     return next((pattern for pattern in ELSEWHERE if re.fullmatch(pattern, one.text)), "")
 
 
-QUESTIONS = ["alpha", "baseline", "ratio", "critic", "grpo", "batch", "rounds", "exit_code"]
+QUESTIONS = ["alpha", "baseline", "ratio", "critic", "grpo", "batch", "rounds", "exit_code", "selection"]
 
 ALL = [one for page in pages() if page not in PAGES_ELSEWHERE and page not in GENERATED for one in commands(page)]
 
