@@ -1,7 +1,8 @@
 """GRPO and its relatives on a LoRA policy, with unit tests as the reward (arXiv 2402.03300).
 
     L = -sum_i w_i sum_t [min(rho A_i, clip(rho, 1 - c, 1 + c_high) A_i) - beta k3(pi || SFT)]
-    A_i = (R_i - mean R) / std R over the G completions of a task, 0 where all R are the same
+    A_i = (R_i - mean R) / std R over the G completions of a task, 0 where all R are the same; --std_over batch takes
+          the std of all R of the batch (Lite PPO, arXiv 2508.08221)
     R = r - alpha * length / 100, or what else `--reward` gives
 
 rho is pi / pi_old of token t; w_i = 1 / (N |o_i|) for N completions of |o_i| tokens. `--loss_type` changes:
@@ -15,12 +16,20 @@ DAPO's other parts are flags: --clip_range_high, --dynamic_sampling, --overlong_
 bounds the minimum at d A where A < 0, where nothing else bounds it (arXiv 1912.09729). With alpha > 0, the completions
 of a group that all pass (or all fail) differ in R only by their lengths, and dividing by the std makes that difference
 as large as any other. dr_grpo does not divide, and --dynamic_sampling, which looks only at the tests, leaves such
-groups out. Left out of the paper: the reference that follows the policy, and the reward model.
+groups out.
+
+--pass_at_k K maximises the best of K samples in place of each one's own reward (arXiv 2508.10751). Let R_S be the best
+R of a subset S of K completions of a task. Then A_i = (mean of R_S over the S that hold i - mean of R_S over all S) /
+std of R_S over all S. Where n of G fail and R is 0 or 1, with m = 1 - C(n, K) / C(G, K) and s = sqrt(m (1 - m)):
+    A = (1 - m) / s for a completion that passes,    A = (1 - m - C(n-1, K-1) / C(G-1, K-1)) / s for one that fails
+
+Left out of the paper: the reference that follows the policy, and the reward model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb, sqrt
 from statistics import fmean, pstdev, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,6 +73,8 @@ class Args(RolloutArgs, ImportanceArgs, SelectionArgs):
     clip_range: float = 0.2  # how far the ratio may fall before its gradient stops
     clip_range_high: float = 0.0  # how far it may rise; 0 takes --clip_range, or 4 for cispo (DAPO: 0.28)
     dual_clip: float = 0.0  # where A < 0, the objective is this times A at least; above 1, usually 3; 0: no bound
+    pass_at_k: int = 1  # maximise the best of K completions, K below --num_samples; 1: each one's own reward
+    std_over: Literal["group", "batch"] = "group"  # whose std the advantages are divided by; means are the groups'
     std_ddof: Literal[0, 1] = 0  # the advantages' std divides by n less this: 0 the samples' own, 1 as torch's
     std_floor: float = 0.1  # least std to divide by, so that length alone never counts like the tests; 0: none
     kl_coef: float = 0.02  # weight of the KL to the SFT adapter, k3 in the loss
@@ -86,10 +97,19 @@ def check(args: Args) -> None:
     check_sampling_args(args)
     check_importance_args(args)
     check_selection_args(args)
-    require_at_least(1, args, "num_steps", "num_iterations")
+    require_at_least(1, args, "num_steps", "num_iterations", "pass_at_k")
     require_at_least(2, args, "num_samples")  # a group of one has nothing to be compared with
     require_at_least(0, args, "minibatch_size", "clip_range_high", "kl_coef", "max_resamples", "overlong_buffer")
     require_at_least(0, args, "std_floor")
+    require(
+        args.pass_at_k < args.num_samples,
+        f"--pass_at_k {args.pass_at_k}: must be less than --num_samples {args.num_samples}, or all advantages are 0",
+    )
+    require(args.std_over == "group" or args.loss_type != "dr_grpo", "--std_over: dr_grpo does not divide by a std")
+    require(
+        args.pass_at_k == 1 or (args.std_over, args.std_ddof) == ("group", 0),
+        "--pass_at_k divides by the std over all subsets of a group: leave --std_over and --std_ddof out",
+    )
     require(args.clip_range > 0, f"--clip_range {args.clip_range}: must be positive")
     require(args.dual_clip == 0 or args.dual_clip > 1, f"--dual_clip {args.dual_clip}: must be above 1, or 0 for none")
     require(
@@ -110,12 +130,37 @@ def overlong_penalty(length: int, ended: bool, limit: int, buffer: int) -> float
     return 1.0 if not ended else max(0.0, length - (limit - buffer)) / buffer
 
 
-def group_advantages(
-    rewards: list[float], group: list[int], divide: bool, floor: float = 0.0, ddof: int = 0
-) -> list[float]:
-    """Return R - mean R of the group, divided by its standard deviation if asked; 0 where all R are the same.
+def best_of(rewards: list[float], k: int) -> tuple[list[float], float]:
+    """Return for each completion the mean best reward of the subsets of k that hold it, and the std over all subsets.
+
+    The mean over the completions is the mean over all subsets, because each subset holds k completions.
 
     Args:
+        k: from 2 to the number of rewards.
+
+    >>> best_of([1.0, 0.0, 0.0, 0.0], 2)  # half of the six pairs hold the one that passes
+    ([1.0, 0.3333333333333333, 0.3333333333333333, 0.3333333333333333], 0.5)
+    """
+
+    def chances(n: int, k: int) -> list[float]:
+        """Return for the j-th of n, by rising reward, the chance that it is the best of k."""
+        return [comb(j, k - 1) / comb(n, k) for j in range(n)]
+
+    subsets, held = chances(len(rewards), k), chances(len(rewards) - 1, k - 1)
+    means = []
+    for i, reward in enumerate(rewards):
+        others = sorted(rewards[:i] + rewards[i + 1 :])
+        means.append(sum(chance * max(reward, other) for chance, other in zip(held, others, strict=True)))
+    middle = fmean(means)
+    return means, sqrt(sum(c * (r - middle) ** 2 for c, r in zip(subsets, sorted(rewards), strict=True)))
+
+
+def group_advantages(rewards: list[float], group: list[int], divide: bool, floor: float = 0.0, ddof: int = 0,
+                     over: str = "group", k: int = 1) -> list[float]:  # fmt: skip
+    """Return R - mean R of the group, divided by a standard deviation if asked; 0 where all R are the same.
+
+    Args:
+        over: whose standard deviation: the group's, or the whole batch's. k: above 1, R is `best_of` k.
         ddof: delta degrees of freedom: the variance of n rewards is their squared deviations' sum over n - ddof.
         floor: that standard deviation counts as this at least. Where all of a group fail, their rewards differ only by
             lengths; divided by that, the length penalty would count as much as the tests do elsewhere. A group with one
@@ -124,15 +169,15 @@ def group_advantages(
     >>> group_advantages([1.0, 0.0, 0.5, 0.5], [0, 0, 1, 1], divide=True)
     [1.0, -1.0, 0.0, 0.0]
     """
-    spread = stdev if ddof else pstdev
-    members = {number: [r for r, g in zip(rewards, group, strict=True) if g == number] for number in group}
-    advantage = []
-    for reward, number in zip(rewards, group, strict=True):
-        theirs = members[number]
-        if min(theirs) == max(theirs):
-            advantage.append(0.0)
-        else:
-            advantage.append((reward - fmean(theirs)) / (max(spread(theirs), floor) if divide else 1.0))
+    spread, advantage = stdev if ddof else pstdev, [0.0] * len(rewards)
+    for number in set(group):
+        rows = [i for i, g in enumerate(group) if g == number]
+        theirs = [rewards[i] for i in rows]
+        if sorted(theirs)[min(k, len(theirs)) - 1] == max(theirs):  # the worst k are as good as the best
+            continue
+        values, std = best_of(theirs, k) if k > 1 else (theirs, spread(rewards if over == "batch" else theirs))
+        for i, value in zip(rows, values, strict=True):
+            advantage[i] = (value - fmean(values)) / (max(std, floor) if divide else 1.0)
     return advantage
 
 
@@ -251,7 +296,9 @@ def main(args: Args) -> None:
             # advantage
             rewards, groups = [s.reward for s in samples], [s.group for s in samples]
             divide = args.loss_type != "dr_grpo"
-            advantage = group_advantages(rewards, groups, divide, args.std_floor, args.std_ddof)
+            advantage = group_advantages(
+                rewards, groups, divide, args.std_floor, args.std_ddof, args.std_over, args.pass_at_k
+            )
             single_update = args.num_iterations == 1 and not 0 < args.minibatch_size < len(samples)
             batch = run.batch(samples, single_update)  # with the log-probs of reference and old policy, (B, R)
             batch.advantage = torch.tensor(advantage, device=run.device)[:, None]  # (B, 1)
