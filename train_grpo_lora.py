@@ -23,7 +23,8 @@ R of a subset S of K completions of a task. Then A_i = (mean of R_S over the S t
 std of R_S over all S. Where n of G fail and R is 0 or 1, with m = 1 - C(n, K) / C(G, K) and s = sqrt(m (1 - m)):
     A = (1 - m) / s for a completion that passes,    A = (1 - m - C(n-1, K-1) / C(G-1, K-1)) / s for one that fails
 
-Left out of the paper: the reference that follows the policy, and the reward model.
+--replay adds to a group in which none passes one that passed in an earlier step, with the pi_old of that step; see
+training/replay.py. Left out of the paper: the reference that follows the policy, and the reward model.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Args(RolloutArgs, ImportanceArgs, SelectionArgs):
     top_p: float = 1.0  # below 1, the sampled distribution is not the one that is scored
     dynamic_sampling: bool = False  # replace groups that all pass or all fail by other tasks' groups
     max_resamples: int = 3  # how often to try that for a batch
+    replay: int = 0  # add a completion that passed to groups in which none does, for N steps after its own; 0: none
     seed: int = 42  # task order, sampling and minibatches
     # objective
     loss_type: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "grpo"  # see above
@@ -100,7 +102,7 @@ def check(args: Args) -> None:
     require_at_least(1, args, "num_steps", "num_iterations", "pass_at_k")
     require_at_least(2, args, "num_samples")  # a group of one has nothing to be compared with
     require_at_least(0, args, "minibatch_size", "clip_range_high", "kl_coef", "max_resamples", "overlong_buffer")
-    require_at_least(0, args, "std_floor")
+    require_at_least(0, args, "std_floor", "replay")
     require(
         args.pass_at_k < args.num_samples,
         f"--pass_at_k {args.pass_at_k}: must be less than --num_samples {args.num_samples}, or all advantages are 0",
@@ -256,7 +258,7 @@ def sample_groups(args: Args, run: Any, reward_fn: Any) -> tuple[list[Sample], l
     """Sample a batch of groups. Return the samples to train on, all that were scored, and counts for the log.
 
     Dynamic sampling replaces groups that all pass or all fail, at most `max_resamples` times. The batch may then be
-    smaller, or empty.
+    smaller, or empty. What is replayed is trained on, but was not scored in this step.
     """
     kept, scored, counts = [], [], {"replaced_groups": 0, "dropped_groups": 0}
     for attempt in range(1 + args.max_resamples * args.dynamic_sampling):
@@ -265,10 +267,12 @@ def sample_groups(args: Args, run: Any, reward_fn: Any) -> tuple[list[Sample], l
             break
         counts["replaced_groups"] += wanted if attempt else 0
         new = run.score(run.sample(wanted), reward_fn)
-        outcomes = {number: {s.base_reward for s in new if s.group == number} for number in {s.group for s in new}}
-        kept += [s for s in new if not args.dynamic_sampling or len(outcomes[s.group]) > 1]
+        filled = run.replay.fill(run.step, new) if args.replay else new
+        outcomes = {number: {s.base_reward for s in filled if s.group == number} for number in {s.group for s in new}}
+        kept += [s for s in filled if not args.dynamic_sampling or len(outcomes[s.group]) > 1]
         scored += new
     counts["dropped_groups"] = len({s.group for s in scored}) - len({s.group for s in kept})
+    counts |= {"replayed": sum(s.replayed for s in kept)} if args.replay else {}
     return kept, scored, counts
 
 
@@ -300,6 +304,7 @@ def main(args: Args) -> None:
                 rewards, groups, divide, args.std_floor, args.std_ddof, args.std_over, args.pass_at_k
             )
             single_update = args.num_iterations == 1 and not 0 < args.minibatch_size < len(samples)
+            single_update = single_update and not any(s.replayed for s in samples)
             batch = run.batch(samples, single_update)  # with the log-probs of reference and old policy, (B, R)
             batch.advantage = torch.tensor(advantage, device=run.device)[:, None]  # (B, 1)
 

@@ -105,6 +105,9 @@ class Learner:
             if not single_update:
                 out = self.outputs(chosen, hidden=self.critic is not None)
                 found["old_logprobs"] = out.logprobs
+                for at, s in enumerate(chosen):
+                    if s.replayed:  # an earlier policy sampled it
+                        found["old_logprobs"][at, : s.length] = torch.tensor(s.rollout.logprobs)
                 if self.critic:
                     found["old_values"] = self.values(out)
             for at, i in enumerate(rows):

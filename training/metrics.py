@@ -135,6 +135,7 @@ def completion_rows(
             "advantage": a,
             "ratio": s.ratio,
             "length": s.length,
+            **({"replayed": True} if s.replayed else {}),
             **({"parts": s.verdict.parts} if s.verdict.parts else {}),
             "prompt": s.task["prompt"],
             "token_ids": s.rollout.token_ids,

@@ -44,6 +44,7 @@ from training.learner import Learner
 from training.learning_curve import LearningCurve
 from training.metrics import completion_rows, step_metrics
 from training.record import RunLog, conclude, finish_record, start_record
+from training.replay import Replay
 from training.resume import StopRequest, drop_state, read_state, restore_state, save_state
 from training.sampler import Sampler
 from training.samples import Sample
@@ -142,6 +143,8 @@ class Run(Learner):
         self.order, self.completions = TaskOrder(len(items), args), folder / "completions.jsonl"
         self.stateful = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
         self.stateful |= {"order": self.order}
+        self.replay = Replay(args.replay) if getattr(args, "replay", 0) else None
+        self.stateful |= {"replay": self.replay} if self.replay else {}
         self.stateful |= {"critic": self.critic} if critic else {}
         self.stateful |= {"validation": self.validation} if self.validation else {}
         self.stateful |= {"curve": self.curve} if self.curve else {}

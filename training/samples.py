@@ -25,6 +25,7 @@ class Sample:
     verdict: Verdict | None = None
     reward: float = 0.0
     check: Future[Verdict] | None = None  # pending in the sandbox; None once there is a verdict
+    replayed: bool = False  # by an earlier policy, drawn in an earlier step
     ratio: float | None = None  # policy / policy that sampled, at the start of its last optimizer step
 
     @property
