@@ -312,14 +312,17 @@ def instruction(task: Task) -> str:
     The others do not, because a small model has no tokens to spare for it.
     """
     what, fence = ("Verilog module", "verilog") if is_verilog(task) else ("Python function", "python")
-    if is_verilog(task) or task.get("explanation"):
-        wanted = "First explain in a few sentences how it works, then write the whole of it in one fenced block."
-    else:
-        wanted = "Write the whole of it in one fenced block, and nothing else."
     if is_program(task):
         asked = "Solve this with a Python program that reads standard input and prints to standard output."
-        return f"{asked} {wanted}\n\n{task['prompt'].rstrip()}"
-    return f"Complete this {what}. {wanted}\n\n```{fence}\n{task['prompt'].rstrip()}\n```"
+        return f"{asked} {wanted_form(task)}\n\n{task['prompt'].rstrip()}"
+    return f"Complete this {what}. {wanted_form(task)}\n\n```{fence}\n{task['prompt'].rstrip()}\n```"
+
+
+def wanted_form(task: Task) -> str:
+    """Return the sentence that asks for the program in a fenced block."""
+    if is_verilog(task) or task.get("explanation"):
+        return "First explain in a few sentences how it works, then write the whole of it in one fenced block."
+    return "Write the whole of it in one fenced block, and nothing else."
 
 
 def answer(task: Task) -> str:
