@@ -13,6 +13,8 @@ answers, and --samples reads it without that flag.
 Verilog is judged in parts (docs/verilog.md): a completion passes if every check of its testbench passes, and `parts`
 holds the mean of each part.
 
+With --turns 2 a completion that fails is told why and answers again (docs/methods/turns.md).
+
 With --server URL the completions come from a server that speaks OpenAI's completions protocol. The server decides
 their precision, and every sampling default that is no flag here.
 """
@@ -24,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,9 +46,9 @@ from common import (
     write_jsonl,
     write_text,
 )
-from common.run_args import EngineArgs, JudgeArgs, ReasoningArgs, StageArgs
+from common.run_args import EngineArgs, JudgeArgs, ReasoningArgs, StageArgs, TurnArgs
 from judging.by_language import open_sandbox, require_judged
-from judging.metrics import mean_parts, pass_at_k, wilson_interval
+from judging.metrics import mean_parts, pass_at_k, second_turn_rates, wilson_interval
 from judging.pool import UNJUDGED, Sandbox, Verdict
 from judging.tasks import Task, candidate_source, code_of, has_whole_program, read_tasks, stop_strings, truncate_at_stop
 from model import gguf_model
@@ -57,7 +59,7 @@ NF4 = "4-bit NF4, double quantisation"
 
 
 @dataclass
-class Args(StageArgs, EngineArgs, JudgeArgs, ReasoningArgs):
+class Args(StageArgs, EngineArgs, JudgeArgs, ReasoningArgs, TurnArgs):
     # data and model
     data_path: str = "data/humaneval_test.jsonl"  # tasks to evaluate on
     prompt_level: Literal["normal", "detailed", "terse"] = "normal"  # which prompt of a task
@@ -88,6 +90,7 @@ class ScoredCompletion:
     ended: bool | None  # whether the model ended it itself
     raw: Future[Verdict]
     stopped: Future[Verdict]
+    later: dict[str, Any] = field(default_factory=dict)  # with --turns 2: `turn_2` of the per-task file
 
 
 def check(args: Args) -> None:
@@ -105,10 +108,9 @@ def check(args: Args) -> None:
     require(
         not (args.server and args.instruct), "--instruct: the completions protocol has no chat template to put it in"
     )
-    require(
-        not (args.server or args.samples) or args.engine == "local",
-        "--engine vllm: needs a model that is loaded here, so leave --server and --samples out",
-    )
+    for flag, given in (("--engine vllm", args.engine == "vllm"), ("--turns 2", args.turns == 2)):
+        needs = "needs a model that is loaded here, so leave --server and --samples out"
+        require(not given or not (args.server or args.samples), f"{flag}: {needs}")
     require(
         args.engine == "local" or args.device == "auto",
         f"--device {args.device}: vLLM takes the first GPU there is; CUDA_VISIBLE_DEVICES says which",
@@ -164,7 +166,13 @@ def generate_here(args: Args, tasks: list[Task], sandbox: Sandbox) -> list[Score
         ((r.prompt_index, r.number), score(sandbox, tasks[r.prompt_index], r.text, len(r.token_ids), r.ended))
         for r in rollouts
     )
-    return with_progress(args, scored, len(prompts) * args.n_samples)
+    samples = with_progress(args, scored, len(prompts) * args.n_samples)
+    if args.turns > 1:
+        from model.second_turn import second_answers
+
+        for s, turn in zip(samples, second_answers(args, sandbox, generate, seeds, samples), strict=True):
+            s.later["turn_2"] = turn
+    return samples
 
 
 def generate_by_server(args: Args, tasks: list[Task], sandbox: Sandbox, server: Server) -> list[ScoredCompletion]:
@@ -209,6 +217,7 @@ def outcome(sample: ScoredCompletion) -> dict[str, Any]:
         "weak": verdict.weak,
         **({"parts": verdict.parts, "parts_stopped": stopped.parts} if verdict.parts else {}),
         "completion": sample.completion,
+        **sample.later,
     }
 
 
@@ -274,6 +283,7 @@ def metrics_of(rows: list[dict[str, Any]], tasks: list[Task]) -> dict[str, Any]:
         "pass_at_1_interval": wilson_interval(raw["pass_at_1"], len(tasks)),
         "num_pass_stopped": sum(row["passed_stopped"] for row in rows),
         **rates(rows, "_stopped"),
+        **second_turn_rates(rows),
         **parts,
         "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
         "cut_off": sum(not ended for ended in ends) / len(ends) if ends else None,
@@ -321,6 +331,9 @@ def report(args: Args, metrics: dict[str, Any]) -> None:
     length = f", {metrics['avg_gen_len']:.1f} tokens" if metrics["avg_gen_len"] is not None else ""
     print(f"{args.exp_name}: pass@1 {metrics['pass_at_1']:.1%} ({metrics['num_pass']} of {metrics['num_samples']}), "
           f"stopped {metrics['pass_at_1_stopped']:.1%}{length}, {metrics['seconds']:.0f} s")  # fmt: skip
+    if "turn_2_share" in metrics:
+        print(f"after the second turn: pass@1 {metrics['pass_at_1_turn_2']:.1%}, "
+              f"stopped {metrics['pass_at_1_stopped_turn_2']:.1%}; {metrics['turn_2_share']:.1%} took it")  # fmt: skip
     if "parts" in metrics:
         print(", ".join(f"{name} {share:.1%}" for name, share in metrics["parts"].items()))
     if (metrics["broken_off"] or 0) > 0.5:

@@ -24,7 +24,8 @@ std of R_S over all S. Where n of G fail and R is 0 or 1, with m = 1 - C(n, K) /
     A = (1 - m) / s for a completion that passes,    A = (1 - m - C(n-1, K-1) / C(G-1, K-1)) / s for one that fails
 
 --replay adds to a group in which none passes one that passed in an earlier step, with the pi_old of that step; see
-training/replay.py. Left out of the paper: the reference that follows the policy, and the reward model.
+training/replay.py. With --turns 2 a completion that fails goes on with a second answer (docs/methods/turns.md). Left
+out of the paper: the reference that follows the policy, and the reward model.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ from common import (
     check_importance_args,
     check_sampling_args,
     check_selection_args,
+    check_turn_args,
     require,
     require_at_least,
     run_script,
 )
-from common.run_args import ImportanceArgs, RolloutArgs, SelectionArgs
+from common.run_args import ImportanceArgs, RolloutArgs, SelectionArgs, TurnArgs
 from judging.rewards import chosen_reward
 from judging.tasks import language_of, read_tasks
 
@@ -53,7 +55,7 @@ if TYPE_CHECKING:  # torch takes seconds: not before the arguments are known to 
 
 
 @dataclass
-class Args(RolloutArgs, ImportanceArgs, SelectionArgs):
+class Args(RolloutArgs, ImportanceArgs, SelectionArgs, TurnArgs):
     # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
     instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
@@ -92,6 +94,7 @@ class Args(RolloutArgs, ImportanceArgs, SelectionArgs):
     # reward
     reward: str = "unit_test"  # unit_test, shaped, partial, parts (docs/rewards.md), or FILE.py:FUNCTION
     length_penalty_alpha: float = 0.01  # unit_test, parts: reward lost per 100 tokens
+    turn_discount: float = 1.0  # what a pass is worth that came at the second turn
     overlong_buffer: int = 0  # tokens before the limit in which up to 0.5 of the reward is lost; 0 takes nothing off
 
 
@@ -99,6 +102,7 @@ def check(args: Args) -> None:
     check_sampling_args(args)
     check_importance_args(args)
     check_selection_args(args)
+    check_turn_args(args)
     require_at_least(1, args, "num_steps", "num_iterations", "pass_at_k")
     require_at_least(2, args, "num_samples")  # a group of one has nothing to be compared with
     require_at_least(0, args, "minibatch_size", "clip_range_high", "kl_coef", "max_resamples", "overlong_buffer")
@@ -107,6 +111,7 @@ def check(args: Args) -> None:
         args.pass_at_k < args.num_samples,
         f"--pass_at_k {args.pass_at_k}: must be less than --num_samples {args.num_samples}, or all advantages are 0",
     )
+    require(not args.replay or args.turns == 1, "--replay: keeps completions of one turn; leave --turns 2 out")
     require(args.std_over == "group" or args.loss_type != "dr_grpo", "--std_over: dr_grpo does not divide by a std")
     require(
         args.pass_at_k == 1 or (args.std_over, args.std_ddof) == ("group", 0),
@@ -292,7 +297,8 @@ def main(args: Args) -> None:
             # sample and reward
             samples, scored, counts = sample_groups(args, run, reward_fn)  # B of them are trained on
             for s in scored:  # half, because DAPO takes it off rewards of -1 and 1, and ours are 0 and 1
-                s.reward -= 0.5 * overlong_penalty(s.length, s.rollout.ended, args.max_new_tokens, args.overlong_buffer)
+                limit, buffer = args.max_new_tokens, args.overlong_buffer
+                s.reward -= 0.5 * max(overlong_penalty(len(r.token_ids), r.ended, limit, buffer) for r in s.answers)
             if not samples:
                 run.skip_update((run.metrics(scored, []) if scored else {}) | counts)
                 continue

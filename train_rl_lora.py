@@ -5,7 +5,8 @@
 log p is summed over the completion's tokens, including the EOS. r is 1 if every test passes, else 0; `--reward` chooses
 another R. R - b is the advantage. `--baseline` chooses b: 0 (the default, Williams 1992, as in the original system),
 the mean reward of the step's samples, or the mean reward of the task's other samples (RLOO, arXiv 2402.14740). RLOO's
-KL penalty in the reward is left out.
+KL penalty in the reward is left out. With --turns 2 a completion that fails goes on with a second answer
+(docs/methods/turns.md).
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from common import (
     check_importance_args,
     check_sampling_args,
     check_selection_args,
+    check_turn_args,
     require,
     require_at_least,
     run_script,
 )
-from common.run_args import ImportanceArgs, RolloutArgs, SelectionArgs
+from common.run_args import ImportanceArgs, RolloutArgs, SelectionArgs, TurnArgs
 from judging.rewards import chosen_reward
 from judging.tasks import language_of, read_tasks
 
 
 @dataclass
-class Args(RolloutArgs, ImportanceArgs, SelectionArgs):
+class Args(RolloutArgs, ImportanceArgs, SelectionArgs, TurnArgs):
     # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to learn from
     instruct: bool = False  # put tasks as questions in the chat template; the program comes in a fenced block
@@ -52,12 +54,14 @@ class Args(RolloutArgs, ImportanceArgs, SelectionArgs):
     # reward
     reward: str = "unit_test"  # unit_test, shaped, partial, parts (docs/rewards.md), or FILE.py:FUNCTION
     length_penalty_alpha: float = 0.01  # unit_test, parts: reward lost per 100 tokens
+    turn_discount: float = 1.0  # what a pass is worth that came at the second turn
 
 
 def check(args: Args) -> None:
     check_sampling_args(args)
     check_importance_args(args)
     check_selection_args(args)
+    check_turn_args(args)
     require_at_least(1, args, "num_steps")
     require(args.baseline != "rloo" or args.num_samples >= 2, "--baseline rloo needs --num_samples 2 or more")
     require(

@@ -224,6 +224,11 @@ def check_selection_args(args: Any) -> None:
     )
 
 
+def check_turn_args(args: Any) -> None:
+    """Raise InputError if a discount is given for a second turn that is not taken."""
+    require(args.turn_discount == 1 or args.turns > 1, "--turn_discount: there is one turn only; give --turns 2")
+
+
 def check_sampling_args(args: Any) -> None:
     """Check the arguments that all scripts that sample and score have in common.
 

@@ -75,6 +75,14 @@ class SelectionArgs:
 
 
 @dataclass
+class TurnArgs:
+    """A second try after a failure (docs/methods/turns.md)."""
+
+    turns: Literal[1, 2] = 1  # 2: a model whose answer fails is told why and answers again
+    feedback: Literal["kind", "error", "tests"] = "error"  # what it is told; tests: values of hidden tests too
+
+
+@dataclass
 class JudgeArgs:
     """How the sandbox runs programs."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist, mean
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,37 @@ def mean_parts(verdicts: list[dict[str, float] | None]) -> dict[str, float]:
     parts = [parts for parts in verdicts if parts]
     names = list(dict.fromkeys(name for one in parts for name in one))
     return {name: mean(one[name] for one in parts if name in one) for name in names}
+
+
+def second_turn_rates(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a metrics file says of second turns, from per-task lines with `turn_2`; nothing if there are none.
+
+    Returns:
+        pass_at_1_turn_2: mean over tasks of the share of samples that pass at the first or at the second turn; and the
+            same of cut completions, which decide whether a second turn is taken.
+        turn_2_share, turn_2_pass: samples that took a second turn, and those of them whose cut second answer passes.
+        turn_2_no_room: how many failed and had no room for a second turn.
+    """
+    if not rows or "turn_2" not in rows[0]:
+        return {}
+    failed = [row["turn_2"] for row in rows if row["turn_2"]]
+    taken = [turn for turn in failed if turn["status"] != "no_room"]
+    found: dict[str, Any] = {}
+    for name in ("passed", "passed_stopped"):
+        suffix = name.removeprefix("passed")
+        by_task: dict[str, list[bool]] = {}
+        for row in rows:
+            by_task.setdefault(row["task_id"], []).append(row[name] or bool(row["turn_2"] and row["turn_2"][name]))
+        rate = mean(mean(map(float, passed)) for passed in by_task.values())
+        found[f"num_pass{suffix}_turn_2"] = sum(map(sum, by_task.values()))
+        found[f"pass_at_1{suffix}_turn_2"] = rate
+        found[f"pass_at_1{suffix}_turn_2_interval"] = wilson_interval(rate, len(by_task))
+    return found | {
+        "turn_2_share": len(taken) / len(rows),
+        "turn_2_pass": mean(float(turn["passed_stopped"]) for turn in taken) if taken else None,
+        "turn_2_no_room": len(failed) - len(taken),
+        "avg_gen_len_turn_2": mean(turn["gen_len"] for turn in taken) if taken else None,
+    }
 
 
 def paired_difference(

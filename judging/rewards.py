@@ -95,12 +95,15 @@ def chosen_reward(args: Any, language: str = "python") -> Reward:
             as much as right code, or ruff, which shaped needs, is missing. The returned function raises it if the
             user's function raises or does not return a finite number.
     """
+    discount = getattr(args, "turn_discount", 1.0)
+    require(0 < discount <= 1, f"--turn_discount {discount}: must be above 0, and at most 1")
+    least = discount if getattr(args, "turns", 1) > 1 else 1.0  # what code earns that passes, by the tests alone
     if args.reward == "unit_test":
-        alpha, most = args.length_penalty_alpha, args.max_new_tokens
+        alpha, most = args.length_penalty_alpha, args.max_new_tokens * getattr(args, "turns", 1)
         require(
-            0 <= alpha * most / 100 < 1,
-            f"--length_penalty_alpha {alpha}: with --max_new_tokens {most}, long right code would earn less than short "
-            f"wrong code; must be below {100 / most:.3g}",
+            0 <= alpha * most / 100 < least,
+            f"--length_penalty_alpha {alpha}: with up to {most} tokens, long right code would earn less than short "
+            f"wrong code; must be below {100 * least / most:.3g}",
         )
         reward = _of_each(lambda s: unit_test_reward(s.verdict, s.length, alpha))
     elif args.reward == "parts":
@@ -126,10 +129,11 @@ def chosen_reward(args: Any, language: str = "python") -> Reward:
     elif args.reward == "partial":
         full = args.full_bonus
         require(0 <= 1 - full < 1, f"--full_bonus {full}: must be above 0, and at most 1")
+        require(1 - full < least, f"--turn_discount {least}: wrong code could earn more; must be above {1 - full:.3g}")
         reward = _of_each(lambda s: partial_reward(s.verdict, full))
     else:
         reward = _of_each(_users_own(args.reward))
-    return _shared_out(reward)
+    return _shared_out(reward if discount == 1 else _discounted(reward, discount))
 
 
 def read_weights(text: str) -> tuple[float, ...]:
@@ -151,6 +155,14 @@ def reward_file(reward: str) -> Path:
 
 def _of_each(reward: Callable[[Any], float]) -> Reward:
     return lambda samples: [reward(s) for s in samples]
+
+
+def _discounted(reward: Reward, discount: float) -> Reward:
+    """Take 1 - discount off the reward of what passes only at its second turn: r = 1 becomes r = discount."""
+    return lambda samples: [
+        earned - (1 - discount) * base_reward(s.verdict) * (len(s.turns) > 1)
+        for s, earned in zip(samples, reward(samples), strict=True)
+    ]
 
 
 def _shared_out(reward: Reward) -> Reward:

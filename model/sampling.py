@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from common import InputError
+from judging.feedback import once_more, request
 from judging.tasks import Task, instruction, truncate_at_stop
 from model.load import eos_ids
 from model.logprobs import base_of, next_logits, pad
@@ -63,16 +64,21 @@ def encode_prompts(tokenizer, tasks: list[Task], max_prompt_tokens: int) -> list
     return encoded
 
 
-def prompt_text(tokenizer, task: Task) -> dict[str, Any]:
+def prompt_text(tokenizer, task: Task, failed: tuple[str, str] | None = None) -> dict[str, Any]:
     """Return a task's prompt, as arguments of the tokenizer.
 
     An `instruct` task becomes a question in the tokenizer's chat template, or under plain headings if it has none.
+
+    Args:
+        failed: an answer and what the tests say of it, for the prompt of a second turn.
     """
     if not task.get("instruct"):
-        return {"text": task["prompt"]}
+        return {"text": once_more(task, *failed) if failed else task["prompt"]}
+    said = [instruction(task), *([failed[0], request(task, failed[1])] if failed else [])]  # by turns
     if not tokenizer.chat_template:
-        return {"text": f"### Instruction:\n{instruction(task)}\n\n### Response:\n"}
-    messages = [{"role": "user", "content": instruction(task)}]
+        headings = ("### Instruction:\n{}\n\n### Response:\n", "{}\n\n")
+        return {"text": "".join(headings[n % 2].format(text) for n, text in enumerate(said))}
+    messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return {"text": text, "add_special_tokens": False}  # the template adds them
 

@@ -49,6 +49,21 @@ def completion_ids(tokenizer, prompt: list[int], text: str) -> list[int]:
     raise InputError(first_difference(text, completion_text(tokenizer, prompt, found)))
 
 
+def without_special(tokenizer, text: str) -> str:
+    """Put a blank into every special token that a text spells, so that the tokenizer reads it as plain text.
+
+    For text that a program or a model wrote: "<|im_end|>" in it must not end a turn. Tokens that were added without
+    being called special (<tool_call>) count too; those of one character, or of blanks beside it, do no harm.
+    """
+    added = tokenizer.get_added_vocab().keys() | set(tokenizer.all_special_tokens)
+    added = sorted(token for token in added if len(token.strip()) > 1)
+    while any(token in text for token in added):  # a blank may complete another token
+        for token in added:
+            first = token.strip()[0]
+            text = text.replace(token, token.replace(first, f"{first} ", 1))
+    return text
+
+
 def _behind_others(tokenizer, text: str) -> Iterable[list[int]]:
     for before in ("\n", ":", "0"):
         start, ids = (tokenizer(t, add_special_tokens=False).input_ids for t in (before, before + text))

@@ -118,6 +118,7 @@ def test_they_reach_the_update(start, tasks_path, tmp_path, known_run):
         ({"pass_at_k": 8}, "--pass_at_k 8: must be less than --num_samples 8"),
         ({"pass_at_k": 4, "std_over": "batch"}, "leave --std_over and --std_ddof out"),
         ({"pass_at_k": 4, "std_ddof": 1}, "leave --std_over and --std_ddof out"),
+        ({"replay": 4, "turns": 2}, "--replay: keeps completions of one turn"),
         ({"std_over": "batch", "loss_type": "dr_grpo"}, "dr_grpo does not divide"),
     ],
 )

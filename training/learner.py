@@ -28,6 +28,7 @@ from model.reference import as_reference, load_reference
 from training.importance import importance
 from training.resume import FiniteGuard, loss_scaler
 from training.samples import Batch, Sample
+from training.turns import join_turns
 
 # `FiniteGuard` may skip the first update, but the schedule counts every step: ignore torch's warning about the order
 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
@@ -73,12 +74,16 @@ class Learner:
     def outputs(self, samples: list[Sample], **wanted: bool) -> TokenOutputs:
         """Return the log-probabilities of the samples' tokens under the policy, (B, R), 0 on padding.
 
+        The tokens of a sample's turns, each after its own prompt, follow each other in its row.
+
         Args:
             wanted: other outputs to return too, as in `logprobs.completion_outputs`.
         """
-        prompts, completions = [s.rollout.prompt_ids for s in samples], [s.rollout.token_ids for s in samples]
+        answers = [r for s in samples for r in s.answers]
+        prompts, completions = [r.prompt_ids for r in answers], [r.token_ids for r in answers]
         self.phase = "training" if torch.is_grad_enabled() else "log-probabilities"
-        return completion_outputs(self.model, prompts, completions, self.args.temperature, **wanted)
+        outputs = completion_outputs(self.model, prompts, completions, self.args.temperature, **wanted)
+        return outputs if len(answers) == len(samples) else join_turns(outputs, samples)
 
     @torch.no_grad()
     def reference_logprobs(self, samples: list[Sample]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from judging.metrics import mean_parts
 from model.parity import sampler_gap
 from model.reference import kl_estimate
 from training.samples import Batch, Sample
+from training.turns import turn_metrics
 
 
 class Metrics:
@@ -104,17 +105,21 @@ def step_metrics(samples: list[Sample], advantage: list[float]) -> dict[str, flo
     docs/metrics.md explains each metric.
     """
     lengths = [s.length for s in samples]
-    return {
-        "base_reward": mean(s.base_reward for s in samples),
-        "reward": mean(s.reward for s in samples),
-        "gen_len": mean(lengths),
-        "cut_off": mean(float(not s.rollout.ended) for s in samples),
-        "entropy": -sum(sum(s.rollout.logprobs) for s in samples) / sum(lengths),
-        "advantage_mean": mean(advantage or [0.0]),
-        "advantage_std": pstdev(advantage or [0.0]),
-        "tied_groups": tied_groups([s.base_reward for s in samples], [s.group for s in samples]),
-        "weak": sum(s.verdict.weak for s in samples),
-    } | mean_parts([s.verdict.parts for s in samples])
+    return (
+        {
+            "base_reward": mean(s.base_reward for s in samples),
+            "reward": mean(s.reward for s in samples),
+            "gen_len": mean(lengths),
+            "cut_off": mean(float(not s.rollout.ended) for s in samples),
+            "entropy": -sum(sum(s.rollout.logprobs) for s in samples) / sum(lengths),
+            "advantage_mean": mean(advantage or [0.0]),
+            "advantage_std": pstdev(advantage or [0.0]),
+            "tied_groups": tied_groups([s.base_reward for s in samples], [s.group for s in samples]),
+            "weak": sum(s.verdict.weak for s in samples),
+        }
+        | mean_parts([s.verdict.parts for s in samples])
+        | turn_metrics(samples)
+    )
 
 
 def completion_rows(
@@ -138,8 +143,9 @@ def completion_rows(
             **({"replayed": True} if s.replayed else {}),
             **({"parts": s.verdict.parts} if s.verdict.parts else {}),
             "prompt": s.task["prompt"],
-            "token_ids": s.rollout.token_ids,
-            "logprobs": [round(logprob, 4) + 0.0 for logprob in s.rollout.logprobs],
+            "token_ids": s.answers[-1].token_ids,
+            "logprobs": [round(logprob, 4) + 0.0 for logprob in s.answers[-1].logprobs],
+            **({"first_completion": s.turns[0].text, "told": s.told} if len(s.turns) > 1 else {}),
             **({"token_advantages": [round(x, 4) for x in tokens[: s.length]]} if tokens else {}),
         }
         for s, a, tokens in zip(samples, advantage, each, strict=True)

@@ -19,6 +19,7 @@ from model.tokens import check_ids
 from training.importance import is_on
 from training.learning_curve import LearningCurve
 from training.samples import Sample
+from training.turns import answer_again
 from training.validation import Validation
 
 
@@ -58,11 +59,17 @@ class Sampler:
         return min(levels - 1, int(number / (len(self.tasks) * self.args.curriculum_epochs))) if levels > 1 else 0
 
     def sample(self, model, drawn: list[tuple[int, int]]) -> list[Sample]:
-        """Sample completions of the drawn tasks; `drawn` holds pairs (number of the draw in the run, task index)."""
+        """Sample completions of the drawn tasks; `drawn` holds pairs (number of the draw in the run, task index).
+
+        With --turns 2, answer again where they fail.
+        """
         args = self.args
         chosen = [(number, self.level(number) * len(self.tasks) + index) for number, index in drawn]
-        return self.complete(model, self.variants, self.prompts, chosen, num_samples=args.num_samples,
-                             temperature=args.temperature, top_p=args.top_p)  # fmt: skip
+        samples = self.complete(model, self.variants, self.prompts, chosen, num_samples=args.num_samples,
+                                temperature=args.temperature, top_p=args.top_p)  # fmt: skip
+        if getattr(args, "turns", 1) > 1:
+            answer_again(self, model, samples, verdicts(samples))
+        return samples
 
     def complete(self, model, tasks: list[Task], prompts: list[list[int]], chosen: list[tuple[int, int]],
                  stream: tuple[int, ...] = (), **how: Any) -> list[Sample]:  # fmt: skip
@@ -144,7 +151,7 @@ class Sampler:
 
         The additional completions are not trained on.
         """
-        args, rollouts, again = self.args, [s.rollout for s in samples], 0
+        args, rollouts, again = self.args, [r for s in samples for r in s.answers], 0
         prompts = {s.group: (s.task, s.rollout.prompt_ids) for s in samples}
         tasks, ids = zip(*prompts.values(), strict=True)
         while sum(len(r.token_ids) for r in rollouts) < least:

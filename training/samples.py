@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,11 @@ from model.sampling import Rollout
 
 @dataclass
 class Sample:
-    """A completion, its verdict and its reward. Samples that a task was given at one time share a `group` number."""
+    """A completion, its verdict and its reward. Samples that a task was given at one time share a `group` number.
+
+    turns: with --turns 2, the one or two answers of which `rollout` has the tokens, one after the other, and the last
+    text; the verdict and the reward are the last one's. told: what the model was told between them.
+    """
 
     task: Task
     group: int
@@ -27,10 +31,17 @@ class Sample:
     check: Future[Verdict] | None = None  # pending in the sandbox; None once there is a verdict
     replayed: bool = False  # by an earlier policy, drawn in an earlier step
     ratio: float | None = None  # policy / policy that sampled, at the start of its last optimizer step
+    turns: list[Rollout] = field(default_factory=list)
+    told: str = ""
+
+    @property
+    def answers(self) -> list[Rollout]:
+        """Its answers, each with its own prompt."""
+        return self.turns or [self.rollout]
 
     @property
     def length(self) -> int:
-        """Tokens, the EOS included."""
+        """Tokens, the EOS included; of all turns."""
         return len(self.rollout.token_ids)
 
     @property
@@ -39,8 +50,13 @@ class Sample:
 
     @property
     def lengths(self) -> list[int]:
-        """Token counts of its completions, of which a sample has one and a preference pair two."""
-        return [self.length]
+        """Token counts of the completions of its prompt, of which a sample has one and a preference pair two."""
+        return [len(self.answers[0].token_ids)]
+
+    @property
+    def later(self) -> list[tuple[tuple[int, ...], int]]:
+        """Token ids of the prompt, and token count of the completion, of its second turn if it has one."""
+        return [(tuple(r.prompt_ids), len(r.token_ids)) for r in self.answers[1:]]
 
     @property
     def base_reward(self) -> float:
@@ -78,9 +94,9 @@ class Batch:
         """Return the chosen rows, padded to the longest of them."""
         longest = max(self.samples[i].length for i in chosen)
         tensors = {
-            field.name: tensor[chosen, :longest]
-            for field in fields(self)
-            if isinstance(tensor := getattr(self, field.name), torch.Tensor)
+            one.name: tensor[chosen, :longest]
+            for one in fields(self)
+            if isinstance(tensor := getattr(self, one.name), torch.Tensor)
         }
         return replace(self, samples=[self.samples[i] for i in chosen], rows=[self.rows[i] for i in chosen], **tensors)
 
