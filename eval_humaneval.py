@@ -108,6 +108,7 @@ def check(args: Args) -> None:
     require(
         not (args.server and args.instruct), "--instruct: the completions protocol has no chat template to put it in"
     )
+    require(args.engine != "server", "--engine server: is for training; to evaluate a server, give --server alone")
     for flag, given in (("--engine vllm", args.engine == "vllm"), ("--turns 2", args.turns == 2)):
         needs = "needs a model that is loaded here, so leave --server and --samples out"
         require(not given or not (args.server or args.samples), f"{flag}: {needs}")

@@ -33,12 +33,12 @@ from common import (
     write_jsonl,
     write_text,
 )
-from common.run_args import EngineArgs, JudgeArgs, StageArgs
+from common.run_args import FleetArgs, JudgeArgs, StageArgs
 from judging.tasks import Task, read_tasks, stop_strings
 
 
 @dataclass
-class Args(StageArgs, EngineArgs, JudgeArgs):
+class Args(StageArgs, FleetArgs, JudgeArgs):
     # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to make pairs from
     prompt_level: Literal["normal", "detailed", "terse"] = "normal"  # which prompt of a task

@@ -29,13 +29,13 @@ from common import (
     write_jsonl,
     write_text,
 )
-from common.run_args import EngineArgs, JudgeArgs, StageArgs
+from common.run_args import FleetArgs, JudgeArgs, StageArgs
 from generate_dpo_data import draw_samples
 from judging.tasks import Task, read_tasks
 
 
 @dataclass
-class Args(StageArgs, EngineArgs, JudgeArgs):
+class Args(StageArgs, FleetArgs, JudgeArgs):
     # data and model
     train_path: str = "data/humaneval_train.jsonl"  # tasks to measure
     output_path: str = "data/humaneval_rated.jsonl"  # where the tasks go, with the fields pass_rate and num_samples

@@ -206,6 +206,8 @@ def main(argv: list[str]) -> None:
     evaluation = stage("eval_humaneval.py", table | given, *NOT_OF_TRAINING).settings
     if evaluation.get("prompt_level") in ("curriculum", "all"):  # only in training
         del evaluation["prompt_level"]
+    if evaluation.get("engine") == "server":  # only in training; evaluation loads the adapter
+        del evaluation["engine"]
     if args.debug:
         evaluation = {"limit": 4} | evaluation
     stages += [Stage("eval_humaneval.py", one) for one in evaluations(tests, name, output, evaluation)]

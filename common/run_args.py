@@ -49,9 +49,21 @@ class LoopArgs(TrainArgs):
 class EngineArgs:
     """The engine that generates completions."""
 
-    engine: Literal["local", "vllm"] = "local"  # vllm must be installed separately and needs a CUDA GPU
+    engine: Literal["local", "vllm", "server"] = "local"  # vllm: needs a CUDA GPU; server: in training, see --server
     vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
     cuda_graph: bool = True  # decode under a CUDA graph on a GPU: faster
+
+
+@dataclass
+class FleetArgs(EngineArgs):
+    """The servers of --engine server, and how long to wait for them (docs/engines.md)."""
+
+    server: str = ""  # vLLM servers that hold the base model: URL, or several with commas in between
+    adapter_dir: str = (
+        ""  # where adapters are put for the servers, which must see this path; "": beside the run's folder
+    )
+    server_timeout: float = 120.0  # seconds for one completion; then it is asked of another server
+    server_wait: float = 900.0  # seconds without a completion from any server that end the run
 
 
 @dataclass
@@ -114,7 +126,7 @@ class RewardArgs(ReasoningArgs):
 
 
 @dataclass
-class RolloutArgs(LoopArgs, EngineArgs, JudgeArgs, RewardArgs):
+class RolloutArgs(LoopArgs, FleetArgs, JudgeArgs, RewardArgs):
     """Settings of the methods that sample while they train: prompts, sampling, validation, records."""
 
     prompt_level: Literal["normal", "detailed", "terse", "curriculum"] = "normal"  # curriculum: detailed to terse

@@ -28,3 +28,24 @@ def check_url(url: str, flag: str) -> None:
     except ValueError:
         good = False
     require(good, f"{flag}: want an address like http://localhost:8000/v1")
+
+
+def server_urls(text: str) -> list[str]:
+    """Return the addresses of a fleet, as `public_url` writes them.
+
+    Raises:
+        InputError: there is none, one is no address, holds a secret (these are recorded), or comes twice.
+
+    >>> server_urls("http://one:8000, http://two:8000/v1/")
+    ['http://one:8000/v1', 'http://two:8000/v1']
+    """
+    given = [url.strip() for url in text.split(",") if url.strip()]
+    require(bool(given), "--engine server: needs --server URL, or several with commas in between")
+    for url in given:
+        check_url(url, "--server")
+        bare = not (urlsplit(url).username or urlsplit(url).password or urlsplit(url).query)
+        require(bare, f"--server {public_url(url)}: leave out user, password and query; OPENAI_API_KEY is the key")
+    urls = [public_url(url) for url in given]
+    twice = [url for url in urls if urls.count(url) > 1]
+    require(not twice, f"--server {twice[:1]}: is given twice")
+    return urls

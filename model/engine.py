@@ -10,6 +10,7 @@ from judging.tasks import Task
 from model.load import compute_dtype, load_config, load_policy, load_tokenizer, pick_device
 from model.parity import check_copy
 from model.sampling import Rollout, encode_prompts, generate
+from model.sampling_server import ServerSampler
 from model.sampling_vllm import VllmSampler
 from model.tokens import check_ids
 
@@ -33,6 +34,8 @@ def load_engine(
     check_ids(load_config(name, args.trust_remote_code), path, prompts, args.max_new_tokens)
     if args.engine == "vllm":
         return prompts, partial(VllmSampler(name, tokenizer, args).generate, None, tokenizer)
+    if args.engine == "server":
+        return prompts, partial(ServerSampler(name, tokenizer, args).generate, None, tokenizer)
     quantised = getattr(args, "load_in_4bit", True)
     model = load_policy(
         name, where, trust_remote_code=args.trust_remote_code, dtype=dtype, load_in_4bit=quantised

@@ -26,6 +26,8 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from common import InputError, require
+from common.run_args import FleetArgs
+from common.server_url import server_urls
 from model.adapters import adapter_weights, check_plain
 from model.load import base_and_adapter, compute_dtype, eos_ids, pick_device, save_adapter
 from model.sampling import Rollout, text_of
@@ -34,24 +36,35 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for (vllm.conf
 
 
 def check_engine(args: Any, train: bool = True) -> None:
-    """Check, before anything is loaded, that vLLM can run here, if it is asked for.
+    """Check, before anything is loaded, that vLLM can run here, or that servers are named, if that is asked for.
 
     Args:
         train: whether the sampler's log-probabilities are used.
 
     Raises:
-        InputError: no vllm, no CUDA GPU, several processes, or settings that vLLM cannot give log-probabilities for.
+        InputError: no vllm, no CUDA GPU, no or bad addresses, several processes, or settings that vLLM cannot give
+            log-probabilities for.
     """
+    if args.engine == "server":
+        server_urls(args.server)
+        require(args.server_timeout > 0, f"--server_timeout {args.server_timeout:g}: must be positive")
+        require(args.server_wait > args.server_timeout, "--server_wait: must be more than --server_timeout")
+    elif isinstance(args, FleetArgs):
+        require(args.server == "", "--server: is for --engine server, so give both or neither")
     if args.engine == "local":
         return
-    require(0 < args.vllm_memory < 1, f"--vllm_memory {args.vllm_memory}: must be in (0, 1)")
     require(
         not train or args.top_p == 1 or args.temperature == 1,
-        "--engine vllm: its log-probabilities are either at temperature 1 or after top_p; set --top_p or --temperature "
-        "to 1, or take --engine local",
+        f"--engine {args.engine}: its log-probabilities are either at temperature 1 or after top_p; set --top_p or "
+        "--temperature to 1, or take --engine local",
     )
     processes = os.environ.get("WORLD_SIZE", "1")
-    require(processes == "1", f"--engine vllm: samples in one process, not in {processes}; take --engine local")
+    require(
+        processes == "1", f"--engine {args.engine}: samples in one process, not in {processes}; take --engine local"
+    )
+    if args.engine == "server":
+        return
+    require(0 < args.vllm_memory < 1, f"--vllm_memory {args.vllm_memory}: must be in (0, 1)")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # see above; also, scheduling is then deterministic
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     try:
@@ -86,7 +99,7 @@ class VllmSampler:
         base, self.adapter = base_and_adapter(name)
         if self.adapter:
             check_plain(self.adapter, "--engine vllm")
-        self.vllm, self.ends = vllm, _ends(base, tokenizer, args.trust_remote_code)
+        self.vllm, self.ends = vllm, ends_of(base, tokenizer, args.trust_remote_code)
         self.request, self.handed, self.version = None, {}, 0
         self.folder = TemporaryDirectory(prefix="adapters-")
         lora = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(self.adapter)} if self.adapter else {}
@@ -189,7 +202,7 @@ class VllmSampler:
         return self.request
 
 
-def _ends(base: str, tokenizer, trust_remote_code: bool) -> list[int]:
+def ends_of(base: str, tokenizer, trust_remote_code: bool) -> list[int]:
     """Return `load.eos_ids` of a model that is not loaded."""
     try:
         config = GenerationConfig.from_pretrained(base)

@@ -1,5 +1,7 @@
 """Get completions from a server with OpenAI's completions protocol (vLLM, SGLang, llama.cpp), for evaluation.
 
+`sampling_server.py` trains with such servers and takes its `Connection` from here.
+
 Each request asks for one completion. So the server's token count belongs to that completion, and a server that ignores
 `n` still gives as many as needed. The key is read from OPENAI_API_KEY and is sent only in the requests' header.
 """
@@ -32,21 +34,17 @@ class Completion:
     ended: bool | None
 
 
-class Server:
-    """A connection to a server, which is asked for its models when this is made.
+class Connection:
+    """A server's address and key, checked, and its errors in words.
 
     Attributes:
-        url: the server's address, without credentials.
-        model: the server's name of the model.
+        url: the server's address, without credentials. address: with them.
 
     Raises:
-        InputError: the package openai is missing, the address or the key is invalid, or the server cannot be reached,
-            refuses the key, or does not have the model.
+        InputError: the package openai is missing, or the address or the key is invalid.
     """
 
-    RETRIES = 4  # of a request that failed on the way or met a busy server; with 0.5 s to 8 s in between
-
-    def __init__(self, url: str, model: str) -> None:
+    def __init__(self, url: str) -> None:
         try:
             import openai
         except ImportError:
@@ -55,8 +53,39 @@ class Server:
         self.openai, self.url = openai, public_url(url)
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
         require(self.key.isascii() and self.key.isprintable(), "OPENAI_API_KEY: has characters that no key has")
-        address = urlsplit(url)._replace(path=urlsplit(self.url).path, query="", fragment="").geturl()
-        self.client = openai.OpenAI(base_url=address, api_key=self.key or "none", max_retries=self.RETRIES)
+        self.address = urlsplit(url)._replace(path=urlsplit(self.url).path, query="", fragment="").geturl()
+
+    def said(self, error: Exception) -> str:
+        """Put an error of the client into words, with the key removed in case the server quotes it."""
+        status = getattr(error, "status_code", None)
+        if status in (401, 403):
+            return f"refuses the key ({status}); set OPENAI_API_KEY to one it accepts"
+        if status is None:
+            cause = str(error.__cause__ or "") or str(error)
+            start, text, end = "cannot be reached (", cause, "); is it running, and is this its address?"
+        else:
+            body = getattr(error, "body", None)
+            text = str(body.get("message") or body) if isinstance(body, dict) else str(error)
+            start, end = f"answers with error {status}: ", ""
+        text = text.replace(self.key, "***") if self.key else text  # before cutting, which could leave half of it
+        return f"{start}{' '.join(text.split())[:300]}{end}"
+
+
+class Server(Connection):
+    """A connection to a server, which is asked for its models when this is made.
+
+    Attributes:
+        model: the server's name of the model.
+
+    Raises:
+        InputError: as `Connection`, or the server cannot be reached, refuses the key, or does not have the model.
+    """
+
+    RETRIES = 4  # of a request that failed on the way or met a busy server; with 0.5 s to 8 s in between
+
+    def __init__(self, url: str, model: str) -> None:
+        super().__init__(url)
+        self.client = self.openai.OpenAI(base_url=self.address, api_key=self.key or "none", max_retries=self.RETRIES)
         self.model = self._find(model)
 
     def _find(self, model: str) -> str:
@@ -125,16 +154,4 @@ class Server:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _plain(self, error: Exception) -> InputError:
-        """Turn the client's error into one line, with the key removed in case the server quotes it."""
-        status = getattr(error, "status_code", None)
-        if status in (401, 403):
-            return InputError(f"--server {self.url}: refuses the key ({status}); set OPENAI_API_KEY to one it accepts")
-        if status is None:
-            cause = str(error.__cause__ or "") or str(error)
-            start, text, end = "cannot be reached (", cause, "); is it running, and is this its address?"
-        else:
-            body = getattr(error, "body", None)
-            text = str(body.get("message") or body) if isinstance(body, dict) else str(error)
-            start, end = f"answers with error {status}: ", ""
-        text = text.replace(self.key, "***") if self.key else text  # before cutting, which could leave half of it
-        return InputError(f"--server {self.url}: {start}{' '.join(text.split())[:300]}{end}")
+        return InputError(f"--server {self.url}: {self.said(error)}")

@@ -84,6 +84,8 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"apt-get install chromium chromium-driver": (".ci/run", "chromium chromium-driver"),
     r"(\S+=\S+ )*accelerate launch .*": ("tests/test_processes.py", "accelerate.commands.launch"),
     r"vllm serve .*": "a server; tests/test_server.py plays one",
+    r"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve .*": "a server; tests/fleet_stand_in.py plays one",
+    r"python train_grpo_lora\.py .*--engine server .*": ("tests/test_sampling_server.py", 'engine="server"'),
     r"python eval_humaneval\.py .*--server .*": ("tests/test_server.py", '"--server", address'),
     r"python data/prepare_humaneval\.py --source .*": (
         "tests/test_pipeline.py", '"data/prepare_humaneval.py", "--source"'),

@@ -230,6 +230,12 @@ def test_every_method_is_evaluated_with_one_time_limit(stages):
     assert stages[1][1]["time_limit"] == "2" and "time_limit" not in stages[2][1]
 
 
+def test_servers_sample_in_training_and_not_in_its_evaluation(stages):
+    call("rl data/pocket_coder --auto-eval --engine server --server http://a")
+    assert (stages[1][1]["engine"], stages[1][1]["server"]) == ("server", "http://a")
+    assert not {"engine", "server"} & stages[2][1].keys()
+
+
 def test_epochs_are_merged_as_the_end_is_and_after_the_summary(stages, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "finish_evaluation", lambda *what: stages.append(("summary", {})))
     (tmp_path / "pocket_coder-pocket-rl-qlora" / "step_200").mkdir(parents=True)

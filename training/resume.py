@@ -25,7 +25,8 @@ from model.load import compute_dtype, dtype_of, pick_device
 STATE = "resume.pt"
 # may differ between a run and its resumption
 FREE = ("log_every", "quiet", "json_lines", "save_every", "keep_every", "resume", "report_to", "run_name",
-        "log_completions", "track_completions", "parity_bound", "vllm_memory", "config")  # fmt: skip
+        "log_completions", "track_completions", "parity_bound", "vllm_memory", "config", "server", "adapter_dir",
+        "server_timeout", "server_wait")  # fmt: skip
 
 
 def save_state(folder: Path, args: Any, model, stateful: dict[str, Any], **position: Any) -> None:

@@ -189,6 +189,8 @@ class Run(Learner):
         finally:
             self.log_file.close()
             self.tracker.close()
+            if self.sampler:
+                self.sampler.close()
 
     def steps(self) -> Iterator[int]:
         """Yield step numbers up to `num_steps`, the token budget or early stopping.
@@ -337,7 +339,7 @@ class Run(Learner):
                 "sample_tokens_per_second": self.step_tokens / max(self.spent["sample"], 1e-9),
                 "score_seconds": self.spent["score"],
                 "left_out": self.left_out,
-            }
+            } | (s.fleet.counts() if s.fleet else {})
             record |= self.order.metrics()
         record["train_tokens_per_second"] = self.step_tokens / max(training, 1e-9)
         measured = {"valid_pass_rate", "curve_pass_rate"} & record.keys()

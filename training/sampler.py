@@ -14,6 +14,7 @@ from model.load import dtype_of, eos_ids, load_config, set_recomputing
 from model.merged_copy import drop_merged_copy
 from model.parity import MIN_TOKENS, check_ends, check_parity
 from model.sampling import Rollout, encode_prompts, generate, in_order
+from model.sampling_server import ServerSampler
 from model.sampling_vllm import VllmSampler
 from model.tokens import check_ids
 from training.importance import is_on
@@ -34,17 +35,25 @@ class Sampler:
         self.args, self.tasks, self.tokenizer, self.sandbox = args, tasks, tokenizer, sandbox
         self.variants = prompt_variants(tasks, args.prompt_level)
         self.prompts = self.encode(self.variants, args.train_path)
-        self.engine = generate
+        self.engine, self.fleet = generate, None
         self.parity_checked, self.fresh = False, True
         self.refused: dict[str, str] | None = {}  # the reason by task_id; None once a sample was judged
 
     def start_engine(self) -> None:
-        """Start vLLM if it is the engine.
+        """Start vLLM if it is the engine, or see whether the servers are there and take adapters.
 
         Call this while the GPU is empty, and before setting the seeds, because vLLM sets its own.
         """
         if self.args.engine == "vllm":
             self.engine = VllmSampler(self.args.sft_model, self.tokenizer, self.args).generate
+        elif self.args.engine == "server":
+            self.fleet = ServerSampler(self.args.sft_model, self.tokenizer, self.args)
+            self.engine = self.fleet.generate
+
+    def close(self) -> None:
+        """Take the adapter back from the servers, if they are the engine."""
+        if self.fleet:
+            self.fleet.close()
 
     def encode(self, tasks: list[Task], path: str) -> list[list[int]]:
         """Return the prompts' token ids. Raise InputError if a prompt is too long or has ids that the model lacks."""

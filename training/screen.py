@@ -36,7 +36,7 @@ SHOWN = {  # name in the record: label and format on the screen, in this order
     "valid_pass_rate": ("valid pass", ".1%"),
     "curve_pass_rate": ("curve", ".1%"),
 }
-ALARMS = ("left_out", "skipped_updates", "weak", "dropped_groups")  # shown only if they are not 0
+ALARMS = ("left_out", "skipped_updates", "weak", "dropped_groups", "retried")  # shown only if they are not 0
 
 
 def step_line(record: dict[str, Any], share: float, left: float) -> str:
@@ -54,8 +54,10 @@ def step_line(record: dict[str, Any], share: float, left: float) -> str:
         known = [name for name in known if name != "loss"]
     metrics = [f"{SHOWN[name][0]} {record[name]:{SHOWN[name][1]}}" for name in known]
     alarms = [f"{name.replace('_', ' ')} {record[name]}" for name in ALARMS if record.get(name)]
+    fleet = [f"{value:.0f}" for name, value in record.items() if name.startswith("server")]  # of each server
+    speeds = [f"tokens/s {' + '.join(fleet)}"] if fleet else []
     rest = [f"left {duration(left)}"] if left >= 0 and share < 1 else []
-    return "  ".join([f"step {record['step']}", f"{share:.0%}", *metrics, *alarms, *rest])
+    return "  ".join([f"step {record['step']}", f"{share:.0%}", *metrics, *alarms, *speeds, *rest])
 
 
 class Screen:
