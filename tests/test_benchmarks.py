@@ -7,13 +7,16 @@ from dataclasses import replace
 from statistics import median
 
 import pytest
+import torch
 from conftest import ROOT
+from sampled import sample
 
 import eval_humaneval
-from benchmarks import published_prompt
+from benchmarks import compare_engines, published_prompt
 from common import InputError
 from judging.tasks import read_tasks
-from model.sampling import Rollout
+from model.load import CPU, load_policy, load_tokenizer
+from model.sampling import Rollout, encode_prompts
 
 STEP = "benchmarks/bench_rl_step.py --rounds 1 --steps 1 --batch_size 2 --num_samples 2 --new_tokens 6"
 
@@ -139,3 +142,27 @@ def test_completions_to_the_published_prompt_can_be_scored(chat, pocket, tmp_pat
     assert (metrics["num_pass"], metrics["cut_off"]) == (2, 0.5)
     with pytest.raises(InputError, match="has no chat template"):
         published_prompt.main(replace(args, model_path=pocket))
+
+
+def test_completions_of_another_engine_are_compared_token_by_token(pocket, tmp_path, capsys):
+    tokenizer, model = load_tokenizer(pocket), load_policy(pocket, CPU, load_in_4bit=False).eval()
+    tasks = read_tasks("data/pocket_test.jsonl")[:3]
+    prompts = encode_prompts(tokenizer, tasks, 256)
+    ours = sample(model, tokenizer, prompts, max_new_tokens=12, temperature=0, unpack=False)
+    begun = tokenizer.decode(ours[1].token_ids[:5])
+    texts = [ours[0].text, begun + "\x00", ""]
+    rows = [{"task_id": task["task_id"], "completion": text} for task, text in zip(tasks, texts, strict=True)]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = compare_engines.Args(model_path=pocket, data_path="data/pocket_test.jsonl", max_length=384,
+                                max_new_tokens=12, completions=str(tmp_path / "c.jsonl"))  # fmt: skip
+    compare_engines.main(args)
+    said = capsys.readouterr().out.splitlines()[-3:]
+    with torch.no_grad():
+        top = [model(torch.tensor([ids])).logits[0, -1].sort(descending=True).values
+               for ids in (prompts[1] + ours[1].token_ids[:5], prompts[2])]  # fmt: skip
+    gaps = [f"{(logits[0] - logits[1]).item():.2g}" for logits in top]
+    assert said[0] == f"{tasks[1]['task_id']}: part after 5 of 12 tokens, first and second {gaps[0]} nats apart"
+    assert said[1] == f"{tasks[2]['task_id']}: part after 0 of 12 tokens, first and second {gaps[1]} nats apart"
+    assert said[2].startswith("2 of 3 completions differ (36 tokens); the largest gap there ")
+    with pytest.raises(InputError, match="has completions of tasks that"):
+        compare_engines.main(replace(args, data_path="data/pocket_train.jsonl"))

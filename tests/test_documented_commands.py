@@ -83,9 +83,11 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"apt-get install iverilog yosys verilator": (".ci/run", "iverilog yosys verilator"),
     r"apt-get install chromium chromium-driver": (".ci/run", "chromium chromium-driver"),
     r"(\S+=\S+ )*accelerate launch .*": ("tests/test_processes.py", "accelerate.commands.launch"),
+    r"python train_grpo_lora\.py --engine vllm .*": ("tests/test_vllm_real.py", '"train_grpo_lora.py"'),
     r"vllm serve .*": "a server; tests/test_server.py plays one",
     r"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve .*": "a server; tests/fleet_stand_in.py plays one",
     r"python train_grpo_lora\.py .*--engine server .*": ("tests/test_sampling_server.py", 'engine="server"'),
+    r"python benchmarks/compare_engines\.py .*": ("tests/test_benchmarks.py", "compare_engines.main"),
     r"python eval_humaneval\.py .*--server .*": ("tests/test_server.py", '"--server", address'),
     r"python data/prepare_humaneval\.py --source .*": (
         "tests/test_pipeline.py", '"data/prepare_humaneval.py", "--source"'),

@@ -1,4 +1,4 @@
-"""--engine vllm against a stand-in of vLLM's classes: vLLM itself needs a GPU."""
+"""--engine vllm against a stand-in of its classes; tests/test_vllm_real.py runs vLLM itself where it is installed."""
 
 import json
 import shutil
@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import vllm_stand_in
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
 
 import eval_humaneval
 import generate_dpo_data
@@ -219,19 +221,42 @@ def test_what_vllm_cannot_do_is_said_at_once(engines, settings, says):
         check_engine(SimpleNamespace(**base | settings))
 
 
-def test_several_processes_and_no_gpu_are_said_at_once(engines, monkeypatch):
+def test_several_processes_and_another_device_are_said_at_once(engines, monkeypatch):
     args = SimpleNamespace(engine="vllm", top_p=1.0, **SETTINGS)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="samples in one process, not in 2"):
         check_engine(args)
     monkeypatch.delenv("WORLD_SIZE")
-    monkeypatch.setattr("model.sampling_vllm.cuda_is_there", lambda: False)
-    with pytest.raises(InputError, match="torch sees no CUDA GPU here; take --engine local"):
-        check_engine(args)
+    for device, name in (("cuda", "cuda"), ("", "no device")):
+        monkeypatch.setattr(vllm_stand_in.platform, "device_type", device)
+        with pytest.raises(InputError, match=f"the installed vLLM runs on {name}, and the policy on cpu; install"):
+            check_engine(args)
+
+
+def test_on_a_gpu_vllm_quantises_the_base_itself(engines, start, policy, prompts, monkeypatch):
+    monkeypatch.setattr(vllm_stand_in.platform, "device_type", "cuda")
+    monkeypatch.setattr("model.sampling_vllm.pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("model.sampling_vllm.compute_dtype", lambda device, dtype: torch.float32)
+    sampler = VllmSampler(start, policy[1], SimpleNamespace(**SETTINGS))
+    assert engines[0].model.endswith("data/pocket_coder") and engines[0].chunked
+    assert len(draw(sampler, policy, prompts)) == 6
+
+
+def test_on_a_cpu_vllm_gets_what_the_4_bit_weights_stand_for(engines, start, policy, prompts):
+    sampler = VllmSampler(start, policy[1], SimpleNamespace(**SETTINGS))
+    (engine,) = engines
+    layers = {name: m for name, m in policy[0].get_base_model().named_modules() if isinstance(m, Linear4bit)}
+    assert len(layers) == 28
+    for name, layer in layers.items():
+        weight = engine.base.get_submodule(name.removesuffix(".base_layer")).weight
+        assert torch.equal(weight, dequantize_4bit(layer.weight.data, layer.weight.quant_state))
+    head, embedding = engine.base.get_output_embeddings().weight, policy[0].get_input_embeddings().weight
+    assert torch.equal(head, embedding)
+    assert list(Path(sampler.folder.name).iterdir()) == []  # once loaded, the files are gone
 
 
 def test_too_little_memory_is_a_line(engines, start, policy):
-    with pytest.raises(InputError, match="does not start: Free memory .*--vllm_memory is 0.99"):
+    with pytest.raises(InputError, match="does not start: Available memory .*--vllm_memory is 0.99"):
         VllmSampler(start, policy[1], SimpleNamespace(**SETTINGS | {"vllm_memory": 0.99}))
 
 
@@ -246,7 +271,7 @@ def test_a_missing_vllm_is_said_before_anything_is_touched(start, tasks_path, tm
         ),
         (eval_humaneval, dict(data_path=tasks_path, model_path=start, results_dir=str(tmp_path / "out"))),
     ]:
-        with pytest.raises(InputError, match="--engine vllm: cannot be imported .*; .venv/bin/pip install vllm"):
+        with pytest.raises(InputError, match="--engine vllm: vLLM cannot be imported .*; docs/engines.md makes"):
             script.main(script.Args(engine="vllm", **settings))
     assert not list((tmp_path / "out").iterdir()) and not (tmp_path / "out.partial").exists()
     with pytest.raises(InputError, match="--engine vllm: needs a model that is loaded here"):

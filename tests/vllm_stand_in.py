@@ -1,7 +1,8 @@
-"""What the tests have in vLLM's place: the documented classes as far as
-model/sampling_vllm.py uses them, and no further.
+"""What the tests have in vLLM's place: its classes as far as model/sampling_vllm.py uses them, and no further.
 
-Arguments that vLLM does not have are refused. The tokens come from the model itself, by `sampling.generate`.
+Arguments that vLLM does not have are refused, and what vLLM 0.32 does not do on a CPU (tests/test_vllm_real.py runs
+it). The tokens come from the model itself, by `sampling.generate`. On a pretended GPU (`platform.device_type`) it
+takes NF4 weights, as vLLM with vllm-bnb-plugin does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import types
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +18,12 @@ import torch
 from sampled import sample
 
 from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS
+from model.adapters import add_adapter
 from model.load import load_policy, load_tokenizer
 from model.logprobs import completion_logprobs
 
 engines: list[LLM] = []
+platform = types.SimpleNamespace(device_type="cpu")
 
 
 class TokensPrompt(dict):
@@ -53,7 +57,9 @@ class LoRARequest:
     lora_path: str = ""
 
     def __post_init__(self) -> None:
-        assert self.lora_int_id > 0 and self.lora_path and isinstance(self.lora_path, str)
+        if self.lora_int_id < 1:
+            raise ValueError(f"id must be > 0, got {self.lora_int_id}")
+        assert self.lora_path and isinstance(self.lora_path, str)
 
 
 @dataclass
@@ -95,6 +101,7 @@ class LLM:
         self,
         model: str,
         *,
+        tokenizer: str | None = None,
         trust_remote_code: bool = False,
         dtype: str = "auto",
         quantization: str | None = None,
@@ -102,18 +109,26 @@ class LLM:
         gpu_memory_utilization: float = 0.9,
         max_model_len: int | None = None,
         logprobs_mode: str = "raw_logprobs",
+        enforce_eager: bool = False,
+        enable_chunked_prefill: bool | None = None,
         enable_lora: bool = False,
         max_loras: int = 1,
         max_lora_rank: int = 16,
     ) -> None:
         if gpu_memory_utilization > 0.95:
-            raise ValueError("Free memory on device (1/2 GiB) on startup is less than desired GPU memory utilization")
-        assert (quantization, dtype) == ("bitsandbytes", "float32") and max_lora_rank in (1, 8, 16, 32, 64)
+            raise ValueError("Available memory on node 0 (1/2 GiB) on startup is less than desired")
+        on_cpu = platform.device_type == "cpu"
+        if quantization is not None and on_cpu:
+            raise ValueError(f"Unknown quantization method: {quantization}")
+        assert (quantization, dtype) == (None if on_cpu else "bitsandbytes", "float32")
+        assert max_lora_rank in (1, 8, 16, 32, 64) and enforce_eager == on_cpu
+        self.chunked = enable_chunked_prefill in (None, True)
         self.model, self.enable_lora, self.max_lora_rank = model, enable_lora, max_lora_rank
         self.max_model_len, self.logprobs_mode, self.memory = max_model_len, logprobs_mode, gpu_memory_utilization
         self.llm_engine, self.calls, self.params, self.adapters = LLMEngine(), [], [], {}
         self.models, self.names = {}, {}
-        self.tokenizer = load_tokenizer(model)
+        self.tokenizer = load_tokenizer(tokenizer or model)
+        self.base = load_policy(model, torch.device("cpu"), load_in_4bit=quantization is not None).eval()
         engines.append(self)
 
     def generate(
@@ -132,14 +147,14 @@ class LLM:
 
     def _model(self, request: LoRARequest | None):
         if request is None:
-            return self.models.setdefault(0, load_policy(self.model, torch.device("cpu")).eval())
+            return self.base
         number = request.lora_int_id
         assert self.enable_lora
         if number not in self.llm_engine.loaded:
             assert number not in self.llm_engine.removed, "an id that was taken back must not come again"
             assert self.names.setdefault(request.lora_name, number) == number, "the prompts' cache goes by the name"
             assert len(self.llm_engine.loaded) == 0, "there is room for one adapter"
-            model = load_policy(request.lora_path, torch.device("cpu")).eval()
+            model = add_adapter(deepcopy(self.base), request.lora_path, trainable=False).eval()
             assert model.peft_config["default"].r <= self.max_lora_rank
             self.llm_engine.loaded[number], self.models[number] = request, model
             weights = (Path(request.lora_path) / "adapter_model.safetensors").read_bytes()
@@ -149,13 +164,16 @@ class LLM:
     def _answer(self, model, prompt: list[int], params: SamplingParams) -> RequestOutput:
         assert len(prompt) + params.max_tokens <= self.max_model_len
         assert params.stop in (None, list(STOP_STRINGS), list(MBPP_STOP_STRINGS))
+        if self.chunked and params.seed is not None and platform.device_type == "cpu":
+            raise RuntimeError("CPU Generator does not use offset")  # of a prompt that is read in two steps
         model.generation_config.eos_token_id = params.stop_token_ids
         rollouts = []
         for index in range(params.n):
             seeds = [(params.seed + index,)]
             rollouts += sample(model, self.tokenizer, [prompt], max_new_tokens=params.max_tokens,
                                temperature=params.temperature, top_p=params.top_p, seeds=seeds,
-                               stops=[tuple(params.stop)] if params.stop else None)  # fmt: skip
+                               stops=[tuple(params.stop)] if params.stop else None,
+                               unpack=platform.device_type != "cpu")  # fmt: skip
         outputs = []
         for index, rollout in enumerate(rollouts):
             values = rollout.logprobs
@@ -173,14 +191,15 @@ class LLM:
 
 def install(monkeypatch) -> list[LLM]:
     """Put these classes where model/sampling_vllm.py looks for vLLM's. Gives the engines that are started."""
-    from model import sampling_vllm as rollout_vllm
-
     engines.clear()
+    platform.device_type = "cpu"
     request = types.ModuleType("vllm.lora.request")
     request.LoRARequest = LoRARequest
     vllm = types.ModuleType("vllm")
     vllm.LLM, vllm.SamplingParams, vllm.TokensPrompt = LLM, SamplingParams, TokensPrompt
-    for name, module in (("vllm", vllm), ("vllm.lora", types.ModuleType("vllm.lora")), ("vllm.lora.request", request)):
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(rollout_vllm, "cuda_is_there", lambda: True)
+    platforms = types.ModuleType("vllm.platforms")
+    platforms.current_platform = platform
+    lora = types.ModuleType("vllm.lora")
+    for module in (vllm, lora, request, platforms):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return engines
