@@ -72,7 +72,7 @@ def _placed(task: Task, text: str, reason: str) -> tuple[str, str]:
     place = _PLACE.search(reason)
     if place is None:
         return reason, ""
-    lines = code_of(task, text).splitlines()
+    lines = re.split("\r\n|\r|\n", code_of(task, text))  # as Python counts them
     number = int(place[1])
     own = lines[number - 1].strip() if place[2] == "completion" and 0 < number <= len(lines) else ""
     return reason[: place.start()], f" at the line: {own}" if own else ""
@@ -91,6 +91,8 @@ def shown_examples(task: Task) -> Task | None:
     if is_verilog(task) or is_program(task):
         return None
     asserts = [test for text in _docstrings(task["prompt"]) for test in _asserts(text)]
+    if name := task.get("entry_point"):  # a helper of the prompt may have examples too
+        asserts = [test for test in asserts if re.search(rf"\b{re.escape(name)}\b", test)]
     asserts += [test for test in task.get("test_list") or () if test.strip() and test in task["prompt"]]
     names = ("task_id", "prompt", "instruct", "entry_point", "test_setup_code")
     return {name: task[name] for name in names if name in task} | {"test_list": asserts} if asserts else None
@@ -111,8 +113,12 @@ def _asserts(docstring: str) -> list[str]:
     found = []
     with contextlib.suppress(ValueError):  # an example without a blank behind >>>, or with another indentation
         for example in doctest.DocTestParser().get_examples(docstring):
+            try:
+                tree = ast.parse(example.source.strip(), mode="eval")
+            except (SyntaxError, ValueError, MemoryError, RecursionError):
+                break  # a statement: what follows may need it
             with contextlib.suppress(SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-                call = ast.unparse(ast.parse(example.source.strip(), mode="eval"))
+                call = ast.unparse(tree)
                 value = ast.literal_eval(example.want.strip())
                 found.append(f"assert {call} is None" if value is None else f"assert {call} == {value!r}")
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -80,8 +79,10 @@ class Member(Connection):
     async def load(self, name: str, path: str, rank: int) -> None:
         """Let the server load an adapter, and drop those that it had before."""
         for old in self.names - {name}:
-            with contextlib.suppress(Failed):  # it was restarted, or has dropped it itself
+            try:
                 await self.post("/unload_lora_adapter", {"lora_name": old})
+            except Failed:  # it was started again, perhaps with another model
+                self.trusted = False
         self.names = {name}
         try:
             await self.post("/load_lora_adapter", {"lora_name": name, "lora_path": path})

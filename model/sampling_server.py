@@ -67,9 +67,12 @@ class ServerSampler:
         self.id, self.version, self.handed, self.begun = secrets.token_hex(4), 0, {}, False
         self.seconds, self.retried = 0.0, 0
         self.folder, self.path = None, Path(self.adapter or "").absolute()
-        if output := getattr(args, "output_dir", ""):
-            self.folder = Path(args.adapter_dir or f"{output}.adapters").absolute()
-            for left in () if args.adapter_dir else self.folder.glob("policy-*"):  # by a run that was killed
+        output = getattr(args, "output_dir", "")
+        if args.adapter_dir or output:
+            beside = Path(output).absolute()
+            self.folder = Path(args.adapter_dir or beside.with_name(f"{beside.name}.adapters")).absolute()
+            keep = args.adapter_dir or getattr(args, "dry_run", False)  # the folder may be another run's too
+            for left in () if keep else self.folder.glob("policy-*"):  # by a run that was killed
                 shutil.rmtree(left, ignore_errors=True)
             self.path = self.folder / self.name
         atexit.register(self.close)
@@ -111,7 +114,10 @@ class ServerSampler:
         self.handed = {name: weight.clone() for name, weight in weights.items()}
         old, self.version = self.path, self.version + 1
         self.path = self.folder / self.name
-        save_adapter(model, tokenizer, self.path)
+        try:
+            save_adapter(model, tokenizer, self.path)
+        except OSError as error:
+            raise InputError(f"--adapter_dir {self.folder}: cannot be written: {error}") from None
         shutil.rmtree(old, ignore_errors=True)
         for server in self.servers:
             server.up = False
@@ -123,10 +129,10 @@ class ServerSampler:
             await server.load(self.name, str(self.path), self.rank)
         if server.trusted:
             return []
-        if server.failures:  # it may have been started again, with other settings
+        if self.begun:  # it may have been started again, with other settings
             await server.find(self.base, self.args.max_length)
-        how = {"temperature": self.args.temperature, "max_tokens": min(PROBE_TOKENS, self.args.max_new_tokens),
-               "seed": 0}  # fmt: skip
+        how = {"temperature": self.args.temperature, "top_p": 1.0, "seed": 0,
+               "max_tokens": min(PROBE_TOKENS, self.args.max_new_tokens)}  # fmt: skip
         return [await self.complete(server, index, 0, ids, (), how, True)
                 for index, ids in enumerate(prompts[:PROBES])]  # fmt: skip
 
@@ -183,7 +189,7 @@ class ServerSampler:
             at = {self.args.temperature, 1.0}
             gaps = {t: (token_logprobs(model, rollouts, t, PROBES) - theirs).abs().mean().item() for t in at}
             gap = gaps[self.args.temperature]
-            if gaps[1.0] < gap:
+            if gaps[1.0] < gap / 2:  # not by chance
                 raise Failed(
                     server.url,
                     "its log-probabilities are at temperature 1; for another --temperature start it with "
@@ -266,7 +272,8 @@ class ServerSampler:
                             raise
                         waiting.appendleft(place)
                         self.retried += 1
-                        self.set_aside(server, failure)
+                        if server.up:  # else it is aside, and this is another of its requests
+                            self.set_aside(server, failure)
                         continue
                     heard, server.tokens = time.monotonic(), server.tokens + len(rollout.token_ids)
                     yield rollout
@@ -309,12 +316,10 @@ class ServerSampler:
     def set_aside(self, server: Member, failure: Failed) -> None:
         """Give a server no requests until it has been renewed."""
         server.last = str(failure)
-        if server in self.renewals.values():  # it is aside, and this is another of its requests
-            return
         if not server.failures:
             print(printable(f"server {server.url}: {failure.what}; set aside, its requests are asked again"))
         server.up = server.trusted = False
-        server.again = time.monotonic() + min(2.0**server.failures, LONGEST_PAUSE)
+        server.again = time.monotonic() + min(2.0 ** min(server.failures, 10), LONGEST_PAUSE)
         server.failures += 1
 
     def wait(self, tasks: set[asyncio.Task], seconds: float) -> set[asyncio.Task]:

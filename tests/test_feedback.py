@@ -110,6 +110,17 @@ def test_examples_are_those_that_the_prompt_shows():
     listed = ["assert f(1) == 1", "assert f(2) == 2"]
     assert shown('"""\nCount.\nassert f(1) == 1\n"""\n', test_list=listed) == listed[:1]  # MBPP's first
     assert shown("module m();", language="verilog", top_module="m") is None
+    # what a statement prepared is not known, and a helper's examples are not the function's
+    steps = "def top(x):\n    '''\n    >>> top([1])\n    1\n    >>> xs = [3]\n    >>> top(xs)\n    3\n    '''\n"
+    assert shown(steps, entry_point="top") == ["assert top([1]) == 1"]
+    helper = "def double(x):\n    '''\n    >>> double(1)\n    2\n    '''\n    return 2 * x\n\n\ndef f(x):\n"
+    assert shown(helper, entry_point="f") is None
+
+
+def test_lines_are_counted_as_python_counts_them():
+    text = "a = '\x0c\x1c'\nb = '\u2028'\nraise ValueError"
+    at = Verdict("fail", "ValueError (line 3 of the completion)")
+    assert told({"prompt": "", "test_list": [""]}, text, at, "error") == "ValueError at the line: raise ValueError"
 
 
 def test_verilog_is_told_the_kind_only():

@@ -225,6 +225,33 @@ def test_a_server_that_comes_back_with_another_model_gets_no_requests(serve, fle
     assert "its log-probabilities differ" in sampler.servers[1].last
 
 
+def test_a_server_that_was_started_again_between_steps_is_compared(serve, fleet, policy, prompts, other_base):
+    one, two = serve(), serve()
+    sampler = fleet(one, two)
+    draw(sampler, policy, prompts)
+    two.kill()
+    two.base = other_base
+    two.start()
+    with torch.no_grad():
+        for parameter in trainable_parameters(policy[0]):
+            torch.nn.init.normal_(parameter, std=0.2)
+    before = len(two.requests)
+    for _ in range(20):
+        draw(sampler, policy, prompts)
+        if sampler.servers[1].last:
+            break
+    assert "its log-probabilities differ" in sampler.servers[1].last
+    assert all(request["seed"] == 0 for request in two.requests[before:])  # only probes
+
+
+def test_the_pause_of_a_server_that_stays_dead_has_an_end(serve, fleet):
+    sampler = fleet(serve())
+    dead = sampler.servers[0]
+    dead.failures = 5000
+    sampler.set_aside(dead, fleet_member.Failed(dead.url, "cannot be reached"))
+    assert dead.again <= time.monotonic() + sampling_server.LONGEST_PAUSE and not dead.trusted
+
+
 def test_where_no_server_is_left_the_run_ends_with_a_line(serve, fleet, policy, prompts):
     server = serve()
     sampler = fleet(server, server_wait=1.0, server_timeout=0.5)
