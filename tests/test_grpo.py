@@ -50,7 +50,7 @@ def test_updates_are_the_hand_computed_ones(start, tasks_path, tmp_path, known_r
     low, high = (0.0003, 0.0004) if loss_type == "gspo" else (0.002, 0.003)
     args = arguments(start, tasks_path, tmp_path, loss_type=loss_type, num_iterations=3, micro_batch_tokens=400,
                      clip_range=low, clip_range_high=high, kl_coef=0.1, length_penalty_alpha=0.03, temperature=0.9,
-                     mask_truncated=masked, max_new_tokens=48, seed=2,
+                     mask_truncated=masked, max_new_tokens=44, seed=2,
                      learning_rate=2.0 if loss_type == "dr_grpo" else 0.5)  # fmt: skip
     train_grpo_lora.main(args)
     rollouts, plain, reference = sampled[0], Plain(start), Plain(start)
@@ -80,7 +80,7 @@ def test_updates_are_the_hand_computed_ones(start, tasks_path, tmp_path, known_r
                     objective = torch.minimum(rho * a, rho.clamp(1 - low, 1 + high) * a)
                 log_ratio = ref[i][t] - logprobs[t]
                 k3 = log_ratio.exp() - 1 - log_ratio
-                size = {"grpo": len(trained) * length, "gspo": len(trained) * length, "dr_grpo": 6 * 48}
+                size = {"grpo": len(trained) * length, "gspo": len(trained) * length, "dr_grpo": 6 * 44}
                 total = sum(len(rollouts[j].token_ids) for j in trained)
                 loss = loss - (objective - 0.1 * k3) / size.get(loss_type, total)
         plain.descend(loss, args.learning_rate)
@@ -139,9 +139,9 @@ def test_dynamic_sampling_gives_up(start, tasks_path, tmp_path, known_run):
 
 def test_the_overlong_penalty_is_taken_from_the_reward(start, tasks_path, tmp_path, known_run):
     sampled = known_run()
-    args = arguments(start, tasks_path, tmp_path, overlong_buffer=8, length_penalty_alpha=0.0, max_new_tokens=48)
+    args = arguments(start, tasks_path, tmp_path, overlong_buffer=8, length_penalty_alpha=0.0, max_new_tokens=44)
     train_grpo_lora.main(args)
-    expected = [(1.0 if i % 3 else 0.0) - 0.5 * overlong_penalty(len(r.token_ids), r.ended, 48, 8)
+    expected = [(1.0 if i % 3 else 0.0) - 0.5 * overlong_penalty(len(r.token_ids), r.ended, 44, 8)
                 for i, r in enumerate(sampled[0])]  # fmt: skip
     assert log_of(args)[0]["reward"] == pytest.approx(sum(expected) / 6)
     assert log_of(args)[0]["reward"] < log_of(args)[0]["base_reward"]
@@ -213,7 +213,7 @@ def test_the_floor_reaches_the_update(start, tasks_path, tmp_path, known_run):
     for floor in (0.0, 0.1):
         known_run(lambda call, i: False)
         args = arguments(start, tasks_path, tmp_path, std_floor=floor, length_penalty_alpha=0.01, kl_coef=0.0,
-                         max_new_tokens=48, seed=2, output_dir=str(tmp_path / f"{floor}"))  # fmt: skip
+                         max_new_tokens=44, seed=2, output_dir=str(tmp_path / f"{floor}"))  # fmt: skip
         train_grpo_lora.main(args)
         norms.append(log_of(args)[0]["grad_norm"])
     assert norms[0] > 10 * norms[1] > 0
