@@ -162,7 +162,7 @@ def test_a_first_loss_other_than_ln_2_is_caught(start, pairs_path, tmp_path, mon
     monkeypatch.setattr(reference, "as_reference", lambda model: model.disable_adapter())
     monkeypatch.setattr(parity, "check_reference", lambda *args, **kwargs: 0.0)
     with pytest.raises(InputError, match="not ln 2: policy and reference differ"):
-        train_dpo_lora.main(arguments(start, pairs_path, tmp_path))
+        train_dpo_lora.main(arguments(start, pairs_path, tmp_path, beta=20.0))  # the start is near the base
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, pairs_path, tmp_path, monkeypatch, capsys):

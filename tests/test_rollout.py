@@ -8,7 +8,7 @@ from sampled import sample
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, MistralConfig
 
 from common import InputError
-from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings
+from judging.tasks import read_tasks, stop_strings
 from model import sampling
 from model.load import add_lora, load_policy, load_tokenizer, trainable_parameters
 from model.logprobs import base_of, completion_logprobs, completion_outputs, head_logprobs
@@ -88,7 +88,7 @@ def test_draws_follow_the_distribution_and_top_p_cuts_its_tail():
 def test_stop_strings_end_generation_and_are_trained_on(pocket_policy, prompts):
     model, tokenizer = pocket_policy
     free = sample(model, tokenizer, prompts, max_new_tokens=100, temperature=0.0)
-    kinds = [STOP_STRINGS, MBPP_STOP_STRINGS, ()] * 2  # one batch, each prompt with its own
+    kinds = [("\n    return", "\n    result"), ("\n    for ",), ()] * 2  # one batch, each prompt with its own
     held = sample(model, tokenizer, prompts, max_new_tokens=100, temperature=0.0, stops=kinds)
     ends = []
     for whole, rollout, stops in zip(free, held, kinds, strict=True):
@@ -101,8 +101,7 @@ def test_stop_strings_end_generation_and_are_trained_on(pocket_policy, prompts):
         assert any(stop in tokenizer.decode(rollout.token_ids) for stop in stops)
         assert not any(stop in tokenizer.decode(rollout.token_ids[:-1]) for stop in stops)
         assert not any(stop in rollout.text for stop in stops)
-    assert any(ends)  # the base model rambles
-    assert any("\ndef" in r.text for r, stops in zip(held, kinds, strict=True) if "\ndef" not in stops)
+    assert any(ends) and not all(ends)
 
 
 def test_a_stop_string_of_many_tokens_is_seen(pocket_policy, prompts):
