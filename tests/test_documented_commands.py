@@ -94,6 +94,7 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"python data/prepare_(humaneval|mbpp)\.py": ("tests/test_mbpp.py", "test_the_full_set_comes_from_the_hub"),
     r"python data/prepare_mbpp\.py --source (FILE|mbpp\.jsonl)": (  # all 974 tasks; other sources are run here
         "tests/test_mbpp.py", "test_the_full_set_comes_from_the_hub"),
+    r"python curves\.py .* --reach .*": ("tests/test_curves.py", "reach="),
     r"python curves\.py --pass_at_k .*": ("tests/test_curves.py", "pass_at_k=tuple(files)"),
     r"python data/prepare_tasks\.py .*": ("tests/test_prepare_tasks.py", "prepare_tasks.main"),
     r"python task_difficulty\.py .*": ("tests/test_task_difficulty.py", "task_difficulty.main"),

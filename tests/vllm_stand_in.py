@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from sampled import sample
 
-from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS
 from model.adapters import add_adapter
 from model.load import load_policy, load_tokenizer
 from model.logprobs import completion_logprobs
@@ -163,7 +162,7 @@ class LLM:
 
     def _answer(self, model, prompt: list[int], params: SamplingParams) -> RequestOutput:
         assert len(prompt) + params.max_tokens <= self.max_model_len
-        assert params.stop in (None, list(STOP_STRINGS), list(MBPP_STOP_STRINGS))
+        assert params.stop is None or params.stop and all(isinstance(stop, str) for stop in params.stop)
         if self.chunked and params.seed is not None and platform.device_type == "cpu":
             raise RuntimeError("CPU Generator does not use offset")  # of a prompt that is read in two steps
         model.generation_config.eos_token_id = params.stop_token_ids

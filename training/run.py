@@ -143,7 +143,8 @@ class Run(Learner):
         self.order, self.completions = TaskOrder(len(items), args), folder / "completions.jsonl"
         self.stateful = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
         self.stateful |= {"order": self.order}
-        self.replay = Replay(args.replay) if getattr(args, "replay", 0) else None
+        replay = getattr(args, "replay", 0)  # GRPO's alone
+        self.replay = Replay(replay) if replay else None
         self.stateful |= {"replay": self.replay} if self.replay else {}
         self.stateful |= {"critic": self.critic} if critic else {}
         self.stateful |= {"validation": self.validation} if self.validation else {}
