@@ -7,6 +7,7 @@ import pytest
 import torch
 from plain import Plain
 from safetensors.torch import load_file
+from test_resume import broken_log
 
 import train_grpo_lora
 from common import InputError
@@ -120,17 +121,9 @@ def test_a_run_that_replays_goes_on_from_its_saved_state(start, tasks_path, tmp_
 
     whole, whole_log = train("whole")
     assert sum(record["replayed"] for record in whole_log[4:]) > 0
-    real = training.RunLog.write
-
-    def broken(self, record):
-        if record["step"] == 5:
-            raise RuntimeError("the machine went away")
-        real(self, record)
-
-    monkeypatch.setattr(training.RunLog, "write", broken)
-    with pytest.raises(RuntimeError):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(training, "RunLog", broken_log(after=4))
         train("cut")
-    monkeypatch.setattr(training.RunLog, "write", real)
     cut, cut_log = train("cut")
     assert "resuming after step 4" in capsys.readouterr().out
     assert cut_log == whole_log and all(torch.equal(cut[name], whole[name]) for name in whole)

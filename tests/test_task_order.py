@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from test_resume import broken_log
 
 import train_grpo_lora
 import train_rl_lora
@@ -183,17 +184,9 @@ def test_a_run_goes_on_from_its_saved_state(start, tasks_path, tmp_path, monkeyp
         ]
 
     whole, whole_log = train("whole")
-    real = training.RunLog.write
-
-    def broken(self, record):
-        if record["step"] == 4:
-            raise RuntimeError("the machine went away")
-        real(self, record)
-
-    monkeypatch.setattr(training.RunLog, "write", broken)
-    with pytest.raises(RuntimeError):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(training, "RunLog", broken_log(after=3))
         train("cut")
-    monkeypatch.setattr(training.RunLog, "write", real)
     cut, cut_log = train("cut")
     assert "resuming after step 3" in capsys.readouterr().out
     assert cut_log == whole_log and all(torch.equal(cut[name], whole[name]) for name in whole)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain import Plain
 from safetensors.torch import load_file
+from test_resume import broken_log
 from tokenizer_kinds import KINDS
 
 import eval_humaneval
@@ -229,16 +230,6 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tasks_path, tmp_
     (log, weights), (again, weights_again) = ends
     assert log == again and sum(record["turn_2_share"] for record in log) > 0
     assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
-
-
-def broken_log(after: int):
-    class Broken(training.RunLog):
-        def write(self, record):
-            if record["step"] > after:
-                raise RuntimeError("the machine went away")
-            super().write(record)
-
-    return Broken
 
 
 def rollout(tokens, text="", ended=True):
