@@ -1,13 +1,13 @@
 #!/bin/sh
-# Compare the values of one choice on pocket. `sh ablations.sh QUESTION` trains each value with three seeds at 30,000
+# Compare the values of one choice on pocket. `sh ablations.sh QUESTION` trains each value with five seeds at 30,000
 # sampled tokens and evaluates it on the validation tasks. It writes the table into docs/ablations.md and the picture
 # into the results folder. The questions:
 #   alpha      REINFORCE with length penalties 0, 0.01, 0.03, 0.1    ratio     PPO's ratio: of the sequence, of tokens
-#   baseline   REINFORCE: no baseline, the batch mean, RLOO          critic    PPO on token ratios without and with one
+#   baseline   REINFORCE: no baseline, the batch mean, RLOO          critic    PPO on token ratios: without, with
 #   grpo       the loss types, two passes over a batch               batch     PPO with 4 and 8 tasks per batch
 #   rounds     DPO in one and in two rounds                          exit_code a grader that looks only at exit codes
 #   selection  GRPO on 40 tasks: shuffled passes, without solved tasks, near one half (BUDGET=120000: 8 passes)
-# Settings: SEEDS="42 1 2", BUDGET=30000, PAGE=docs/ablations.md ("": no page); STEPS, LIMIT, FORCE as in profile.sh
+# Settings: SEEDS="42 1 2 3 4", BUDGET=30000, PAGE=docs/ablations.md ("": no page); STEPS, LIMIT, FORCE as in profile.sh
 set -eu
 cd "$(dirname "$0")"
 question=${1:-}
@@ -16,7 +16,7 @@ alpha | baseline | ratio | critic | grpo | batch | rounds | exit_code | selectio
 *) echo "error: give one of alpha, baseline, ratio, critic, grpo, batch, rounds, exit_code, selection" >&2 && exit 2 ;;
 esac
 PROFILE=pocket PREFIX=pocket RESULTS=${RESULTS:-results/ablations}/$question
-: "${CHECKPOINTS:=checkpoints/ablations}" "${BUDGET:=30000}" "${SEEDS:=42 1 2}" "${TEST:=data/pocket_valid.jsonl}"
+: "${CHECKPOINTS:=checkpoints/ablations}" "${BUDGET:=30000}" "${SEEDS:=42 1 2 3 4}" "${TEST:=data/pocket_valid.jsonl}"
 
 # variant METHOD NAME FLAGS...: train a variant from the SFT adapter and evaluate it.
 variant() {
@@ -51,7 +51,12 @@ answer() {
     ratio | critic | batch)
         [ "$question" = critic ] || variant ppo sequence $PPO_FLAGS --batch_size 4
         [ "$question" = batch ] || variant ppo token $PPO_FLAGS --batch_size 4 --ratio_level token
-        [ "$question" != critic ] || variant ppo critic $PPO_FLAGS --batch_size 4 --ratio_level token --value_coef 0.5
+        if [ "$question" = critic ]; then
+            critic_flags="$PPO_FLAGS --batch_size 4 --ratio_level token --value_coef 0.5"
+            variant ppo critic $critic_flags
+            variant ppo critic_lambda1 $critic_flags --gae_lambda 1
+            variant ppo critic_warmup $critic_flags --critic_warmup 10
+        fi
         [ "$question" != batch ] || variant ppo batch8 $PPO_FLAGS --batch_size 8
         ;;
     grpo)
