@@ -7,13 +7,16 @@
 #   grpo       the loss types, two passes over a batch               batch     PPO with 4 and 8 tasks per batch
 #   rounds     DPO in one and in two rounds                          exit_code a grader that looks only at exit codes
 #   selection  GRPO on 40 tasks: shuffled passes, without solved tasks, near one half (BUDGET=120000: 8 passes)
+#   difficulty GRPO on all tasks, and on those that SFT solves now and then: 1 to 3 of 4 samples
+#   turns      REINFORCE with one turn and with two; all are evaluated with two
 # Settings: SEEDS="42 1 2 3 4", BUDGET=30000, PAGE=docs/ablations.md ("": no page); STEPS, LIMIT, FORCE as in profile.sh
 set -eu
 cd "$(dirname "$0")"
 question=${1:-}
-case $question in
-alpha | baseline | ratio | critic | grpo | batch | rounds | exit_code | selection) ;;
-*) echo "error: give one of alpha, baseline, ratio, critic, grpo, batch, rounds, exit_code, selection" >&2 && exit 2 ;;
+questions="alpha baseline ratio critic grpo batch rounds exit_code selection difficulty turns"
+case " $questions " in
+*" ${question:-?} "*) ;;
+*) echo "error: give one of $questions" >&2 && exit 2 ;;
 esac
 PROFILE=pocket PREFIX=pocket RESULTS=${RESULTS:-results/ablations}/$question
 : "${CHECKPOINTS:=checkpoints/ablations}" "${BUDGET:=30000}" "${SEEDS:=42 1 2 3 4}" "${TEST:=data/pocket_valid.jsonl}"
@@ -82,6 +85,21 @@ answer() {
             variant grpo "selection_$choice" $GRPO_FLAGS --prompt_selection $choice \
                 --curve_path "$TEST" --curve_every 4000 --curve_samples 2
         done
+        ;;
+    difficulty)
+        rated=$CHECKPOINTS/difficulty_rated$run.jsonl
+        stage "$rated" "$SFT" python task_difficulty.py --sft_model "$SFT" --train_path "$TRAIN" \
+            --output_path "$rated" $length_flags --num_samples 4 --seed "$SEED"
+        TRAIN=$rated
+        variant grpo difficulty_all $GRPO_FLAGS
+        variant grpo difficulty_between $GRPO_FLAGS --min_pass 0.2 --max_pass 0.8
+        ;;
+    turns) # a second turn reads the task twice and the first answer
+        RL_FLAGS="$RL_FLAGS --max_length 768" EVAL_FLAGS="$EVAL_FLAGS --max_length 768 --turns 2"
+        variant rl one_turn $RL_FLAGS
+        variant rl two_turns $RL_FLAGS --turns 2
+        EVAL_FLAGS="$EVAL_FLAGS --feedback kind"
+        variant rl two_turns_kind $RL_FLAGS --turns 2 --feedback kind
         ;;
     exit_code)
         ALSO=docs/exit_code_reward.py # part of the code of these stages

@@ -147,6 +147,7 @@ def listed(one: Command) -> str:
 
 
 QUESTIONS = ["alpha", "baseline", "ratio", "critic", "grpo", "batch", "rounds", "exit_code", "selection"]
+QUESTIONS += ["difficulty", "turns"]
 
 ALL = [one for page in pages() if page not in PAGES_ELSEWHERE and page not in GENERATED for one in commands(page)]
 
