@@ -151,7 +151,7 @@ def findings(records: list[dict[str, Any]], ends: dict[str, tuple[float, float]]
     if last.get("entropy", 1) < 0.02:
         found.append("entropy is near 0: all samples of a task are the same, and nothing is left to learn from")
     if last.get("tied_groups", 0) > 0.9 and num_samples > 1:
-        found.append("nearly all groups pass or fail as a whole; harder tasks, or --dynamic_sampling")
+        found.append("nearly all groups pass or fail as a whole; choose tasks by their difficulty (task_difficulty.py)")
     if last.get("approx_kl", 0) > 0.1:
         found.append("the policy moves far within a batch (approx_kl); fewer passes, or a lower --learning_rate")
     if "chosen_logprob" in last and last["chosen_logprob"] < first["chosen_logprob"] - 0.5:
