@@ -206,10 +206,22 @@ def check_judge_args(args: Any) -> None:
 
 
 def check_importance_args(args: Any) -> None:
-    """Check cap and mask of the importance weights. Raise InputError, which names their range."""
+    """Check the arguments of `ImportanceArgs`. Raises InputError, which names the argument and what it takes."""
     cap, mask = args.importance_cap, args.importance_mask
     require(cap == 0 or cap >= 1, f"--importance_cap {cap}: must be 1 or more, or 0 for no truncation")
     require(mask == 0 or mask > 1, f"--importance_mask {mask}: must be above 1, or 0 for no mask")
+    if not args.async_steps:
+        return
+    require(
+        args.engine == "server",
+        f"--async_steps 1: is for --engine server; --engine {args.engine} samples and trains in turn",
+    )
+    require(args.importance != "off", "--async_steps 1: samples are a step old and need weights; no --importance off")
+    for name, off in {"prompt_selection": "off", "turns": 1, "dynamic_sampling": False, "replay": 0}.items():
+        require(
+            getattr(args, name, off) == off,
+            f"--{name}: needs the verdicts on a batch before the next is sampled; leave --async_steps 1 out",
+        )
 
 
 def check_selection_args(args: Any) -> None:

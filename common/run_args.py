@@ -68,11 +68,12 @@ class FleetArgs(EngineArgs):
 
 @dataclass
 class ImportanceArgs:
-    """Importance weights for samples of another program (docs/methods/importance.md)."""
+    """Importance weights for samples of another program, or of the policy before (docs/methods/importance.md)."""
 
     importance: Literal["auto", "on", "off"] = "auto"  # weight by trainer / sampler; auto: unless --engine is local
     importance_cap: float = 2.0  # largest weight, 1 or more; 0 does not truncate
     importance_mask: float = 0.0  # leave out completions whose ratio is above N or below 1 / N, N > 1; 0 masks none
+    async_steps: Literal[0, 1] = 0  # 1: servers sample the next batch while this one is trained on (docs/engines.md)
 
 
 @dataclass

@@ -7,7 +7,7 @@ completion is lost, and none comes twice.
 
 A server that fails is set aside and tried again after a pause. Before it gets requests it must take the adapter, and on
 a few completions its log-probabilities must be the policy's. In between nothing runs: the event loop turns only within
-the methods of `ServerSampler`, in the caller's thread.
+the methods of `ServerSampler`, in the caller's thread. One other thread may call `generate` after `leave_alone`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from model.tokens import completion_text
 
 PROBES, PROBE_TOKENS = 4, 32  # completions that a server must give before it is trusted, and tokens of each at most
 LONGEST_PAUSE = 30.0  # seconds until a server that failed is tried again: 1, 2, 4, ... up to this
+LOOK_EVERY = 0.2  # seconds until the other thread sees that it is to end, or may read the policy
 ATTEMPTS = 10  # at one completion; more than servers are likely to be killed while they work on it
 REFUSED = (400, 413, 422)  # statuses of a request that no other server would take either
 
@@ -66,6 +67,7 @@ class ServerSampler:
         self.loop, self.renewals = asyncio.new_event_loop(), {}
         self.id, self.version, self.handed, self.begun = secrets.token_hex(4), 0, {}, False
         self.seconds, self.retried = 0.0, 0
+        self.policy, self.training, self.ending = None, False, False  # for the other thread
         self.folder, self.path = None, Path(self.adapter or "").absolute()
         output = getattr(args, "output_dir", "")
         if args.adapter_dir or output:
@@ -122,6 +124,19 @@ class ServerSampler:
         for server in self.servers:
             server.up = False
 
+    def leave_alone(self, model, tokenizer) -> None:
+        """Hand the policy over, and do not read it until the caller sets `training` to False again.
+
+        Meanwhile one other thread may call `generate`, without a model, and the caller nothing but `counts`. A server
+        that must be compared in that thread waits; the policy may then be one update newer than its adapter.
+        """
+        if self.renewals:  # their comparisons may have waited in vain
+            self.loop.run_until_complete(asyncio.sleep(2 * LOOK_EVERY))
+        for task in [task for task in self.renewals if task.done()]:
+            self.finish_renewal(task, model)
+        self.hand_over(model, tokenizer)
+        self.policy, self.training = model, True
+
     async def renew(self, server: Member, prompts: list[list[int]]) -> list[Rollout]:
         """Give a server the adapter, after its pause; return a few completions if it must be compared."""
         await asyncio.sleep(max(0.0, server.again - time.monotonic()))
@@ -133,8 +148,11 @@ class ServerSampler:
             await server.find(self.base, self.args.max_length)
         how = {"temperature": self.args.temperature, "top_p": 1.0, "seed": 0,
                "max_tokens": min(PROBE_TOKENS, self.args.max_new_tokens)}  # fmt: skip
-        return [await self.complete(server, index, 0, ids, (), how, True)
-                for index, ids in enumerate(prompts[:PROBES])]  # fmt: skip
+        found = [await self.complete(server, index, 0, ids, (), how, True)
+                 for index, ids in enumerate(prompts[:PROBES])]  # fmt: skip
+        while self.training:
+            await asyncio.sleep(LOOK_EVERY)
+        return found
 
     async def complete(self, server: Member, index: int, number: int, prompt: list[int], stops: tuple[str, ...],
                        how: dict[str, Any], spelled: bool = False) -> Rollout:  # fmt: skip
@@ -246,7 +264,7 @@ class ServerSampler:
         waiting, under_way, attempts = deque(range(places)), {}, Counter()
         heard = time.monotonic()
         try:
-            while waiting or under_way:
+            while (waiting or under_way) and not self.ending:
                 self.start_renewals(prompts)
                 working = sum(not server.failures for server in self.servers)
                 room = math.ceil(min(batch_size, places) / max(1, working))
@@ -257,10 +275,11 @@ class ServerSampler:
                     server, place = min(free, key=lambda one: one.under_way), waiting.popleft()
                     under_way[ask(server, place)] = server, place
                     server.under_way += 1
+                heard = time.monotonic() if self.training else heard  # nobody waits yet
                 done = self.wait({*under_way, *self.renewals}, heard + self.args.server_wait - time.monotonic())
                 for task in done:
                     if task in self.renewals:
-                        self.finish_renewal(task, model)
+                        self.finish_renewal(task, self.policy if model is None else model)
                         continue
                     server, place = under_way.pop(task)
                     server.under_way -= 1
@@ -323,9 +342,9 @@ class ServerSampler:
         server.failures += 1
 
     def wait(self, tasks: set[asyncio.Task], seconds: float) -> set[asyncio.Task]:
-        """Wait until one of the tasks is done. Raise InputError if no completion has come for too long."""
+        """Wait a moment for one of the tasks. Raise InputError if no completion has come for too long."""
         done, _ = self.loop.run_until_complete(
-            asyncio.wait(tasks, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+            asyncio.wait(tasks, timeout=min(max(0.0, seconds), LOOK_EVERY), return_when=asyncio.FIRST_COMPLETED)
         )
         last = next((server.last for server in self.servers if server.last), "they are slow")
         require(seconds > 0, f"--engine server: no completion for {self.args.server_wait:g} s (--server_wait); {last}; "

@@ -146,6 +146,8 @@ class Run(Learner):
         replay = getattr(args, "replay", 0)  # GRPO's alone
         self.replay = Replay(replay) if replay else None
         self.stateful |= {"replay": self.replay} if self.replay else {}
+        self.ahead = self.sampler.ahead if self.sampler else None
+        self.stateful |= {"ahead": self.ahead} if self.ahead else {}
         self.stateful |= {"critic": self.critic} if critic else {}
         self.stateful |= {"validation": self.validation} if self.validation else {}
         self.stateful |= {"curve": self.curve} if self.curve else {}
@@ -244,15 +246,23 @@ class Run(Learner):
     def sample(self, num_tasks: int) -> list[Sample]:
         """Sample `num_samples` completions of each of the next tasks; each goes to the sandbox as soon as it ends.
 
-        With several processes, each samples its share. Each process's first samples must pass the parity gate.
+        With several processes, each samples its share. Each process's first samples must pass the parity gate. With
+        --async_steps 1, the samples were begun a step ago, and those of the next step, if there is one, are begun.
         """
         with self.timed("sample"):
             self.phase = "sampling"
-            first = self.drawn
-            numbered = list(enumerate(self.draw(num_tasks), start=first))
-            self.task_of_group = dict(numbered)
-            samples = self.sampler.sample(self.model, processes.share(numbered))
+            if self.ahead and self.ahead.drawn:
+                numbered, samples = self.ahead.take(self.model)
+            else:
+                numbered = list(enumerate(self.order.draw(num_tasks), start=self.drawn))
+                samples = self.sampler.sample(self.model, processes.share(numbered))
+            self.task_of_group, self.drawn = dict(numbered), self.drawn + num_tasks
         self.sampler.check_parity(self.model, samples)
+        tokens = self.tokens + sum(s.length for s in samples)
+        last = self.step == self.num_steps or 0 < self.token_budget <= tokens or self.args.dry_run
+        if self.ahead and not last:
+            with self.timed("sample"):
+                self.ahead.begin(self.model, list(enumerate(self.order.draw(num_tasks), start=self.drawn)))
         return samples
 
     def score(self, samples: list[Sample], reward_fn: Callable[[list[Sample]], list[float]]) -> list[Sample]:
@@ -333,15 +343,16 @@ class Run(Learner):
         if self.scaler.is_enabled():
             record["loss_scale"] = self.scaler.get_scale()
         if s := self.sampler:
+            seconds = (self.ahead and self.ahead.seconds) or self.spent["sample"]
             if len(s.variants) > len(self.items):
                 record["curriculum_level"] = s.level(self.drawn - 1)
             record |= {
                 "sampled_tokens": self.tokens,
-                "sample_tokens_per_second": self.step_tokens / max(self.spent["sample"], 1e-9),
+                "sample_tokens_per_second": self.step_tokens / max(seconds, 1e-9),
                 "score_seconds": self.spent["score"],
                 "left_out": self.left_out,
-            } | (s.fleet.counts() if s.fleet else {})
-            record |= self.order.metrics()
+            } | ((self.ahead or s.fleet).counts() if s.fleet else {})
+            record |= self.order.metrics() | ({"wait_seconds": self.spent["sample"]} if self.ahead else {})
         record["train_tokens_per_second"] = self.step_tokens / max(training, 1e-9)
         measured = {"valid_pass_rate", "curve_pass_rate"} & record.keys()
         self.write(record, show=bool(measured) or self.step % self.args.log_every == 0)

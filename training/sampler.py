@@ -17,6 +17,7 @@ from model.sampling import Rollout, encode_prompts, generate, in_order
 from model.sampling_server import ServerSampler
 from model.sampling_vllm import VllmSampler
 from model.tokens import check_ids
+from training.ahead import Ahead
 from training.importance import is_on
 from training.learning_curve import LearningCurve
 from training.samples import Sample
@@ -35,7 +36,7 @@ class Sampler:
         self.args, self.tasks, self.tokenizer, self.sandbox = args, tasks, tokenizer, sandbox
         self.variants = prompt_variants(tasks, args.prompt_level)
         self.prompts = self.encode(self.variants, args.train_path)
-        self.engine, self.fleet = generate, None
+        self.engine, self.fleet, self.ahead = generate, None, None
         self.parity_checked, self.fresh = False, True
         self.refused: dict[str, str] | None = {}  # the reason by task_id; None once a sample was judged
 
@@ -49,9 +50,12 @@ class Sampler:
         elif self.args.engine == "server":
             self.fleet = ServerSampler(self.args.sft_model, self.tokenizer, self.args)
             self.engine = self.fleet.generate
+            self.ahead = Ahead(self) if getattr(self.args, "async_steps", 0) else None
 
     def close(self) -> None:
         """Take the adapter back from the servers, if they are the engine."""
+        if self.ahead:
+            self.ahead.close()
         if self.fleet:
             self.fleet.close()
 
@@ -111,6 +115,8 @@ class Sampler:
         Raises:
             InputError: they are, and `must_judge`.
         """
+        if self.ahead:
+            self.ahead.wait()
         chosen = processes.share([(index, index) for index in range(len(measured.tasks))])
         samples = self.complete(model, measured.tasks, measured.prompts, chosen, **how)
         pairs = zip(samples, verdicts(samples), strict=True)
@@ -120,9 +126,13 @@ class Sampler:
         return [v.passed for _, v, _ in found if v.judged], sum(length for *_, length in found)
 
     def generate(self, model, tasks: list[Task], prompts: list[list[int]], seeds: list[tuple[int, ...]], **how: Any):
-        """Yield completions of each prompt under the current policy; `how` has more arguments for the engine."""
+        """Yield completions of each prompt under the current policy; `how` has more arguments for the engine.
+
+        model: None: under the policy that the servers have; the model may be in training.
+        """
         args = self.args
-        set_recomputing(model, False)
+        if model is not None:
+            set_recomputing(model, False)
         try:
             yield from self.engine(
                 model,
@@ -137,8 +147,9 @@ class Sampler:
                 **how,
             )
         finally:
-            drop_merged_copy(model)
-            set_recomputing(model, args.gradient_checkpointing)
+            if model is not None:
+                drop_merged_copy(model)
+                set_recomputing(model, args.gradient_checkpointing)
 
     def check_parity(self, model, samples: list[Sample]) -> None:
         """Run the gate (`parity.check_parity`) once per process, before its first update."""
