@@ -216,7 +216,10 @@ def check_importance_args(args: Any) -> None:
         args.engine == "server",
         f"--async_steps 1: is for --engine server; --engine {args.engine} samples and trains in turn",
     )
-    require(args.importance != "off", "--async_steps 1: samples are a step old and need weights; no --importance off")
+    require(
+        args.importance != "off",
+        "--async_steps 1: its samples are a step old and need the weights; leave --importance off out",
+    )
     for name, off in {"prompt_selection": "off", "turns": 1, "dynamic_sampling": False, "replay": 0}.items():
         require(
             getattr(args, name, off) == off,
