@@ -3,8 +3,8 @@
     python data/make_pocket_verilog_coder.py
 
 Architecture and training are those of `make_pocket_coder.py`. The corpus is code of the pocket Verilog world in many
-styles: often subtly wrong, sometimes explained, and more than half of it continuing after the module. It holds no circuit of the
-validation or test split, and none that computes the same.
+styles: often subtly wrong, sometimes explained, and more than half of it continuing after the module. It holds no
+circuit of the validation or test split, and none that computes the same.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ pytest.importorskip("openai")
 
 from fleet_stand_in import StandIn
 from plain import Plain
+from test_resume import broken_log
 
 import train_grpo_lora
 import train_ppo_lora
@@ -192,16 +193,6 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(serve, train, start, tmp_path
     assert len(again) == 2 * BATCH and asked(again[:BATCH]) == asked(server.batch(2))
     assert server.sampled_by(again[:BATCH], start)
     assert server.sampled_by(again[BATCH:], tmp_path / "killed" / "step_1")
-
-
-def broken_log(after: int):
-    class Broken(training.RunLog):
-        def write(self, record):
-            if record["step"] > after:
-                raise RuntimeError("the machine went away")
-            super().write(record)
-
-    return Broken
 
 
 def test_a_stop_waits_for_no_request(serve, train, tmp_path):
