@@ -96,7 +96,7 @@ def train(tasks_path, start, tmp_path):
     def run(method: str, name: str, server: Server, steps: int = 4, **settings) -> list[dict]:
         base = dict(train_path=tasks_path, sft_model=start, output_dir=str(tmp_path / name), max_length=300,
                     max_new_tokens=12, batch_size=2, num_samples=2, learning_rate=0.01, keep_every=1, engine="server",
-                    server=server.url, async_steps=1)  # fmt: skip
+                    server=server.url, server_timeout=500.0, server_wait=600.0, async_steps=1)  # fmt: skip
         base["num_updates" if method == "ppo" else "num_steps"] = steps
         script = SCRIPTS[method]
         script.main(script.Args(**base | METHODS[method] | settings))
@@ -170,7 +170,7 @@ def test_weights_loss_and_gradient_of_a_stale_step_by_hand(serve, train, tmp_pat
 def test_requests_and_training_go_on_beside_each_other(serve, train, monkeypatch):
     """The second batch's requests are not answered until the first batch has a gradient."""
     server, trained, real = serve(), threading.Event(), Learner.clip_gradients
-    server.hook = lambda request, number: number > PROBES + BATCH and not trained.wait(60) and (500, "too late")
+    server.hook = lambda request, number: number > PROBES + BATCH and not trained.wait(300) and (500, "too late")
     monkeypatch.setattr(Learner, "clip_gradients", lambda run: trained.set() or real(run))
     log = train("rl", "run", server, steps=2)
     assert [record["retried"] for record in log] == [0, 0]
@@ -197,18 +197,18 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(serve, train, start, tmp_path
 
 def test_a_stop_waits_for_no_request(serve, train, tmp_path):
     log = train("rl", "whole", serve(), steps=3, keep_every=0)
-    server, released = serve(), threading.Event()
+    server, released, in_vain = serve(), threading.Event(), []
 
     def hook(request, number):
         if number == PROBES + BATCH + 1:  # in the background, in the first step
             os.kill(os.getpid(), signal.SIGTERM)
         if number > PROBES + BATCH:
-            released.wait(60)
+            in_vain.append(not released.wait(300))
 
     server.hook = hook
     with pytest.raises(Preempted, match="stopped after step 1; the same command resumes from there"):
         train("rl", "stopped", server, steps=3, keep_every=0)
-    assert not released.is_set() and (tmp_path / "stopped.partial" / "resume.pt").is_file()
+    assert not in_vain and (tmp_path / "stopped.partial" / "resume.pt").is_file()
     released.set()
     server.hook = None
     assert train("rl", "stopped", server, steps=3, keep_every=0) == log
@@ -226,13 +226,13 @@ def test_an_error_in_the_background_ends_the_run_with_its_line(serve, train, tmp
 
 
 def test_an_error_of_the_training_ends_what_is_ahead(serve, train, monkeypatch):
-    server, released = serve(), threading.Event()
-    server.hook = lambda request, number: number > PROBES + BATCH and released.wait(60) and None
+    server, released, in_vain = serve(), threading.Event(), []
+    server.hook = lambda request, number: number > PROBES + BATCH and in_vain.append(not released.wait(300))
     monkeypatch.setattr(Learner, "clip_gradients", lambda run: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train("rl", "run", server)
+    assert not in_vain and not server.adapters
     released.set()
-    assert not server.adapters
 
 
 def test_the_only_server_is_compared_before_it_is_asked_again(serve, train, tmp_path, monkeypatch, capsys):
