@@ -10,7 +10,7 @@ Trainer, which clips the gradient's norm to 1.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from common import InputError, require, require_at_least, run_script
@@ -103,13 +103,14 @@ def main(args: Args) -> None:
     set_deterministic(args.deterministic)
     started, screen = time.perf_counter(), Screen(args)
     with screen.notes(), output_folder(args.output_dir) as folder:
-        warn_if_large(args, "sft", args.model_name)
         run_record = start_record(folder, args)
         tokenizer = load_tokenizer(args.model_name, args.trust_remote_code)
         examples = [encode(tokenizer, task, args.max_length) for task in tasks]
         config = load_config(args.model_name, args.trust_remote_code)
         for task, example in zip(tasks, examples, strict=True):
             check_ids(config, task["task_id"], [example["input_ids"]])
+        longest = max(len(example["input_ids"]) for example in examples)
+        warn_if_large(replace(args, max_length=longest), "sft", args.model_name)
         set_seed(args.seed)
         model = load_policy(
             args.model_name, device, trainable=True, trust_remote_code=args.trust_remote_code, dtype=dtype
@@ -150,6 +151,7 @@ def main(args: Args) -> None:
             use_cpu=device.type == "cpu",
             dataloader_pin_memory=torch.cuda.is_available(),
             logging_steps=10,
+            logging_first_step=True,  # on a CPU ten steps of a large model are long: show early that it runs
             disable_tqdm=True,
             save_strategy="no",
             report_to="none",

@@ -159,9 +159,12 @@ def test_without_a_gpu_a_run_that_the_kernel_would_kill_is_warned_of(pocket, sta
     trained(start, tasks_path, tmp_path / "rl", dry_run=True)
     said = capsys.readouterr().out
     assert f"warning: {start}: rl is predicted to take 0.0 GiB at its peak, in" in said and "does not fit" in said
-    train_sft_lora.main(train_sft_lora.Args(output_dir=str(tmp_path / "sft"), train_path=tasks_path, model_name=pocket,
-                                            max_steps=0, max_length=384))  # fmt: skip
-    assert f"warning: {pocket}: sft is predicted to take" in capsys.readouterr().out
+    warnings = []
+    for length in (384, 2048):  # what counts is the longest task, not what --max_length allows
+        train_sft_lora.main(train_sft_lora.Args(output_dir=str(tmp_path / f"sft_{length}"), train_path=tasks_path,
+                                                model_name=pocket, max_steps=0, max_length=length))  # fmt: skip
+        warnings += [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert warnings[0] == warnings[1] and warnings[0].startswith(f"warning: {pocket}: sft is predicted to take")
 
 
 def test_what_is_not_known_of_a_start_is_not_counted_as_nothing(start, tasks_path, tmp_path):
