@@ -10,7 +10,7 @@ results_table.py prints both for every table whose task files are present.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from common import printable, require, run_script
@@ -84,6 +84,35 @@ def overlap(train: list[Task], test: list[Task], near: float = 0.7) -> Overlap:
             found.near.append((task["task_id"], train[best]["task_id"], alike[best]))
     found.near.sort(key=lambda pair: -pair[2])
     return found
+
+
+def asked_again(held_out: list[Task], tasks: list[Task], share: float = 0.8) -> list[tuple[str, str]]:
+    """Find the tasks that ask a held-out task's question in its words, whatever their solutions and examples are.
+
+    Returns:
+        (task, held-out task) for each task whose prompt has at least `share` of the runs of five words in a held-out
+        task's docstring up to its first example or assert.
+    """
+    where, sizes, found = defaultdict(list), [], []
+    for number, task in enumerate(held_out):
+        docstring = re.split("\"\"\"|'''", task["prompt"])[1::2]
+        question = (
+            re.split(r"^\s*(?:>>>|assert\b)", docstring[-1], maxsplit=1, flags=re.MULTILINE)[0] if docstring else ""
+        )
+        pieces = shingles(words(question))
+        sizes.append(len(pieces))
+        for piece in pieces:
+            where[piece].append(number)
+    for task in tasks:
+        shared = Counter(number for piece in shingles(words(task["prompt"])) for number in where.get(piece, ()))
+        again = next((number for number, count in shared.most_common() if count >= share * sizes[number]), None)
+        if again is not None:
+            found.append((task["task_id"], held_out[again]["task_id"]))
+    return found
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", text.lower()))
 
 
 def main(args: Args) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.arguments import InputError, require
+from common.text import one_line
 
 
 def sha256(path: str | Path) -> str:
@@ -102,5 +103,7 @@ def read_jsonl(path: str | Path, missing: str, unfinished: bool = False) -> Iter
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise InputError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+            except (ValueError, RecursionError) as error:  # an integer of thousands of digits; brackets, as deep
+                raise InputError(f"{path}:{number}: not JSON ({one_line(error)})") from None
             require(isinstance(record, dict), f"{path}:{number}: wants a JSON object, not {type(record).__name__}")
             yield f"{path}:{number}", record

@@ -54,7 +54,7 @@ def read_source(source: str, hub: str = HUB, subset: str | None = None) -> list[
             return [json.loads(line) for line in text.split("\n") if line.strip()]
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"--source {source}: {getattr(error, 'strerror', None) or error}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"--source {source}: not JSON lines ({error})") from None
     return [task for part in load_hub(hub, subset).values() for task in part]
 

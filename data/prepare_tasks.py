@@ -10,6 +10,7 @@ has the counts, the reasons for what was dropped with the first records of each,
 
 from __future__ import annotations
 
+import glob
 import gzip
 import json
 import re
@@ -43,7 +44,7 @@ from common.run_args import JudgeArgs
 from judging.by_language import open_sandbox
 from judging.pool import Sandbox
 from judging.tasks import Task, check_task, read_tasks
-from overlap import overlap
+from overlap import asked_again, overlap
 
 HELD_OUT = ("humaneval_all.jsonl", "humaneval_test.jsonl", "mbpp_test.jsonl")  # in data/
 EXAMPLES = 5  # dropped records to name for each reason
@@ -53,7 +54,9 @@ EXAMPLES = 5  # dropped records to name for each reason
 class Args(JudgeArgs):
     format: Literal["kodcode", "acecode", "taco", "apps", "livecodebench", "humaneval", "mbpp"]  # of the records
     output: str  # task file to write, .jsonl
-    source: str = ""  # .jsonl, .json (or .gz of one) or .parquet file, or a hub name; "" takes the published data set
+    source: str = (
+        ""  # .jsonl, .json (or .gz of one) or .parquet file (or a pattern for several), or a hub name; "": hub
+    )
     split: str = ""  # of a data set on the hub; "" takes all
     limit: int = 0  # read only the first N records; 0 reads all
     skip_bad: bool = False  # drop records that lack a field or cannot be read, instead of ending with an error
@@ -86,8 +89,9 @@ def records(source: str, hub: str, subset: str | None, split: str) -> Iterator[t
     if ends.endswith(".json"):
         found = read_source(source)
     elif source.endswith(".parquet"):
-        require(Path(source).is_file(), f"--source {source}: no such file")
-        found = parquet(source)
+        files = sorted(glob.glob(source)) or [source] * Path(source).is_file()  # a name may hold a bracket
+        require(bool(files), f"--source {source}: no such file")
+        found = parquet(source, files)
     else:
         source = source or hub
         named = re.fullmatch(r"[\w.-]+/[\w.-]+", source)
@@ -99,13 +103,15 @@ def records(source: str, hub: str, subset: str | None, split: str) -> Iterator[t
     yield from ((f"{source}, record {n}", record) for n, record in enumerate(found, start=1))
 
 
-def parquet(path: str) -> Iterator[dict[str, Any]]:
+def parquet(source: str, files: list[str]) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
     try:
-        yield from load_dataset("parquet", data_files=path, split="train", streaming=True)
+        yield from load_dataset(
+            "parquet", data_files=[glob.escape(file) for file in files], split="train", streaming=True
+        )
     except Exception as error:  # datasets and pyarrow raise many kinds of exceptions
-        raise InputError(f"--source {path}: cannot be read as Parquet ({one_line(error)})") from None
+        raise InputError(f"--source {source}: cannot be read as Parquet ({one_line(error)})") from None
 
 
 def opened(record: Any, where: str) -> dict[str, Any]:
@@ -193,11 +199,11 @@ def without_overlap(tasks: list[Task], dropped: Dropped) -> list[Task]:
     if missing := [name for name in HELD_OUT if name not in there]:
         print(f"overlap: not compared with {', '.join(missing)}, which data/ does not have")
     held_out = [named(task) for name in there for task in read_tasks(folder / name)]
-    found = overlap(held_out, [named(task) for task in tasks]) if there else None
-    pairs = [*found.exact, *((name, other) for name, other, _ in found.near)] if found else []
-    for name, other in pairs:
+    found = overlap(held_out, [named(task) for task in tasks])
+    pairs = dict(asked_again(held_out, tasks) + found.exact) | {name: other for name, other, _ in found.near}
+    for name, other in pairs.items():
         dropped.add("it overlaps with a held-out task", f"{name} with {other}")
-    return [task for task in tasks if task["task_id"] not in dict(pairs)]
+    return [task for task in tasks if task["task_id"] not in pairs]
 
 
 def named(task: Task) -> Task:

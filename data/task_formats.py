@@ -109,8 +109,8 @@ def taco(record: dict[str, Any], where: str, name: str = "") -> list[Task]:
 
 
 def apps(record: dict[str, Any], where: str) -> list[Task]:
-    """codeparrot/apps (arXiv 2105.09938): like TACO, with a problem_id."""
-    number = field(record, "problem_id", int, where)
+    """codeparrot/apps (arXiv 2105.09938): like TACO, with a number: `problem_id` on its card, `id` in its files."""
+    number = field(record, "id" if "problem_id" not in record and "id" in record else "problem_id", int, where)
     return taco(record, where, f"apps/{number}")
 
 

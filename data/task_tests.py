@@ -7,10 +7,13 @@ Those of a public data set are not. So `check_harmless` lets only plain computat
 from __future__ import annotations
 
 import ast
+import functools
+import importlib
 import json
 import keyword
 import sys
 import warnings
+from types import ModuleType
 from typing import Any
 
 from judging.python.split import PURE
@@ -22,7 +25,7 @@ BUILTINS = set("open eval exec compile breakpoint globals locals vars getattr se
 ATTRIBUTES = set(
     "attrgetter methodcaller get_type_hints Formatter ForwardRef gi_frame cr_frame ag_frame tb_frame f_globals "
     "f_locals f_builtins f_back load save savez savez_compressed savetxt loadtxt genfromtxt fromregex fromfile tofile "
-    "memmap DataSource load_library ctypeslib f2py lib testing".split()
+    "dump memmap DataSource load_library ctypeslib f2py lib testing singledispatch singledispatchmethod".split()
 )
 OF_SYS = {"getsizeof", "maxsize", "float_info", "version_info"}
 KNOWN_DUNDERS = {"__init__", "__name__", "__doc__", "__len__", "__eq__", "__class__"}
@@ -31,8 +34,11 @@ PYTEST = '''class pytest:
     """What these tests use of pytest, which the judge need not have."""
 
     class raises:
-        def __init__(self, kinds, match=None):
+        def __init__(self, kinds, function=None, *arguments, match=None, **keywords):
             self.kinds, self.match = kinds, match
+            if function is not None:
+                with self:
+                    function(*arguments, **keywords)
 
         def __enter__(self):
             return self
@@ -85,7 +91,8 @@ def parse(source: str, what: str) -> ast.Module:
 def check_harmless(source: str, defined: set[str] | frozenset[str] = frozenset()) -> None:
     """Raise Unfit if code for the judge imports, names or reaches anything but plain computation.
 
-    This is a filter by names. It stops what a data set does in plain sight, by chance or by malice.
+    This is a filter by names. It stops what a data set does in plain sight, by chance or by malice. An object may have
+    an attribute of any name under which no usable module holds another module (`ways_out`).
 
     Args:
         defined: names that come from the program.
@@ -125,7 +132,25 @@ def check_harmless(source: str, defined: set[str] | frozenset[str] = frozenset()
 
 def _reaches(path: str) -> bool:
     private = any(name.startswith("_") and name not in KNOWN_DUNDERS | {"__future__"} for name in path.split("."))
-    return private or bool({*path.split(".")} & (ATTRIBUTES | (sys.stdlib_module_names - USABLE)))
+    return private or bool({*path.split(".")} & (ATTRIBUTES | ways_out()))
+
+
+@functools.cache
+def ways_out() -> frozenset[str]:
+    """Return the names under which usable modules hold modules that are not usable, as `enum` holds `builtins`."""
+    found, seen, modules = set(), set(), [importlib.import_module(name) for name in sorted(USABLE)]
+    while modules:
+        module = modules.pop()
+        seen.add(module.__name__)
+        with warnings.catch_warnings(action="ignore"):  # names that numpy gives up
+            held = [(name, getattr(module, name, None)) for name in dir(module) if name not in ATTRIBUTES]
+        for name, value in held:
+            if isinstance(value, ModuleType) and not name.startswith("_"):
+                if value.__name__.partition(".")[0] not in USABLE:
+                    found.add(name)
+                elif value.__name__ not in seen:
+                    modules.append(value)
+    return frozenset(found)
 
 
 def check_of_pytest(source: str, module: str = "solution") -> tuple[str, list[str]]:
@@ -141,7 +166,7 @@ def check_of_pytest(source: str, module: str = "solution") -> tuple[str, list[st
         `test`, and the names that it imports from the program.
 
     Raises:
-        Unfit: the tests need more of pytest, are in classes, or there is none.
+        Unfit: the tests need more of pytest, some are in classes or asynchronous, or there is none.
     """
     if len(source) > MAX_TESTS:
         raise Unfit("its tests are too long")
@@ -156,6 +181,9 @@ def check_of_pytest(source: str, module: str = "solution") -> tuple[str, list[st
         elif isinstance(node, ast.Import) and [(n.name, n.asname) for n in node.names] == [("pytest", None)]:
             continue
         else:
+            inside = node.body if isinstance(node, ast.ClassDef) else [node] * isinstance(node, ast.AsyncFunctionDef)
+            if any(getattr(one, "name", "").startswith("test") for one in inside):
+                raise Unfit("some of its tests are in classes or asynchronous")
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
                 calls += _calls(node)
             kept.append(node)

@@ -30,6 +30,7 @@ KINDS = {
     "no_entry_point": "the function that was asked for is not defined",
 }
 _RAISED = re.compile(r"(?:input \d+ of \d+: )?([A-Za-z]\w*)(?:: .*)?\Z", re.DOTALL)
+_DIFFERS = re.compile(r"input \d+ of \d+: (?:line|token) \d+ is ")
 _PLACE = re.compile(r" \(line (\d+) of the (completion|prompt)\)\Z")
 
 
@@ -61,7 +62,7 @@ def told(task: Task, text: str, verdict: Verdict, feedback: str, shown: Verdict 
     known = verdict.status in ("fail", "memory") and raised and getattr(builtins, raised[1], None)
     if isinstance(known, type) and issubclass(known, BaseException):  # the program may choose other names freely
         return one_line(f"{raised[1]}{line}", LONGEST)
-    return "the output is wrong" if is_program(task) and verdict.status == "fail" else kind
+    return "the output is wrong" if is_program(task) and _DIFFERS.match(verdict.reason) else kind
 
 
 def _placed(task: Task, text: str, reason: str) -> tuple[str, str]:

@@ -105,6 +105,7 @@ def check_task(task: Task, where: str) -> None:
         if not isinstance(task.get(field), str):
             instead = ", nor lists 'inputs' and 'outputs'" if field == "test" and not verilog else ""
             raise InputError(f"{where}: task has no text field {field!r}{instead}")
+        size_of(task[field], f"{where}: {field}")
     require(isinstance(task.get("explanation", ""), str), f"{where}: explanation is not text")
     if verilog:
         name = task["top_module"]
@@ -129,16 +130,21 @@ def check_texts(task: Task, where: str) -> None:
         for number, text in enumerate(texts):
             name = f"{where}: {field}[{number}]"
             require(isinstance(text, str), f"{name} is not text")
-            try:
-                size = len(text.encode())
-            except UnicodeEncodeError:
-                raise InputError(f"{name} has a lone surrogate, which no program can read or print") from None
+            size = size_of(text, name)
             require(size <= MAX_TEXT, f"{name} has {size} bytes; at most {MAX_TEXT} are allowed")
     given, wanted = task["inputs"], task["outputs"]
     require(len(given) == len(wanted), f"{where}: {len(given)} inputs and {len(wanted)} outputs; want one for each")
     require(any(map(str.strip, wanted)), f"{where}: every output is empty; a program that prints nothing would pass")
     size = len(json.dumps([given, wanted]))
     require(size <= MAX_TEXTS, f"{where}: inputs and outputs have {size} bytes as JSON; want {MAX_TEXTS} at most")
+
+
+def size_of(text: str, name: str) -> int:
+    """Return a text's bytes in UTF-8. Raise InputError if it has none."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise InputError(f"{name} has a lone surrogate, which no tokenizer and no program can read") from None
 
 
 def is_program(task: Task) -> bool:
@@ -359,8 +365,8 @@ test_source.__test__ = False  # pytest would take the name for a test
 def stop_strings(task: Task) -> tuple[str, ...]:
     """Return the stop strings of this task: HumanEval's, MBPP's, Verilog's or those of whole programs.
 
-    MBPP's are also for a prompt that does not begin the function: the model writes all of the program. An `instruct`
-    answer has none.
+    If a prompt does not begin the function, the model writes all of the program: then MBPP's apply, but for the one
+    that would cut off its classes. An `instruct` answer has none.
     """
     if task.get("instruct"):
         return ()
@@ -368,7 +374,9 @@ def stop_strings(task: Task) -> tuple[str, ...]:
         return VERILOG_STOP_STRINGS
     if is_program(task):
         return PROGRAM_STOP_STRINGS
-    return MBPP_STOP_STRINGS if task.get("test_list") or not begins(task) else STOP_STRINGS
+    if task.get("test_list"):
+        return MBPP_STOP_STRINGS
+    return STOP_STRINGS if begins(task) else tuple(stop for stop in MBPP_STOP_STRINGS if stop != "\nclass")
 
 
 def begins(task: Task) -> bool:

@@ -60,6 +60,8 @@ def test_a_program_that_prints(sandbox):
     task = {"task_id": "p", "prompt": "Echo.", "inputs": ["1", SECRET], "outputs": ["1", SECRET * 2]}
     for program, says in (
         ("print(input())", "the output is wrong"),
+        ("print(input())\nraise SystemExit(1)", "a test fails"),
+        ("x = input()\nwhile True: print(x * 1000)", "a test fails"),
         ("x = input()\nprint(int(x))", "ValueError at the line: print(int(x))"),
         ("raise KeyError(input())", "KeyError at the line: raise KeyError(input())"),
         ("print(", "the program does not compile: SyntaxError: '(' was never closed at the line: print("),

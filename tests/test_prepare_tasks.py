@@ -140,7 +140,9 @@ def test_kodcode(tmp_path, sandbox):
         ("def test_it():\n    assert True\n", "its tests import nothing from the program"),
         ("from solution import *\ndef test_it():\n    assert f()\n", "a way that is not handled"),
         ("def test_it():\n    from solution import f\n    assert f()\n", "a way that is not handled"),
-        ("from solution import f\nclass TestIt:\n    def test_it(self):\n        assert f()\n", "no test functions"),
+        ("from solution import f\nclass TestIt:\n    def test_it(self):\n        assert f()\n", "classes or async"),
+        (TWICE_TEST + "class More:\n    def test_it(self):\n        assert twice(2) == 4\n", "classes or async"),
+        (TWICE_TEST + "async def test_it():\n    assert twice(2) == 4\n", "classes or async"),
         ("from solution import f\nimport pytest\ndef test_it():\n    pytest.skip()\n", "need more of pytest"),
         ("from solution import f\ndef test_it(:\n", "its tests are not Python"),
         ("from solution import f, g\ndef test_it():\n    assert f() == g()\n", "several names"),
@@ -149,6 +151,16 @@ def test_kodcode(tmp_path, sandbox):
 )
 def test_kodcode_tests_that_are_no_use(tests, reason):
     assert reason in why("kodcode", kod(1, "other", "def f(): return 1\n", tests))
+
+
+def test_raises_may_be_given_the_call(tmp_path, sandbox):
+    source = (
+        "import pytest\nfrom solution import root_of\ndef test_it():\n"
+        "    pytest.raises(ValueError, root_of, -1)\n    pytest.raises(ValueError, lambda: root_of(-1))\n"
+    )
+    (task,), _ = imported(tmp_path, "kodcode", [kod(1, "root_of", ROOT_OF, source)])
+    verdict = sandbox.check(task, ROOT_OF.replace("raise Negative('below zero')", "return -1"))
+    assert verdict.status == "fail" and "nothing was raised" in verdict.reason
 
 
 def test_a_parametrized_test_is_one_test_a_case():
@@ -182,6 +194,10 @@ def test_a_parametrized_test_is_one_test_a_case():
         "match f:\n    case object(gi_frame=x):\n        pass",
         "np.load('x')",
         "typing.get_type_hints(f)",
+        "import enum\nenum.bltns.open('x', 'w')",
+        "from enum import bltns as names",
+        "np.zeros(1).dump('x')",
+        "@functools.singledispatch\ndef g(x):\n    pass\n@g.register\ndef _(x: 'run me'):\n    pass",
     ],
 )
 def test_tests_that_reach_out_are_dropped(source):
@@ -192,6 +208,7 @@ def test_tests_that_reach_out_are_dropped(source):
 def test_plain_tests_are_kept():
     check_harmless("import math, numpy as np\nfrom collections import Counter\ncode, token = 1, {'os': 2}\n"
                    "assert calendar(3) == code and f(_x) == sys.maxsize and np.allclose(f(1), math.pi)\n"
+                   "assert np.array([1, 2]).sum() == 3 and User('a').email and line.queue and math.e\n"
                    "class A:\n    def __init__(self, x):\n        super().__init__()\n        self.x = x")  # fmt: skip
 
 
@@ -278,6 +295,8 @@ def test_function_calls_of_taco_and_apps(tmp_path, sandbox, form):
     assert "assert listed(candidate(2, None)) == [4, None]\n" in tasks[0]["test"]
     assert tasks[1]["entry_point"] == "Solution" and "candidate().pairs([1, 2])" in tasks[1]["test"]
     assert tasks[1]["prompt"].startswith('"""\nDouble it.\n\nclass Solution:\n')
+    whole = "class Node:\n    pass\n\n\n" + LEET  # the model may write classes
+    assert truncate_at_stop("\n" + whole, stop_strings(tasks[1])) == "\n" + whole
     first = sandbox.check(tasks[0], "def double(a, b):\n    return 2, b\n")  # a tuple counts as a list
     assert (first.status, first.tests_passed, first.tests_total) == ("fail", 1, 2)
     assert sandbox.check(tasks[1], LEET.replace("(*nums, len(nums))", "[0]")).tests_passed == 1
@@ -453,6 +472,12 @@ def test_a_missing_field_names_its_line(tmp_path, form, record, lacks):
         assert str(error.value).startswith("f.jsonl:3:") and name in str(error.value)
 
 
+def test_apps_files_name_a_number_id():
+    record = contest(7, [DOUBLE], CALLS)
+    record = {"id": record.pop("problem_id")} | record
+    assert FORMATS["apps"].read(record, "f.jsonl:1")[0]["task_id"] == "apps/7"
+
+
 GOOD = kod(1, "twice", TWICE, TWICE_TEST)
 
 
@@ -496,6 +521,10 @@ def test_parquet(tmp_path):
     datasets.Dataset.from_list(records).to_parquet(str(tmp_path / "s.parquet"))
     assert first_two(tmp_path / "s.parquet") == ["kodcode/Own_0_I", "kodcode/Own_1_I"]
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    (tmp_path / "s.parquet").rename(tmp_path / "train-0[1].parquet")
+    datasets.Dataset.from_list(records[:1]).to_parquet(str(tmp_path / "train-00.parquet"))
+    assert first_two(tmp_path / "train-0[1].parquet") == ["kodcode/Own_0_I", "kodcode/Own_1_I"]
+    assert len(list(prepare_tasks.records(str(tmp_path / "train-*.parquet"), "", None, ""))) == 4
     with pytest.raises(InputError, match="bad.parquet: cannot be read as Parquet"):
         first_two(tmp_path / "bad.parquet")
 
@@ -541,22 +570,26 @@ def test_a_data_set_on_the_hub(tmp_path, monkeypatch):
 def test_tasks_that_overlap_with_held_out_ones(tmp_path, monkeypatch, capsys):
     held = {"task_id": "HumanEval/0", "prompt": "def other(n):\n", KEY: "    return 1\n", "test": "def check(f): pass",
             "entry_point": "other"}  # fmt: skip
+    asked = {"task_id": "Mbpp/12", "prompt": '"""\nWrite a function to count the even digits of n.\nassert g(1)\n"""\n',
+             KEY: "def g(n):\n    return n\n", "test_list": ["assert g(1)"], "test_setup_code": ""}  # fmt: skip
     twin = {"task_id": "Mbpp/11", "prompt": '"""\nWrite.\nassert f(1)\n"""\n', KEY: TWICE.replace("twice", "f"),
             "test_list": ["assert f(1)"], "test_setup_code": ""}  # fmt: skip
-    for name, task in (("humaneval_all.jsonl", held), ("mbpp_test.jsonl", twin)):
-        write(tmp_path / name, [task])
+    for name, tasks in (("humaneval_all.jsonl", [held]), ("mbpp_test.jsonl", [twin, asked])):
+        write(tmp_path / name, tasks)
     monkeypatch.setattr(prepare_tasks, "HELD_OUT", ("humaneval_all.jsonl", "humaneval_test.jsonl", "mbpp_test.jsonl"))
     monkeypatch.setattr(prepare_tasks, "__file__", str(tmp_path / "prepare_tasks.py"))
     records = [
         kod(1, "f", TWICE.replace("twice", "f"), TWICE_TEST.replace("twice", "f")),
         kod(2, "root_of", ROOT_OF, ROOT_OF_TEST),
+        kod(3, "root_of", ROOT_OF, ROOT_OF_TEST, question="Given n, write a function to count the even digits of N!"),
+        kod(4, "root_of", ROOT_OF, ROOT_OF_TEST, question="Write a function to count the odd digits of n."),
     ]
     tasks, reasons = imported(tmp_path, "kodcode", records)
-    assert [task["entry_point"] for task in tasks] == ["root_of"]
-    assert reasons == {"it overlaps with a held-out task": 1}
+    assert [task["task_id"] for task in tasks] == ["kodcode/Own_2_I", "kodcode/Own_4_I"]
+    assert reasons == {"it overlaps with a held-out task": 2}
     assert "overlap: not compared with humaneval_test.jsonl, which data/ does not have" in capsys.readouterr().out
     tasks, reasons = imported(tmp_path, "kodcode", records, keep_overlap=True)
-    assert (len(tasks), reasons) == (2, {})
+    assert (len(tasks), reasons) == (4, {})
 
 
 def test_an_import_that_leaves_nothing_replaces_nothing(tmp_path):

@@ -344,7 +344,7 @@ NONE = object()
         ({"outputs": ["3", "7", "11"]}, "4 inputs and 3 outputs; want one for each"),
         ({"outputs": ["3", "7", 11, "15"]}, "outputs[2] is not text"),
         ({"inputs": [["1"], "", "", ""]}, "inputs[0] is not text"),
-        ({"inputs": ["\ud800", "", "", ""]}, "inputs[0] has a lone surrogate, which no program can read or print"),
+        ({"inputs": ["\ud800", "", "", ""]}, "inputs[0] has a lone surrogate, which no tokenizer"),
         ({"inputs": [], "outputs": []}, "every output is empty; a program that prints nothing would pass"),
         ({"outputs": ["", " \n", "", "\n"]}, "every output is empty; a program that prints nothing would pass"),
         ({"outputs": ["", "", "", "x" * 50_000_000]}, "outputs[3] has 50000000 bytes; at most 10000000 are allowed"),

@@ -33,6 +33,9 @@ def test_reads_what_was_written(tmp_path):
         (json.dumps(TASK | {"test_setup_code": "", "test_list": []}), "test_list must be a list of asserts"),
         (json.dumps(TASK | {"test_list": ["assert f() == 1"]}), "task has no text field 'test_setup_code'"),
         (json.dumps(TASK | {"entry_point": "f; import os"}), "is not a Python name"),
+        (json.dumps(TASK | {"prompt": "\ud800"}), "t.jsonl:1: prompt has a lone surrogate"),
+        (json.dumps(TASK) + '\n{"n": ' + "9" * 5000 + "}", "t.jsonl:2: not JSON (Exceeds the limit"),
+        (json.dumps(TASK) + "\n" + "[" * 100_000, "t.jsonl:2: not JSON (maximum recursion depth"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(tmp_path, text, says):
