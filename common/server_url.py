@@ -24,7 +24,7 @@ def check_url(url: str, flag: str) -> None:
     """Raise InputError, which names the flag, unless the address is http or https with a host."""
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
     except ValueError:
         good = False
     require(good, f"{flag}: want an address like http://localhost:8000/v1")
@@ -43,8 +43,9 @@ def server_urls(text: str) -> list[str]:
     require(bool(given), "--engine server: needs --server URL, or several with commas in between")
     for url in given:
         check_url(url, "--server")
-        bare = not (urlsplit(url).username or urlsplit(url).password or urlsplit(url).query)
-        require(bare, f"--server {public_url(url)}: leave out user, password and query; OPENAI_API_KEY is the key")
+        parts = urlsplit(url)
+        secret = parts.username or parts.password or parts.query or parts.fragment
+        require(not secret, f"--server {public_url(url)}: leave out user, password, query; OPENAI_API_KEY is the key")
     urls = [public_url(url) for url in given]
     twice = [url for url in urls if urls.count(url) > 1]
     require(not twice, f"--server {twice[:1]}: is given twice")

@@ -67,11 +67,12 @@ class Member(Connection):
             ]
             found = models[0] if len(models) == 1 else alike[0] if alike else None
             context = (found or {}).get("max_model_len") or max_length
+            short = context < max_length
         except (KeyError, *NOT_AS_AGREED):
             raise Failed(self.url, "answers, but not as an OpenAI-compatible server") from None
         if found is None:
             raise Failed(self.url, f"has no model {base!r}; it has: {', '.join(map(str, names[:5])) or 'none'}")
-        if context < max_length:
+        if short:
             raise Failed(self.url, f"has room for {context} tokens, --max_length is {max_length}; start it with "
                                    f"--max-model-len {max_length}")  # fmt: skip
         self.base = found["id"]

@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
-from common import InputError, printable, require
+from common import InputError, one_line, printable, require
 from common.server_url import NOT_AS_AGREED, server_urls
 from model.adapters import adapter_weights, check_plain, read_config
 from model.fleet_member import Failed, Member
@@ -118,8 +119,8 @@ class ServerSampler:
         self.path = self.folder / self.name
         try:
             save_adapter(model, tokenizer, self.path)
-        except OSError as error:
-            raise InputError(f"--adapter_dir {self.folder}: cannot be written: {error}") from None
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"--adapter_dir {self.folder}: cannot be written: {one_line(error)}") from None
         shutil.rmtree(old, ignore_errors=True)
         for server in self.servers:
             server.up = False
@@ -213,11 +214,12 @@ class ServerSampler:
                     "its log-probabilities are at temperature 1; for another --temperature start it with "
                     "--logprobs-mode processed_logprobs",
                 )
-            if not gap <= FAR and not getattr(self.args, "parity_bound", 0.0):
+            bound = max(FAR, getattr(self.args, "parity_bound", 0.0))
+            if not gap <= bound:
                 raise Failed(
                     server.url,
-                    f"its log-probabilities differ from the policy's by {gap:.3g} nats a token (bound {FAR:g}); start "
-                    f"it with the base model {self.base}, or set --parity_bound",
+                    f"its log-probabilities differ from the policy's by {gap:.3g} nats a token (bound {bound:g}); "
+                    f"start it with the base model {self.base}, or set --parity_bound",
                 )
             print(f"server {server.url}: {server.base}, its log-probabilities are within {gap:.1e} of the policy's")
         server.trusted = True
@@ -309,7 +311,7 @@ class ServerSampler:
         found = self._all(self.renew(server, prompts) for server in self.servers)
         for server, rollouts in zip(self.servers, found, strict=True):
             self.compare(server, rollouts, model)
-            server.up = True
+            server.up, server.last = True, ""
         self.begun = True
 
     def start_renewals(self, prompts: list[list[int]]) -> None:
@@ -330,7 +332,7 @@ class ServerSampler:
             return
         if server.failures:
             print(f"server {server.url}: is back")
-        server.up, server.failures = True, 0
+        server.up, server.failures, server.last = True, 0, ""
 
     def set_aside(self, server: Member, failure: Failed) -> None:
         """Give a server no requests until it has been renewed."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 from urllib.parse import urlsplit
 
 from common import InputError, require
@@ -145,15 +146,30 @@ class Server(Connection):
             require(isinstance(text, str), f"--server {self.url}: answers, but not with a completion")
             return Completion(text, length, {"stop": True, "length": False}.get(reason))
 
-        pool = ThreadPoolExecutor(in_flight, thread_name_prefix="server")
+        total = len(prompts) * num_samples
+        places, answers = iter(range(total)), SimpleQueue()
+
+        def work() -> None:
+            for place in places:
+                try:
+                    answers.put((place, ask(place)))
+                except Exception as error:
+                    answers.put((place, error))
+
+        # daemons, because a pool's threads would keep the program from ending while a server gives no answer
+        for _ in range(min(in_flight, total)):
+            Thread(target=work, name="server", daemon=True).start()
         try:
-            places = {pool.submit(ask, place): place for place in range(len(prompts) * num_samples)}
-            for future in as_completed(places):
-                yield places[future], future.result()
-        except self.openai.APIError as error:
-            raise self._plain(error) from None
+            for _ in range(total):
+                place, answer = answers.get()
+                if isinstance(answer, self.openai.APIError):
+                    raise self._plain(answer) from None
+                if isinstance(answer, Exception):
+                    raise answer
+                yield place, answer
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for _ in places:  # the threads have nothing more to ask
+                pass
 
     def _plain(self, error: Exception) -> InputError:
         return InputError(f"--server {self.url}: {self.said(error)}")

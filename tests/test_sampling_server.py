@@ -225,9 +225,11 @@ def test_a_server_that_comes_back_with_another_model_gets_no_requests(serve, fle
     assert "its log-probabilities differ" in sampler.servers[1].last
 
 
-def test_a_server_that_was_started_again_between_steps_is_compared(serve, fleet, policy, prompts, other_base):
+@pytest.mark.parametrize("bound", [0.0, 0.05])
+def test_a_server_that_was_started_again_between_steps_is_compared(serve, fleet, policy, prompts, other_base, bound):
     one, two = serve(), serve()
     sampler = fleet(one, two)
+    sampler.args.parity_bound = bound
     draw(sampler, policy, prompts)
     two.kill()
     two.base = other_base
@@ -392,8 +394,10 @@ def test_a_wrong_address_and_a_time_out_are_lines(serve, fleet, policy, prompts)
         ({"server": ""}, "--engine server: needs --server URL"),
         ({"server": "localhost:8000"}, "--server: want an address like"),
         ({"server": "http://a,http://a/v1/"}, "is given twice"),
-        ({"server": "http://me:secret@a"}, "--server http://a/v1: leave out user, password and query"),
-        ({"server": "http://a?key=secret"}, "--server http://a/v1: leave out user, password and query"),
+        ({"server": "http://me:secret@a"}, "--server http://a/v1: leave out user, password, query"),
+        ({"server": "http://a?key=secret"}, "--server http://a/v1: leave out user, password, query"),
+        ({"server": "http://a/#secret"}, "--server http://a/v1: leave out user, password, query"),
+        ({"server": "http://a\x01b"}, "--server: want an address like"),
         ({"server_timeout": 0.0}, "--server_timeout 0: must be positive"),
         ({"server_wait": 10.0}, "--server_wait: must be more than --server_timeout"),
         ({"top_p": 0.9, "temperature": 0.7}, "--engine server: its log-probabilities are either"),

@@ -106,6 +106,15 @@ def test_json_lines_are_the_log_and_notes_go_to_stderr(start, tasks_path, tmp_pa
     assert "parity: " in said.err and "rl: 2 steps" in said.err
 
 
+def test_the_sampler_is_closed_even_if_the_tracker_cannot_be(start, tasks_path, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(training.Tracker, "close", lambda self: 1 / 0)
+    monkeypatch.setattr(training.Sampler, "close", lambda self: closed.append(True))
+    with pytest.raises(ZeroDivisionError):
+        trained(start, tasks_path, tmp_path / "rl")
+    assert closed
+
+
 def test_quiet_says_nothing(start, tasks_path, tmp_path, capsys):
     trained(start, tasks_path, tmp_path / "rl", quiet=True)
     assert capsys.readouterr().out == "" and len((tmp_path / "rl" / "rl_train_log.jsonl").read_text().splitlines()) == 2

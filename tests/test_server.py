@@ -1,6 +1,7 @@
 """Evaluation by a server: the real client against a small server of our own that speaks the completions protocol."""
 
 import json
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -245,6 +246,23 @@ def test_what_goes_wrong_is_said_in_a_line_and_nothing_is_overwritten(
         eval_humaneval.main(arguments(server))
     assert (tmp_path / "s_metrics.json").read_text() == "precious"
     assert not (tmp_path / "s_per_task.jsonl").exists()
+
+
+def test_an_error_ends_the_program_while_another_request_waits(serve, tmp_path):
+    held = threading.Event()
+
+    def answer(request, number):
+        if number > 1:
+            return 400, {"error": {"message": "no"}}
+        held.wait(100)
+        return completion("x")
+
+    server = serve(answer)
+    command = [sys.executable, "eval_humaneval.py", "--server", server.url, "--model_path", "coder", "--data_path",
+               TESTS, "--limit", "4", "--results_dir", str(tmp_path)]  # fmt: skip
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    held.set()
+    assert ran.returncode == 2 and ran.stderr.splitlines()[-1].endswith("error 400: no")
 
 
 def test_a_passing_failure_is_tried_again(serve, arguments, tmp_path):

@@ -236,6 +236,14 @@ def test_servers_sample_in_training_and_not_in_its_evaluation(stages):
     assert not {"engine", "server"} & stages[2][1].keys()
 
 
+def test_a_password_in_an_address_is_not_repeated(stages, capfd):
+    with pytest.raises(InputError, match="leave out user, password") as error:
+        call("grpo data/pocket_coder --engine server --server http://me:s3cret@host")
+    with pytest.raises(InputError, match="needs --server URL"):
+        call("grpo data/pocket_coder --engine server")
+    assert not stages and "s3cret" not in str(error.value) + "".join(capfd.readouterr())
+
+
 def test_epochs_are_merged_as_the_end_is_and_after_the_summary(stages, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "finish_evaluation", lambda *what: stages.append(("summary", {})))
     (tmp_path / "pocket_coder-pocket-rl-qlora" / "step_200").mkdir(parents=True)

@@ -187,13 +187,12 @@ class Run(Learner):
         items = f"{len(self.items)} {'tasks' if self.sandbox else 'pairs'}"
         print(f"{self.method}: {items}, up to {self.num_steps} steps{budget}, on {self.device}")
         self.screen.began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.log_file.close()
-            self.tracker.close()
+        with contextlib.ExitStack() as stack:  # the sampler first: its thread would keep a failed run from ending
+            stack.callback(self.log_file.close)
+            stack.callback(self.tracker.close)
             if self.sampler:
-                self.sampler.close()
+                stack.callback(self.sampler.close)
+            yield
 
     def steps(self) -> Iterator[int]:
         """Yield step numbers up to `num_steps`, the token budget or early stopping.

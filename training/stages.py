@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common import InputError, as_flags, field_names, parse_args, require, unknown_name
+from common.server_url import server_urls
 from training.tracking import check_tracker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +82,8 @@ def check(stages: list[Stage], given: dict[str, Any], names: list[str]) -> None:
         args = one.args()
         if hasattr(args, "report_to"):
             check_tracker(args)
+        if getattr(args, "engine", "") == "server":
+            server_urls(args.server)
         if hasattr(one.module, "check"):
             one.module.check(args)
 
