@@ -54,9 +54,7 @@ EXAMPLES = 5  # dropped records to name for each reason
 class Args(JudgeArgs):
     format: Literal["kodcode", "acecode", "taco", "apps", "livecodebench", "humaneval", "mbpp"]  # of the records
     output: str  # task file to write, .jsonl
-    source: str = (
-        ""  # .jsonl, .json (or .gz of one) or .parquet file (or a pattern for several), or a hub name; "": hub
-    )
+    source: str = ""  # .jsonl, .json (or .gz of one) or .parquet (or a pattern for several), or a hub name; "": the hub
     split: str = ""  # of a data set on the hub; "" takes all
     limit: int = 0  # read only the first N records; 0 reads all
     skip_bad: bool = False  # drop records that lack a field or cannot be read, instead of ending with an error

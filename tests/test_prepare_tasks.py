@@ -22,7 +22,7 @@ from prepare_tasks import Args
 from task_formats import FORMATS, KEY, private_tests
 from task_tests import Unfit, check_harmless, check_of_calls, check_of_pytest
 
-from common import InputError, sha256
+from common import InputError, parse_args, sha256
 from judging.tasks import begins, read_tasks, stop_strings, truncate_at_stop
 
 PLAIN = "its tests use more than plain computation"
@@ -661,3 +661,9 @@ def test_mbpp_s_references_pass_but_for_a_slow_one(tmp_path):
     tasks, reasons = imported(tmp_path, "mbpp", records, keep_overlap=True, time_limit=20.0)
     lost = {f"Mbpp/{record['task_id']}" for record in records} - {task["task_id"] for task in tasks}
     assert lost <= {"Mbpp/123"} and reasons.keys() <= {"its solution ends in timeout"}  # it searches for seconds
+
+
+def test_the_help_says_what_a_source_is(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(Args, ["--help"])
+    assert "or a hub name" in capsys.readouterr().out
