@@ -24,6 +24,7 @@ from task_tests import Unfit, check_harmless, check_of_calls, check_of_pytest
 
 from common import InputError, parse_args, sha256
 from judging.tasks import begins, read_tasks, stop_strings, truncate_at_stop
+from overlap import asked_again
 
 PLAIN = "its tests use more than plain computation"
 STDIN = {"task_id": "a", "prompt": "", "canonical_solution": "print(1)", "entry_point": "", "inputs": [""],
@@ -661,6 +662,15 @@ def test_mbpp_s_references_pass_but_for_a_slow_one(tmp_path):
     tasks, reasons = imported(tmp_path, "mbpp", records, keep_overlap=True, time_limit=20.0)
     lost = {f"Mbpp/{record['task_id']}" for record in records} - {task["task_id"] for task in tasks}
     assert lost <= {"Mbpp/123"} and reasons.keys() <= {"its solution ends in timeout"}  # it searches for seconds
+
+
+def test_every_question_of_humaneval_is_known_again(humaneval):
+    copies = []
+    for task in humaneval:  # the words before the first example, in a question of another form
+        said = task["prompt"].replace("'''", '"""').split('"""')[-2].partition(">>>")[0]
+        copies.append({"task_id": f"copy of {task['task_id']}", "prompt": task_formats.docstring(said, "def g(a):")})
+    assert [name for name, _ in asked_again(humaneval, copies)] == [copy["task_id"] for copy in copies]
+    assert asked_again(humaneval, read_tasks("data/pocket_train.jsonl")) == []
 
 
 def test_the_help_says_what_a_source_is(capsys):
