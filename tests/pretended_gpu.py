@@ -50,16 +50,21 @@ def in_project(file: str) -> bool:
 MEMORY = 24 * 2**30
 
 
+def guard_library(torch_folder: Path) -> Path:
+    """Where the compiled `pretended_guard.cpp` is kept for one installed torch: it looks for its libraries there."""
+    key = (HERE / "pretended_guard.cpp").read_bytes() + f"{version('torch')} {torch_folder}".encode()
+    return Path(tempfile.gettempdir()) / f"pretended_guard_{os.getuid()}_{hashlib.sha256(key).hexdigest()[:16]}.so"
+
+
 def load_guard() -> ctypes.CDLL:
     """`pretended_guard.cpp`, compiled at its first use."""
-    source, torch_folder = HERE / "pretended_guard.cpp", Path(find_spec("torch").origin).parent
-    digest = hashlib.sha256(source.read_bytes() + version("torch").encode()).hexdigest()
-    library = Path(tempfile.gettempdir()) / f"pretended_guard_{os.getuid()}_{digest[:16]}.so"
+    torch_folder = Path(find_spec("torch").origin).resolve().parent
+    library, lib = guard_library(torch_folder), torch_folder / "lib"
     if not library.exists():
-        new, lib = library.with_suffix(f".{os.getpid()}"), torch_folder / "lib"
-        command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", f"-I{torch_folder / 'include'}", str(source)]
-        command += [f"-L{lib}", f"-Wl,-rpath,{lib}", "-lc10", "-ltorch_cpu", "-o", str(new)]
-        subprocess.run(command, check=True)
+        new = library.with_suffix(f".{os.getpid()}")
+        command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", f"-I{torch_folder / 'include'}"]
+        command += [str(HERE / "pretended_guard.cpp"), f"-L{lib}", f"-Wl,-rpath,{lib}"]
+        subprocess.run([*command, "-lc10", "-ltorch_cpu", "-o", str(new)], check=True)
         new.replace(library)  # others may be compiling it too
     return ctypes.CDLL(str(library))
 

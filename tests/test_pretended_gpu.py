@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from pretended_gpu import guard_library
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: a part of the pretended GPU is in C++")
@@ -141,6 +142,11 @@ def on_card(tmp_path_factory) -> dict[str, tuple[list[int], str]]:
     found, card, _ = run_all(tmp_path_factory.mktemp("card"), "--two", codes)
     assert card == "True 2"
     return json.loads(found)
+
+
+def test_each_installed_torch_has_its_own_guard(tmp_path):
+    # one that was compiled for an environment that is gone finds no libtorch
+    assert guard_library(tmp_path / "one") != guard_library(tmp_path / "other")
 
 
 @pytest.mark.parametrize("code", COUNTED)
