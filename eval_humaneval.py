@@ -155,24 +155,24 @@ def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: S
 def generate_here(args: Args, tasks: list[Task], sandbox: Sandbox) -> list[ScoredCompletion]:
     """Sample from the model, scoring each completion as soon as it ends. Return this process's share of the samples."""
     from common import processes
-    from model.engine import load_engine
+    from model.engine import open_engine
 
-    prompts, generate = load_engine(args.model_path, tasks, args.data_path, args, args.device)
-    seeds = processes.share([(args.seed, index) for index in range(len(tasks))])
-    tasks, prompts = processes.share(tasks), processes.share(prompts)
-    rollouts = generate(prompts, num_samples=args.n_samples, max_new_tokens=args.max_new_tokens,
-                        temperature=args.temperature, top_p=args.top_p, batch_size=args.batch_size,
-                        seeds=seeds)  # fmt: skip
-    scored = (
-        ((r.prompt_index, r.number), score(sandbox, tasks[r.prompt_index], r.text, len(r.token_ids), r.ended))
-        for r in rollouts
-    )
-    samples = with_progress(args, scored, len(prompts) * args.n_samples)
-    if args.turns > 1:
-        from model.second_turn import second_answers
+    with open_engine(args.model_path, tasks, args.data_path, args, args.device) as (prompts, generate):
+        seeds = processes.share([(args.seed, index) for index in range(len(tasks))])
+        tasks, prompts = processes.share(tasks), processes.share(prompts)
+        rollouts = generate(prompts, num_samples=args.n_samples, max_new_tokens=args.max_new_tokens,
+                            temperature=args.temperature, top_p=args.top_p, batch_size=args.batch_size,
+                            seeds=seeds)  # fmt: skip
+        scored = (
+            ((r.prompt_index, r.number), score(sandbox, tasks[r.prompt_index], r.text, len(r.token_ids), r.ended))
+            for r in rollouts
+        )
+        samples = with_progress(args, scored, len(prompts) * args.n_samples)
+        if args.turns > 1:
+            from model.second_turn import second_answers
 
-        for s, turn in zip(samples, second_answers(args, sandbox, generate, seeds, samples), strict=True):
-            s.later["turn_2"] = turn
+            for s, turn in zip(samples, second_answers(args, sandbox, generate, seeds, samples), strict=True):
+                s.later["turn_2"] = turn
     return samples
 
 

@@ -111,34 +111,34 @@ def draw_samples(args: Args, tasks: list[Task], sandbox) -> list[list]:
     """
     from tqdm import tqdm
 
-    from model.engine import load_engine
+    from model.engine import open_engine
     from training.samples import Sample, item_order
 
-    prompts, generate = load_engine(args.sft_model, tasks, args.train_path, args)
     order = islice(item_order(len(tasks), args.seed), len(tasks))  # shuffled: a budget takes a random subset
     groups: list[list[Sample]] = []
     checks, tokens = {}, 0
     whole, unit = (args.token_budget, "token") if args.token_budget else (len(tasks), "task")
-    bar = tqdm(total=whole, desc="pairs", unit=unit, disable=args.quiet)
-    while not 0 < args.token_budget <= tokens:
-        drawn = list(islice(order, max(1, args.batch_size // args.num_samples)))
-        if not drawn:
-            break
-        new: list[list[Sample]] = [[] for _ in drawn]
-        for r in generate([prompts[index] for index in drawn], num_samples=args.num_samples,
-                          max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
-                          stops=[stop_strings(tasks[i]) for i in drawn] if args.stop_at_strings else None,
-                          batch_size=args.batch_size, seeds=[(args.seed, index) for index in drawn]):  # fmt: skip
-            index = drawn[r.prompt_index]
-            if (index, r.text) not in checks:
-                checks[index, r.text] = sandbox.submit(tasks[index], r.text)
-            new[r.prompt_index].append(Sample(tasks[index], index, r, check=checks[index, r.text]))
-            tokens += len(r.token_ids)
-        groups += [sorted(group, key=lambda s: s.rollout.number) for group in new]
-        known = [check.result().passed for check in checks.values() if check.done()]
-        bar.set_postfix(tasks=len(groups), passing=f"{sum(known) / max(len(known), 1):.1%}", refresh=False)
-        bar.update((tokens if args.token_budget else len(groups)) - bar.n)
-    bar.close()
+    with open_engine(args.sft_model, tasks, args.train_path, args) as (prompts, generate):
+        bar = tqdm(total=whole, desc="pairs", unit=unit, disable=args.quiet)
+        while not 0 < args.token_budget <= tokens:
+            drawn = list(islice(order, max(1, args.batch_size // args.num_samples)))
+            if not drawn:
+                break
+            new: list[list[Sample]] = [[] for _ in drawn]
+            for r in generate([prompts[index] for index in drawn], num_samples=args.num_samples,
+                              max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
+                              stops=[stop_strings(tasks[i]) for i in drawn] if args.stop_at_strings else None,
+                              batch_size=args.batch_size, seeds=[(args.seed, index) for index in drawn]):  # fmt: skip
+                index = drawn[r.prompt_index]
+                if (index, r.text) not in checks:
+                    checks[index, r.text] = sandbox.submit(tasks[index], r.text)
+                new[r.prompt_index].append(Sample(tasks[index], index, r, check=checks[index, r.text]))
+                tokens += len(r.token_ids)
+            groups += [sorted(group, key=lambda s: s.rollout.number) for group in new]
+            known = [check.result().passed for check in checks.values() if check.done()]
+            bar.set_postfix(tasks=len(groups), passing=f"{sum(known) / max(len(known), 1):.1%}", refresh=False)
+            bar.update((tokens if args.token_budget else len(groups)) - bar.n)
+        bar.close()
     for s in (s for group in groups for s in group):
         s.verdict, s.check = s.check.result(), None
     return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -15,10 +16,13 @@ from model.sampling_vllm import VllmSampler
 from model.tokens import check_ids
 
 
-def load_engine(
+@contextlib.contextmanager
+def open_engine(
     name: str, tasks: list[Task], path: str, args: Any, device: str = "auto"
-) -> tuple[list[list[int]], Callable[..., Iterator[Rollout]]]:
-    """Load a model or adapter. Return the tasks' prompts, and `sampling.generate` of this model, which takes them.
+) -> Iterator[tuple[list[list[int]], Callable[..., Iterator[Rollout]]]]:
+    """Load a model or adapter. Give the tasks' prompts, and `sampling.generate` of this model, which takes them.
+
+    At the end of the block servers are left without the adapter.
 
     Args:
         path: the task file, for errors.
@@ -33,13 +37,16 @@ def load_engine(
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
     check_ids(load_config(name, args.trust_remote_code), path, prompts, args.max_new_tokens)
     if args.engine == "vllm":
-        return prompts, partial(VllmSampler(name, tokenizer, args).generate, None, tokenizer)
+        yield prompts, partial(VllmSampler(name, tokenizer, args).generate, None, tokenizer)
+        return
     if args.engine == "server":
-        return prompts, partial(ServerSampler(name, tokenizer, args).generate, None, tokenizer)
+        with contextlib.closing(ServerSampler(name, tokenizer, args)) as sampler:
+            yield prompts, partial(sampler.generate, None, tokenizer)
+        return
     quantised = getattr(args, "load_in_4bit", True)
     model = load_policy(
         name, where, trust_remote_code=args.trust_remote_code, dtype=dtype, load_in_4bit=quantised
     ).eval()
     if quantised:
         check_copy(model, prompts)
-    return prompts, partial(generate, model, tokenizer, graph=args.cuda_graph, unpack=quantised)
+    yield prompts, partial(generate, model, tokenizer, graph=args.cuda_graph, unpack=quantised)

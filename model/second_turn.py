@@ -54,7 +54,7 @@ def second_answers(
     end is no failure of which tests could tell it anything.
 
     Args:
-        generate: as `engine.load_engine` returns it. seeds: of each prompt.
+        generate: as `engine.open_engine` gives it. seeds: of each prompt.
         first: the scored first answers, `args.n_samples` to a prompt, in the order of prompts.
 
     Returns:

@@ -495,7 +495,7 @@ def test_pairs_and_difficulty_come_from_servers_too(serve, tasks_path, start, po
         generate_dpo_data.main(
             generate_dpo_data.Args(sft_model=start, output_path=str(tmp_path / "p.jsonl"), **how | {"limit": 2})
         )
-    assert all(server.given for server in servers)
+    assert all(server.given and server.taken == server.given for server in servers)  # taken back, before the exit
     task_difficulty.main(
         task_difficulty.Args(sft_model=pocket, output_path=str(tmp_path / "r.jsonl"), **how | {"limit": 2})
     )
