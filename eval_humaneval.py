@@ -348,7 +348,7 @@ def main(args: Args) -> None:
     check(args)
     all_tasks = read_tasks(args.data_path, args.prompt_level, args.instruct)
     tasks = all_tasks[: args.limit] if args.limit else all_tasks
-    started = time.perf_counter()
+    started, data_sha256 = time.perf_counter(), sha256(args.data_path)  # of what was read: it may be edited meanwhile
     server = Server(args.server, args.model_path) if args.server else None
     samples_here = not (args.samples or server)
     if samples_here:
@@ -378,7 +378,7 @@ def main(args: Args) -> None:
     url = server.url if server else ""  # without the password that the address may hold
     metrics = origin(args, server) | metrics_of(rows, tasks) | {
         "sandbox": sandbox.layers,
-        "data_sha256": sha256(args.data_path),
+        "data_sha256": data_sha256,
         "stop_strings": sorted({stop for task in tasks for stop in stop_strings(task)}),
         "seconds": time.perf_counter() - started,
         "peak_memory": peak_memory(),

@@ -196,7 +196,7 @@ def main(args: Args) -> None:
     writable = Path(args.output_path + ".writable")
     write_text(writable, "")  # fail now rather than after the work
     writable.unlink()
-    started = time.perf_counter()
+    started, train_sha256 = time.perf_counter(), sha256(args.train_path)  # of what was read: it may be edited meanwhile
 
     from judging.by_language import open_sandbox, require_judged
     from model.memory import answer_for_memory
@@ -222,7 +222,7 @@ def main(args: Args) -> None:
     )
     write_jsonl(args.output_path, lines)
     record = {**stats, "seconds": time.perf_counter() - started, "sandbox": layers, "args": settings_of(args),
-              "train_sha256": sha256(args.train_path), "pairs_sha256": sha256(args.output_path),
+              "train_sha256": train_sha256, "pairs_sha256": sha256(args.output_path),
               **machine()}  # fmt: skip
     write_text(stats_path, json.dumps(record, indent=1) + "\n")
     print(f"{stats['pairs']} pairs of {stats['tasks_with_pairs']} tasks, from {stats['samples']:,} completions "

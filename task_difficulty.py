@@ -98,9 +98,10 @@ def main(args: Args) -> None:
     check(args)
     tasks = read_tasks(args.train_path, args.prompt_level, args.instruct)
     tasks = tasks[: args.limit] if args.limit else tasks
+    in_file = {task["task_id"]: task for task in read_tasks(args.train_path)}  # with no prompt changed
     write_text(writable := Path(args.output_path + ".writable"), "")  # fail now rather than after the work
     writable.unlink()
-    started = time.perf_counter()
+    started, train_sha256 = time.perf_counter(), sha256(args.train_path)  # of what was read: it may be edited meanwhile
 
     from judging.by_language import open_sandbox, require_judged
     from model.memory import answer_for_memory
@@ -113,11 +114,10 @@ def main(args: Args) -> None:
     lines = rated(tasks, groups)
     require(bool(lines), f"{args.train_path}: no answer to any task could be judged")
     stats = counts(tasks, lines)
-    read = {task["task_id"]: task for task in read_tasks(args.train_path)}  # as they are in the file
-    new = [read[line["task_id"]] | {name: line[name] for name in ("pass_rate", "num_samples")} for line in lines]
+    new = [in_file[line["task_id"]] | {name: line[name] for name in ("pass_rate", "num_samples")} for line in lines]
     write_jsonl(args.output_path, new)
     record = {**stats, "seconds": time.perf_counter() - started, "args": settings_of(args),
-              "train_sha256": sha256(args.train_path), "output_sha256": sha256(args.output_path),
+              "train_sha256": train_sha256, "output_sha256": sha256(args.output_path),
               **machine()}  # fmt: skip
     write_text(args.output_path.removesuffix(".jsonl") + "_stats.json", json.dumps(record, indent=1) + "\n")
     print(f"{len(lines)} tasks, mean pass rate {stats['mean_pass_rate']:.1%}: {stats['tasks_none_passing']} never "

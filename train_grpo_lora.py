@@ -20,7 +20,8 @@ groups out.
 
 --pass_at_k K maximises the best of K samples in place of each one's own reward (arXiv 2508.10751). Let R_S be the best
 R of a subset S of K completions of a task. Then A_i = (mean of R_S over the S that hold i - mean of R_S over all S) /
-std of R_S over all S. Where n of G fail and R is 0 or 1, with m = 1 - C(n, K) / C(G, K) and s = sqrt(m (1 - m)):
+std of R_S over all S. Where n of G fail and R is 0 or 1, with m = 1 - C(n, K) / C(G, K) and s = sqrt(m (1 - m)),
+or --std_floor if that is more:
     A = (1 - m) / s for a completion that passes,    A = (1 - m - C(n-1, K-1) / C(G-1, K-1)) / s for one that fails
 
 --replay adds to a group in which none passes one that passed in an earlier step, with the pi_old of that step; see

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import io
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -71,7 +72,18 @@ def parse_args(args_class: type[A], argv: list[str] | None = None, description: 
         for name in settings:
             require(name in names, f"{args.config}: {unknown_name('key', name, names)}")
         args = _parse(args_class, [*as_flags(settings), *argv], description)
+    check_numbers(args)
     return args
+
+
+def check_numbers(args: Any) -> None:
+    """Raise InputError if a number is infinite or none at all, or a seed is not what torch and numpy take."""
+    for name in field_names(type(args)):
+        value = getattr(args, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            require(not isinstance(one, float) or math.isfinite(one), f"--{name} {one}: must be a finite number")
+            seed = name in ("seed", "seeds")
+            require(not seed or 0 <= one < 2**32, f"--{name} {one}: must be in [0, 4294967296)")
 
 
 def _parse(args_class: type[A], argv: list[str], description: str | None) -> A:

@@ -82,7 +82,7 @@ class SelectionArgs:
 
     prompt_selection: Literal["off", "solved", "half"] = "off"  # solved: set those aside; half: pass rates near 1/2
     solved_after: int = 16  # solved: a task is set aside once its last N samples all passed
-    recheck: float = 0.05  # solved: share of the draws that go to tasks set aside, below 1; 0 drops them for good
+    recheck: float = 0.05  # solved: how often a task set aside is drawn, as a share of the usual; 0 drops it for good
     selection_floor: float = 0.05  # half: added to each task's weight p (1 - p), which is 0.25 at most
     estimate_decay: float = 0.9  # how much of a sample's count in the estimate of p each later one leaves
 

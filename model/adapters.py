@@ -43,6 +43,7 @@ def read_config(adapter: str, trainable: bool = False) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     require(kind == "LORA", f"{adapter}: is an adapter of type {kind}; these scripts support only LoRA adapters")
+    require(isinstance(config.get("r"), int), f"{path}: has no rank r")
     for name in NOT_TAKEN:
         require(not config.get(name), f"{adapter}: has {name}, which these scripts do not support")
     require(

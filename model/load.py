@@ -75,7 +75,8 @@ def base_and_adapter(name: str) -> tuple[str, str | None]:
         return gguf_model.as_folder(file), None
     folder = Path(name)
     if (folder / "adapter_config.json").is_file():
-        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        base = adapters.read_config(name).get("base_model_name_or_path")
+        require(isinstance(base, str), f"{folder / 'adapter_config.json'}: names no base_model_name_or_path")
         for place in (Path(base), ROOT / base):
             if (place / "config.json").is_file():
                 return str(place), name

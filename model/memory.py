@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from common import InputError, require, require_at_least
-from model.adapters import check_plain
+from model.adapters import check_plain, read_config
 from model.load import base_and_adapter, load_config, pick_device
 from model.memory_parts import Shape, nf4_bytes, passes, read_shape, sampling_bytes, scoring_bytes, training_bytes
 
@@ -210,7 +209,7 @@ def args_of(args: Any, method: str, name: str) -> Args:
     """Return a training script's arguments as an `Args`, for a run that starts from the model or adapter `name`."""
     given = {field: value for field, value in vars(args).items() if field in Args.__dataclass_fields__}
     if adapter := base_and_adapter(name)[1]:
-        given["lora_r"] = json.loads((Path(adapter) / "adapter_config.json").read_text())["r"]
+        given["lora_r"] = read_config(adapter)["r"]
     return Args(**given | {"method": method, "model_name": name})
 
 

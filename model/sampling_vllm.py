@@ -14,7 +14,6 @@ SIGINT and SIGTERM still end a run after the step.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from transformers import AutoConfig, GenerationConfig
 from common import InputError, require
 from common.run_args import FleetArgs
 from common.server_url import server_urls
-from model.adapters import adapter_weights, check_plain
+from model.adapters import adapter_weights, check_plain, read_config
 from model.load import base_and_adapter, compute_dtype, eos_ids, first_line, load_policy, pick_device, save_adapter
 from model.merged_copy import merged_copy
 from model.sampling import Rollout, text_of
@@ -236,7 +235,7 @@ def ends_of(base: str, tokenizer, trust_remote_code: bool) -> list[int]:
 
 def _rank(adapter: str) -> int:
     """Return the lowest of vLLM's ranks that the adapter fits into."""
-    config = json.loads((Path(adapter) / "adapter_config.json").read_text())
+    config = read_config(adapter)
     rank = max([config["r"], *config.get("rank_pattern", {}).values()])
     require(rank <= RANKS[-1], f"{adapter}: has rank {rank}, vLLM takes {RANKS[-1]} at most; take --engine local")
     return min(allowed for allowed in RANKS if allowed >= rank)

@@ -15,6 +15,8 @@ class Args:
     learning_rate: float = 5e-5  # step size
     train_path: str = "a.jsonl"  # tasks
     shout: bool = False  # print loudly
+    seed: int = 42  # of it all
+    seeds: tuple[int, ...] = ()  # of several
     config: str = ""  # YAML
 
 
@@ -40,6 +42,10 @@ def test_a_mark_in_front_of_a_config_is_passed_over(tmp_path):
         (["--learning_rat", "1"], None, "unknown option '--learning_rat'; did you mean --learning_rate?"),
         (["--zzz"], None, "unknown option '--zzz'; --help lists them all"),
         (["--learning_rate", "fast"], None, "could not convert string to float: 'fast'"),
+        (["--learning_rate", "inf"], None, "--learning_rate inf: must be a finite number"),
+        (["--learning_rate", "nan"], None, "--learning_rate nan: must be a finite number"),
+        (["--seed", "-1"], None, "--seed -1: must be in [0, 4294967296)"),
+        (["--seeds", "1", "4294967296"], None, "--seeds 4294967296: must be in"),
         (["--config", "none.yaml"], None, "none.yaml: No such file"),
         ([], "trainpath: b\n", "unknown key 'trainpath'; did you mean train_path?"),
         ([], "- 1\n", "must hold lines of 'name: value'"),

@@ -184,7 +184,7 @@ def test_the_gradient_of_the_objective_is_the_hand_computed_one(start, tasks_pat
     assert record["kept"] == 2 and record["advantage_mean"] == pytest.approx(2 / 6)
 
 
-def test_the_objective_s_edges(start, tasks_path, tmp_path, known_run):
+def test_the_objective_s_edges(start, tasks_path, tmp_path, known_run, capsys):
     """Nothing passes: nothing is learnt, every step is logged. And a dry run leaves nothing."""
     known_run(lambda call, i: False)
     args = Args(train_path=tasks_path, sft_model=start, output_dir=str(tmp_path / "raft"), max_length=384, num_steps=2,
@@ -198,6 +198,7 @@ def test_the_objective_s_edges(start, tasks_path, tmp_path, known_run):
     args.dry_run, args.output_dir = True, str(tmp_path / "none")
     objective.main(args)
     assert not (tmp_path / "none").exists()
+    assert "no update was made in this step: a step that makes one takes longer" in capsys.readouterr().out
 
 
 def test_the_frame_reads_no_field_that_rl_ppo_and_grpo_do_not_share():

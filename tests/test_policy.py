@@ -137,9 +137,22 @@ def test_what_cannot_be_loaded_is_said_in_a_line(tmp_path, pocket):
         load_tokenizer("checkpoints/never_trained")
     with pytest.raises(InputError, match="the hub cannot be reached"):
         load_tokenizer("somebody/some-model")
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/gone/base"}))
+    config = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": "/gone/base"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="its base model '/gone/base' cannot be found"):
         base_and_adapter(str(tmp_path))
+    for broken, says in (
+        ("{", "adapter_config.json: cannot be read"),
+        ("[]", "cannot be read"),
+        ("{}", "of type None"),
+    ):
+        (tmp_path / "adapter_config.json").write_text(broken)
+        with pytest.raises(InputError, match=says):
+            base_and_adapter(str(tmp_path))
+    for lacks, says in (("r", "has no rank r"), ("base_model_name_or_path", "names no base_model_name_or_path")):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | {lacks: None}))
+        with pytest.raises(InputError, match=says):
+            base_and_adapter(str(tmp_path))
     shutil.copytree(pocket, tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").unlink()
     with pytest.raises(InputError, match="cannot be loaded"):

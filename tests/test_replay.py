@@ -42,6 +42,8 @@ def test_only_a_group_without_a_pass_gets_one_and_of_its_own_task():
     assert texts(replay.fill(3, group_of(5, "a", [False])))[1] == (5, "4 0", True)  # the last that passed
     assert len(replay.fill(7, group_of(6, "a", [False]))) == 2 and len(replay.fill(8, group_of(7, "a", [False]))) == 1
     assert len(replay.fill(3, group_of(8, "a", [False], prompt=(7, 7)))) == 1  # another prompt, as in a curriculum
+    replay.fill(9, group_of(9, "a", [True]))
+    assert len(replay.fill(9, group_of(10, "a", [False]))) == 1  # of this step: that one is in the batch already
 
 
 def test_it_is_replayed_with_the_reward_that_its_step_ended_with():

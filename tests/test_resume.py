@@ -148,6 +148,42 @@ def test_a_state_of_other_arguments_is_not_gone_on_from(start, tmp_path, monkeyp
     assert "resuming after" not in out and (tmp_path / "rl.interrupted" / "resume.pt").is_file()  # not lost
     assert len((tmp_path / "rl" / "rl_train_log.jsonl").read_text().splitlines()) == 2
 
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(training, "RunLog", broken_log(after=1))
+        train_rl_lora.main(Args(**settings | {"learning_rate": 1e-3}))
+    train_rl_lora.main(Args(**settings | {"learning_rate": 1e-4}))
+    assert "set aside as rl.interrupted2" in capsys.readouterr().out and (tmp_path / "rl.interrupted").is_dir()
+    (tmp_path / "rl.interrupted").rename(tmp_path / "rl.partial")  # as the note says
+    train_rl_lora.main(Args(**settings))
+    assert "resuming after step 1" in capsys.readouterr().out
+
+
+def test_a_run_that_is_killed_at_its_very_end_is_not_trained_again(start, tmp_path, monkeypatch, capsys):
+    settings = dict(train_path="data/pocket_train.jsonl", sft_model=start, output_dir=str(tmp_path / "rl"),
+                    max_length=384, max_new_tokens=16, num_steps=2, batch_size=1, num_samples=2,
+                    save_every=1)  # fmt: skip
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "finish_record", killed)
+        train_rl_lora.main(Args(**settings))
+    capsys.readouterr()
+    train_rl_lora.main(Args(**settings))
+    out = capsys.readouterr().out
+    assert "resuming after step 2" in out and "step 1 " not in out
+    assert len((tmp_path / "rl" / "rl_train_log.jsonl").read_text().splitlines()) == 2
+    assert not (tmp_path / "rl" / "resume.pt").exists()
+
+
+def test_a_damaged_state_is_one_line(start, tmp_path):
+    (tmp_path / "rl.partial").mkdir()
+    (tmp_path / "rl.partial" / "resume.pt").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(InputError, match=r"resume.pt: cannot be read \([^\n]*\); --no_resume starts anew"):
+        train_rl_lora.main(Args(train_path="data/pocket_train.jsonl", sft_model=start, output_dir=str(tmp_path / "rl")))
+    assert (tmp_path / "rl.partial" / "resume.pt").is_file()
+
 
 def broken_log(after: int):
     class Broken(training.RunLog):

@@ -39,6 +39,14 @@ def test_a_healthy_run_is_told_in_two_lines():
     assert "pass 22.7% to 77.3%" in told[1] and "length 78.4 to 46.6" in told[1]
 
 
+def test_with_a_selection_the_pass_rate_of_what_is_drawn_may_fall():
+    fallen = {"base_reward": (0.8, 0.5), "reward": (0.8, 0.5)}
+    assert "fell from" in str(look_at(log_of(**HEALTHY | fallen)))
+    assert "fell from" not in str(look_at(log_of(**HEALTHY | fallen | {"set_aside": (0, 3)})))
+    nothing = {"base_reward": (0.0, 0.0), "set_aside": (0, 0)}
+    assert "no completion passes" in str(look_at(log_of(**HEALTHY | nothing)))
+
+
 @pytest.mark.parametrize(
     ("sick", "says"),
     [

@@ -8,8 +8,9 @@ import pytest
 import task_difficulty
 import train_grpo_lora
 import train_ppo_lora
+import train_rft_lora
 import train_rl_lora
-from common import InputError
+from common import InputError, sha256
 from judging.pool import Verdict
 from judging.tasks import read_tasks
 
@@ -55,8 +56,12 @@ def test_the_file_is_the_same_but_for_the_rates(tmp_path, monkeypatch):
     source = rated_file(tmp_path / "t.jsonl", None, 0.5, None)
     drawn = []
 
+    before = [json.loads(line) for line in open(source)][:2]
+    measured = sha256(source)
+
     def draw(args, tasks, sandbox):
         drawn.append((args.num_samples, args.token_budget, [task["task_id"] for task in tasks]))
+        rated_file(tmp_path / "t.jsonl", 1)  # somebody edits it meanwhile
         return [scored(1, "pass", "fail"), scored(0, "fail", "fail")]
 
     monkeypatch.setattr(task_difficulty, "draw_samples", draw)
@@ -64,10 +69,10 @@ def test_the_file_is_the_same_but_for_the_rates(tmp_path, monkeypatch):
                                 instruct=True)  # fmt: skip
     task_difficulty.main(args)
     assert drawn == [(2, 0, ["0", "1"])]
-    before = [json.loads(line) for line in open(source)][:2]
     after = [json.loads(line) for line in open(tmp_path / "o.jsonl")]
     assert after == [before[0] | {"pass_rate": 0.0, "num_samples": 2}, before[1] | {"pass_rate": 0.5, "num_samples": 2}]
-    assert json.loads((tmp_path / "o_stats.json").read_text())["tasks_none_passing"] == 1
+    stats = json.loads((tmp_path / "o_stats.json").read_text())
+    assert stats["tasks_none_passing"] == 1 and stats["train_sha256"] == measured
     assert {path.name for path in tmp_path.iterdir()} == {"t.jsonl", "o.jsonl", "o_stats.json"}
 
 
@@ -122,7 +127,7 @@ class Read(Exception):
     pass
 
 
-@pytest.mark.parametrize("script", [train_rl_lora, train_ppo_lora, train_grpo_lora])
+@pytest.mark.parametrize("script", [train_rl_lora, train_ppo_lora, train_grpo_lora, train_rft_lora])
 def test_every_method_that_samples_takes_the_bounds(script, tmp_path, monkeypatch):
     def language_of(tasks, *_):
         raise Read([task["task_id"] for task in tasks])

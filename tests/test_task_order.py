@@ -86,15 +86,15 @@ def test_solved_tasks_are_set_aside_and_come_back_where_a_sample_fails():
     assert order.aside() == [2]
 
 
-def test_a_share_of_the_draws_goes_to_what_is_set_aside():
+def test_what_is_set_aside_is_drawn_recheck_times_as_often_as_before():
     order = order_of(10, "solved", recheck=0.2)
     for index in range(4):
         order.note(index, [True] * 4)
     counts = Counter(order.draw(6000))
     expected = order.weights()
-    assert expected == pytest.approx([0.2 / 0.8 * 6 / 4] * 4 + [1.0] * 6)  # so 4 of them have a fifth of the sum
+    assert [w / sum(expected) for w in expected] == pytest.approx([0.2 / 10] * 4 + [(1 - 0.08) / 6] * 6)
     for index in range(10):
-        assert counts[index] / 6000 == pytest.approx(expected[index] / sum(expected), rel=0.15)
+        assert counts[index] / 6000 == pytest.approx(expected[index] / sum(expected), rel=0.25)
     assert max(counts[index] for index in range(4, 10)) - min(counts[index] for index in range(4, 10)) <= 1  # passes
     never = order_of(10, "solved", recheck=0.0)
     never.note(7, [True] * 4)
@@ -127,6 +127,10 @@ def test_half_draws_no_task_twice_in_a_batch():
     for _ in range(50):
         assert len(set(order.draw(5))) == 5
     assert sorted(Counter(order.draw(7)).values()) == [1, 1, 1, 2, 2]
+    for _ in range(50):  # nor twice in a step whose groups dynamic sampling replaces
+        batch = order.draw(3)
+        assert sorted(batch + order.draw(2, batch)) == [0, 1, 2, 3, 4]
+    assert sorted(order.draw(5, [0, 1, 2, 3, 4])) == [0, 1, 2, 3, 4]  # all have come
 
 
 def test_half_climbs_the_objective_that_its_page_names():

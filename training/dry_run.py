@@ -20,6 +20,8 @@ def report_dry_run(run: Any) -> None:
     gpu = "" if peak["gpu"] is None else f", {peak['gpu']:.2f} GiB on the GPU"
     print(f"dry run: peak memory {peak['ram']:.2f} GiB{gpu}; the whole run would take about "
           f"{seconds * steps / 60:.1f} minutes")  # fmt: skip
+    if not run.optimizer.state:  # no sample passed, say, or all groups were tied
+        print("no update was made in this step: a step that makes one takes longer, and may take more memory")
     print(prediction_for(run))
 
 

@@ -41,7 +41,7 @@ class Replay:
             drawn, old = self.kept.get(task["task_id"], (0, None))
             if passing:
                 self.kept[task["task_id"]] = step, passing[0]
-            elif old and step - drawn <= self.steps and old.rollout.prompt_ids == theirs[0].rollout.prompt_ids:
+            elif old and 0 < step - drawn <= self.steps and old.rollout.prompt_ids == theirs[0].rollout.prompt_ids:
                 theirs.append(replace(old, task=task, group=group, replayed=True))
             filled += theirs
         return filled

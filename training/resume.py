@@ -7,7 +7,6 @@ import inspect
 import math
 import os
 import random
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from peft import set_peft_model_state_dict
 
 from common import InputError, require, sha256, write_jsonl
 from common.dependencies import files_of
+from common.text import one_line
 from judging.rewards import reward_file
 from model.adapters import adapter_weights
 from model.load import compute_dtype, dtype_of, pick_device
@@ -54,20 +54,28 @@ def save_state(folder: Path, args: Any, model, stateful: dict[str, Any], **posit
 def read_state(folder: Path, args: Any) -> dict[str, Any] | None:
     """Return the state that a run with the same arguments left in the folder, else None. Tensors and plain data only.
 
-    The folder of an interrupted run with other arguments, tasks or code is renamed to NAME.interrupted, not lost.
+    The folder of an interrupted run with other arguments, tasks or code is renamed to NAME.interrupted (or, if there is
+    one, to NAME.interrupted2 and so on), not lost.
+
+    Raises:
+        InputError: the saved state is damaged.
     """
     path = folder / STATE
     if not args.resume or not path.is_file():
         return None
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds, by what is damaged
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); --no_resume starts anew, without it") from None
     now = _fixed(args)
     if state["args"] == now:
         return state
     others = sorted(name for name in state["args"].keys() | now.keys() if state["args"].get(name) != now.get(name))
-    aside = folder.with_suffix(".interrupted")
-    shutil.rmtree(aside, ignore_errors=True)
+    free = (folder.with_suffix(f".interrupted{number}") for number in ("", *range(2, 10**6)))
+    aside = next(path for path in free if not path.exists())
     folder.rename(aside)
     print(f"{folder} is of a run with other {', '.join(others)}: set aside as {aside.name}, starting anew")
+    print(f"to go on with that run instead, rename {aside.name} to {folder.name} and give its own command again")
     return None
 
 

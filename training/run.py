@@ -113,6 +113,7 @@ def training_run(
             if not args.dry_run:
                 run.finish()
         if not args.dry_run and processes.processes().is_main_process:
+            drop_state(Path(args.output_dir))  # not before the folder has its name: a kill would cost the whole run
             conclude(args.output_dir, method)
 
 
@@ -152,7 +153,7 @@ class Run(Learner):
         self.stateful |= {"validation": self.validation} if self.validation else {}
         self.stateful |= {"curve": self.curve} if self.curve else {}
         self.step = self.drawn = self.tokens = self.log_bytes = 0
-        self.task_of_group: dict[int, int] = {}  # of what was sampled last
+        self.task_of_group: dict[int, int] = {}  # of this step
         self.seconds, self.opened, self.fresh = 0.0, time.perf_counter(), True
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -219,7 +220,7 @@ class Run(Learner):
 
     def begin_step(self) -> None:
         self.started, self.spent = time.perf_counter(), {"sample": 0.0, "score": 0.0, "validate": 0.0, "curve": 0.0}
-        self.step_tokens = self.left_out = 0
+        self.step_tokens, self.left_out, self.task_of_group = 0, 0, {}
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
 
     @contextlib.contextmanager
@@ -253,9 +254,11 @@ class Run(Learner):
             if self.ahead and self.ahead.drawn:
                 numbered, samples = self.ahead.take(self.model)
             else:
-                numbered = list(enumerate(self.order.draw(num_tasks), start=self.drawn))
+                drawn = self.order.draw(num_tasks, self.task_of_group.values())
+                numbered = list(enumerate(drawn, start=self.drawn))
                 samples = self.sampler.sample(self.model, processes.share(numbered))
-            self.task_of_group, self.drawn = dict(numbered), self.drawn + num_tasks
+            self.task_of_group |= dict(numbered)
+            self.drawn += num_tasks
         self.sampler.check_parity(self.model, samples)
         tokens = self.tokens + sum(s.length for s in samples)
         last = self.step == self.num_steps or 0 < self.token_budget <= tokens or self.args.dry_run
@@ -369,7 +372,7 @@ class Run(Learner):
             self.screen.show(record, self.share_done)
 
     def finish(self) -> None:
-        """Save the adapter (the best one with validation), its critic and the run's cost; delete the saved state.
+        """Save the adapter (the best one with validation), its critic and the run's cost.
 
         Raises:
             InputError: nothing that was sampled could be judged.
@@ -384,7 +387,6 @@ class Run(Learner):
                 self.save_weights(self.folder / "last")
                 v.restore_best(self.model, self.critic)
         self.save_weights(self.folder)
-        drop_state(self.folder)
         seconds, more = self.seconds + time.perf_counter() - self.opened, {}
         if c := self.curve:
             seconds, more = seconds - c.seconds, c.spent()

@@ -1,10 +1,10 @@
 """The order in which a run draws its tasks: shuffled passes, or chosen by each task's pass rate so far.
 
 `--prompt_selection solved` passes over tasks whose last `--solved_after` samples or more all passed (ScaleRL, arXiv
-2510.13786, drops a prompt for good at a pass rate of 0.9). A share of the draws, `--recheck`, is of such tasks; a
-sample that fails brings its task back. `half` draws task i with a weight of p_i (1 - p_i) + floor, without replacement
-within a batch; p_i is the mean of a Beta distribution whose counts fade (arXiv 2506.05316 also aims at pass rates near
-one half, by another estimate):
+2510.13786, drops a prompt for good at a pass rate of 0.9). Such a task is drawn `--recheck` times as often as without
+the selection; a sample that fails brings it back. `half` draws task i with a weight of p_i (1 - p_i) + floor, without
+replacement within a step; p_i is the mean of a Beta distribution whose counts fade (arXiv 2506.05316 also aims at pass
+rates near one half, by another estimate):
 
     p_i = (1 + passed_i) / (2 + passed_i + failed_i),    counts <- decay^n counts + those of the n new samples
 
@@ -15,6 +15,7 @@ verdicts, so it is the same in all processes, and its state is saved with the ru
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from typing import Any
 
 from training.samples import Sample, item_order
@@ -35,14 +36,18 @@ class TaskOrder:
         self.shuffled, self.rng, self.taken = item_order(count, args.seed), random.Random(args.seed), 0
         self.passed, self.failed, self.in_a_row = [0.0] * count, [0.0] * count, [0] * count
 
-    def draw(self, count: int) -> list[int]:
-        """Return the indices of the next items."""
-        return self.weighted(count) if self.mode == "half" else [self.next() for _ in range(count)]
+    def draw(self, count: int, drawn: Collection[int] = ()) -> list[int]:
+        """Return the indices of the next items.
+
+        Args:
+            drawn: earlier in this step; `half` takes none of them while there are others.
+        """
+        return self.weighted(count, drawn) if self.mode == "half" else [self.next() for _ in range(count)]
 
     def next(self) -> int:
         """Return the next index of the shuffled passes that is not set aside, or now and then one that is."""
         aside = self.aside()
-        if len(aside) == self.count or (aside and self.rng.random() < self.args.recheck):
+        if len(aside) == self.count or (aside and self.rng.random() < self.args.recheck * len(aside) / self.count):
             return self.rng.choice(aside)
         index = self.from_passes()
         while index in aside:
@@ -53,9 +58,9 @@ class TaskOrder:
         self.taken += 1
         return next(self.shuffled)
 
-    def weighted(self, count: int) -> list[int]:
-        """Return indices drawn by their weights; none comes twice before all have come."""
-        drawn, left = [], {}
+    def weighted(self, count: int, before: Collection[int]) -> list[int]:
+        """Return indices drawn by their weights; none comes twice, or is one of those before, until all have come."""
+        drawn, left = [], {index: weight for index, weight in enumerate(self.weights()) if index not in before}
         for _ in range(count):
             left = left or dict(enumerate(self.weights()))
             drawn += self.rng.choices(list(left), list(left.values()))
@@ -78,8 +83,8 @@ class TaskOrder:
             return [p * (1 - p) + self.args.selection_floor for p in self.estimates()]
         aside, weights = self.aside(), [1.0] * self.count
         for index in aside if len(aside) < self.count else ():
-            share = self.args.recheck
-            weights[index] = (self.count - len(aside)) * share / (1 - share) / len(aside)
+            recheck = self.args.recheck
+            weights[index] = recheck * (self.count - len(aside)) / (self.count - recheck * len(aside))
         return weights
 
     def note(self, index: int, passed: list[bool]) -> None:
