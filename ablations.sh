@@ -43,6 +43,8 @@ dpo() {
 }
 
 answer() {
+    # a second turn reads the task twice and the first answer
+    [ "$question" != turns ] || RL_FLAGS="$RL_FLAGS --max_length 768" EVAL_FLAGS="$EVAL_FLAGS --max_length 768 --turns 2"
     [ "$question" = exit_code ] || sft
     case $question in
     alpha) for alpha in 0 0.01 0.03 0.1; do variant rl "alpha$alpha" $RL_FLAGS --length_penalty_alpha $alpha; done ;;
@@ -94,8 +96,7 @@ answer() {
         variant grpo difficulty_all $GRPO_FLAGS
         variant grpo difficulty_between $GRPO_FLAGS --min_pass 0.2 --max_pass 0.8
         ;;
-    turns) # a second turn reads the task twice and the first answer
-        RL_FLAGS="$RL_FLAGS --max_length 768" EVAL_FLAGS="$EVAL_FLAGS --max_length 768 --turns 2"
+    turns)
         variant rl one_turn $RL_FLAGS
         variant rl two_turns $RL_FLAGS --turns 2
         EVAL_FLAGS="$EVAL_FLAGS --feedback kind"

@@ -37,14 +37,10 @@ from reporting.table_formats import insert, latex, markdown, spreadsheet
 @dataclass
 class Args:
     results_dir: str = "results"  # where the *_metrics.json are
-    readme: str = (
-        "README.md"  # write the table between this file's markers, with a link to the commands; "": change no README
-    )
+    readme: str = "README.md"  # put the table between its markers, with a link to the commands; "": change no README
     compare: tuple[str, ...] = ()  # names of two rows: print how they differ on the same tasks, and write nothing
     pairs: bool = False  # print every pair of methods of each table, paired by seed, and write nothing
-    reproduces: str = (
-        ""  # another folder: print which of its rows these runs reproduce: the new mean is where it is predicted
-    )
+    reproduces: str = ""  # folder: also print which of its rows are reproduced: the new mean is where it is predicted
     strict: bool = False  # rows that were evaluated under different settings are an error, not a warning
     plots: bool = False  # also plot the learning curves of those runs whose logs exist
     section: str = "yours"  # the markers' name: <!-- yours:begin --> and <!-- yours:end -->

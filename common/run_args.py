@@ -59,9 +59,7 @@ class FleetArgs(EngineArgs):
     """The servers of --engine server, and how long to wait for them (docs/engines.md)."""
 
     server: str = ""  # vLLM servers that hold the base model: URL, or several with commas in between
-    adapter_dir: str = (
-        ""  # where adapters are put for the servers, which must see this path; "": beside the run's folder
-    )
+    adapter_dir: str = ""  # folder of the adapters, which the servers must see as the same path; "": beside the run's
     server_timeout: float = 120.0  # seconds for one completion; then it is asked of another server
     server_wait: float = 900.0  # seconds without a completion from any server that end the run
 

@@ -72,7 +72,7 @@ class Row:
     seconds: float
     memory: tuple[float | None, float | None]  # peaks of training and of evaluation in GiB, on the GPU if there is one
     weights: str  # of the base model, and how they were computed with
-    machine: str
+    machines: frozenset[str]
     commits: str
     commands: tuple[str, ...]  # the first seed's commands of training and evaluation
     parts: dict[str, float]  # Verilog only: the mean of each part of the verdicts
@@ -274,7 +274,7 @@ def make_row(name: str, where: str, runs: list[dict], scores: dict[int, dict[str
             highest(metrics.get("peak_memory") for metrics in runs),
         ),
         weights=weights(runs[0]),
-        machine=" / ".join(sorted({hardware(metrics) for metrics in runs})),
+        machines=frozenset(hardware(metrics) for metrics in runs),
         commits=", ".join(sorted(commit for commit in commits if commit)),
         commands=tuple(command for command in (trained[0].get("command"), runs[0].get("command")) if command),
         parts=mean_parts([metrics.get("parts") for metrics in runs]),

@@ -46,7 +46,7 @@ def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
                   + "GiB: peak memory of training / evaluation. " * memory
                   + f"Train/test overlap: {overlaps.get(where, 'unknown files')}. "
                   + "".join(f"Weights: {one}. " for one in sorted({row.weights for row in members} - {""}))
-                  + f"Measured on: {' / '.join(sorted({row.machine for row in members}))}."]  # fmt: skip
+                  + f"Measured on: {machines(members)}."]  # fmt: skip
         commands = [f"{row.name} ({row.commits}):\n  " + "\n  ".join(row.commands) for row in members if row.commands]
         if commands and link:
             lines += ["", f"Commits and commands: [{link.removeprefix('../')}]({link})."]
@@ -55,6 +55,10 @@ def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
                       *commands, "```", "", "</details>"]  # fmt: skip
         tables.append("\n".join(lines))
     return "\n\n".join(tables) + "\n"
+
+
+def machines(members: list[Row]) -> str:
+    return " / ".join(sorted({one for row in members for one in row.machines}))
 
 
 def statements(members: list[Row]) -> str:
@@ -115,7 +119,7 @@ def spreadsheet(rows: list[Row]) -> str:
                          area, *(bounds or none), row.stopped, row.length, *(row.parts.get(name) for name in parts),
                          *(value for difference, bounds, p in differences for value in (difference, *bounds, p)),
                          *(start and start.holm for start in starts), row.sampled_tokens, row.training_seconds,
-                         row.seconds, *row.memory, row.weights, row.machine, row.commits,
+                         row.seconds, *row.memory, row.weights, machines([row]), row.commits,
                          "; ".join(row.commands)])  # fmt: skip
     return file.getvalue()
 
