@@ -144,7 +144,7 @@ def test_a_state_of_other_arguments_is_not_gone_on_from(start, tmp_path, monkeyp
     os.chdir(ROOT)
     train_rl_lora.main(Args(**settings | {"learning_rate": 1e-4}))
     out = capsys.readouterr().out
-    assert "is of a run with other learning_rate: set aside as rl.interrupted, starting anew" in out
+    assert "is of a run with other learning_rate: set aside as rl.interrupted; its own command goes on with it" in out
     assert "resuming after" not in out and (tmp_path / "rl.interrupted" / "resume.pt").is_file()  # not lost
     assert len((tmp_path / "rl" / "rl_train_log.jsonl").read_text().splitlines()) == 2
 
@@ -153,9 +153,14 @@ def test_a_state_of_other_arguments_is_not_gone_on_from(start, tmp_path, monkeyp
         train_rl_lora.main(Args(**settings | {"learning_rate": 1e-3}))
     train_rl_lora.main(Args(**settings | {"learning_rate": 1e-4}))
     assert "set aside as rl.interrupted2" in capsys.readouterr().out and (tmp_path / "rl.interrupted").is_dir()
-    (tmp_path / "rl.interrupted").rename(tmp_path / "rl.partial")  # as the note says
+    (tmp_path / "rl.partial").mkdir()  # a run that was killed before it saved anything
     train_rl_lora.main(Args(**settings))
-    assert "resuming after step 1" in capsys.readouterr().out
+    assert "resuming after step 1" in capsys.readouterr().out and not (tmp_path / "rl.interrupted").exists()
+    (tmp_path / "rl.interrupted").mkdir()
+    (tmp_path / "rl.interrupted" / "resume.pt").write_bytes(b"damaged")
+    train_rl_lora.main(Args(**settings | {"learning_rate": 1e-3}))
+    assert "resuming after step 1" in capsys.readouterr().out and not (tmp_path / "rl.interrupted2").exists()
+    assert (tmp_path / "rl.interrupted").is_dir()
 
 
 def test_a_run_that_is_killed_at_its_very_end_is_not_trained_again(start, tmp_path, monkeypatch, capsys):

@@ -133,6 +133,19 @@ def test_half_draws_no_task_twice_in_a_batch():
     assert sorted(order.draw(5, [0, 1, 2, 3, 4])) == [0, 1, 2, 3, 4]  # all have come
 
 
+def test_a_run_whose_groups_are_replaced_draws_no_task_twice_in_a_step(start, tmp_path, monkeypatch):
+    draws, draw = [], TaskOrder.draw
+    (tmp_path / "few.jsonl").write_text("".join(open("data/pocket_train.jsonl").readlines()[:6]))
+    monkeypatch.setattr(TaskOrder, "draw", lambda *given: draws.append(draw(*given)) or draws[-1])
+    settings = dict(train_path=str(tmp_path / "few.jsonl"), sft_model=start, output_dir=str(tmp_path / "run"),
+                    max_length=384, max_new_tokens=4, num_steps=4, batch_size=2, num_samples=2, max_resamples=2,
+                    prompt_selection="half", dynamic_sampling=True)  # fmt: skip
+    train_grpo_lora.main(train_grpo_lora.Args(**settings))  # in four tokens nothing passes: all groups are replaced
+    assert len(draws) == 12
+    for step in range(0, 12, 3):
+        assert sorted(sum(draws[step : step + 3], [])) == [0, 1, 2, 3, 4, 5]
+
+
 def test_half_climbs_the_objective_that_its_page_names():
     def value(p: float) -> float:
         return p**2 / 2 - p**3 / 3 + 0.05 * p

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import glob
 import inspect
 import math
 import os
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -55,27 +58,36 @@ def read_state(folder: Path, args: Any) -> dict[str, Any] | None:
     """Return the state that a run with the same arguments left in the folder, else None. Tensors and plain data only.
 
     The folder of an interrupted run with other arguments, tasks or code is renamed to NAME.interrupted (or, if there is
-    one, to NAME.interrupted2 and so on), not lost.
+    one, to NAME.interrupted2 and so on). It is renamed back when that run's own command is given again.
 
     Raises:
         InputError: the saved state is damaged.
     """
-    path = folder / STATE
-    if not args.resume or not path.is_file():
+    if not args.resume:
         return None
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises many kinds, by what is damaged
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); --no_resume starts anew, without it") from None
-    now = _fixed(args)
-    if state["args"] == now:
-        return state
-    others = sorted(name for name in state["args"].keys() | now.keys() if state["args"].get(name) != now.get(name))
-    free = (folder.with_suffix(f".interrupted{number}") for number in ("", *range(2, 10**6)))
-    aside = next(path for path in free if not path.exists())
-    folder.rename(aside)
-    print(f"{folder} is of a run with other {', '.join(others)}: set aside as {aside.name}, starting anew")
-    print(f"to go on with that run instead, rename {aside.name} to {folder.name} and give its own command again")
+    now, path = _fixed(args), folder / STATE
+    if path.is_file():
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:  # torch raises many kinds, by what is damaged
+            raise InputError(
+                f"{path}: cannot be read ({one_line(error)}); --no_resume starts anew, without it"
+            ) from None
+        if state["args"] == now:
+            return state
+        names = sorted(state["args"].keys() | now.keys())
+        others = ", ".join(name for name in names if state["args"].get(name) != now.get(name))
+        free = (folder.with_suffix(f".interrupted{number}") for number in ("", *range(2, 10**6)))
+        aside = next(path for path in free if not path.exists())
+        folder.rename(aside)
+        print(f"{folder} is of a run with other {others}: set aside as {aside.name}; its own command goes on with it")
+    for path in sorted(folder.parent.glob(f"{glob.escape(folder.stem)}.interrupted*/{STATE}")):
+        with contextlib.suppress(Exception):  # a damaged one
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            if state["args"] == now:
+                shutil.rmtree(folder, ignore_errors=True)  # it holds no state
+                path.parent.rename(folder)
+                return state
     return None
 
 
