@@ -49,6 +49,7 @@ RUN = {
     "verilog.py": "",
     "data/prepare_mbpp.py": "--output_dir made",
     "benchmarks/bench_sandbox.py": f"--rounds 1 --limit 2 --workers 1 --heap-mib 1 --against {ROOT}",
+    "benchmarks/bench_stdio.py": "--rounds 1 --limit 2 --workers 1 --inputs 2",
     "benchmarks/adapter_gap.py": "--num_tasks 1 --max_new_tokens 2",
     "benchmarks/bench_memory.py": "--prompt 16 --max_new_tokens 4",
     "benchmarks/bench_verilog.py": "",
@@ -170,6 +171,7 @@ FLAGS_IN = {
     "sandbox.py": "judging/self_test.py",
     "verilog.py": "judging/self_test.py",
     "benchmarks/bench_sandbox.py": "benchmarks/bench_sandbox.py",
+    "benchmarks/bench_stdio.py": "benchmarks/bench_stdio.py",
     "data/make_pocket_coder.py": "data/make_pocket_coder.py",
     "data/make_pocket_verilog_coder.py": "data/make_pocket_coder.py",
 }
