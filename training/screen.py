@@ -137,9 +137,12 @@ def findings(records: list[dict[str, Any]], ends: dict[str, tuple[float, float]]
         found.append(
             "no completion passes; the report gives the reasons (or the tests ask for what the model cannot do)"
         )
-    elif "set_aside" in last:  # the tasks drawn get harder as the policy gets better
-        pass
-    elif passed is not None and passed < first["base_reward"] - 0.05 and len(records) >= 50:  # of fewer it is noise
+    elif (
+        passed is not None
+        and "set_aside" not in last  # a selection draws harder tasks as the policy gets better
+        and len(records) >= 50  # of fewer it is noise
+        and passed < first["base_reward"] - 0.05
+    ):
         up = " while the reward rose: it pays for something other than the tests" if reward > first["reward"] else ""
         found.append(f"the pass rate fell from {first['base_reward']:.1%} to {passed:.1%}{up}; lower --learning_rate")
     valid = [(record["valid_pass_rate"], record["step"]) for record in records if "valid_pass_rate" in record]
