@@ -26,7 +26,7 @@ import tyro
 
 from common import InputError, require, require_at_least, run_script
 from reporting.plots import chosen_figures, draw, last_third, points_of, read_log
-from reporting.rows import row_name, suite
+from reporting.rows import row_name, seed_of, suite
 
 
 @dataclass
@@ -92,7 +92,7 @@ def read_pass_at_k(paths: tuple[str, ...]) -> dict[str, list[list[dict]]]:
         InputError: a file is no evaluation's metrics, has pass@1 only, or was evaluated otherwise than the first.
     """
     groups: dict[str, list[list[dict]]] = defaultdict(list)
-    suites = {}
+    suites, seeds = {}, defaultdict(set)
     for path in paths:
         try:
             metrics = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -101,6 +101,8 @@ def read_pass_at_k(paths: tuple[str, ...]) -> dict[str, list[list[dict]]]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not an evaluation's metrics ({error!r})") from None
         require(len(known) > 1, f"{path}: has pass@1 only; evaluate with --n_samples 8 --temperature 1")
+        require(seed_of(metrics) not in seeds[name], f"{path}: {name} has seed {seed_of(metrics)} twice")
+        seeds[name].add(seed_of(metrics))
         groups[name].append([{"k": k, "pass_at_k": metrics[f"pass_at_{k}"]} for k in known])
         suites.setdefault(where, path)
     require(len(suites) == 1, "--pass_at_k: cannot be compared: " + "; ".join(f"{p} ({s})" for s, p in suites.items()))

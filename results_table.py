@@ -125,6 +125,10 @@ def is_still_there(metrics: dict) -> bool:
 
 def main(args: Args) -> None:
     folder = Path(args.results_dir)
+    groups = read_metrics(folder)
+    warnings = mixed_settings(groups)
+    require(not (args.strict and warnings), "--strict: " + "; ".join(warnings))
+    print("".join(f"warning: {printable(line)}\n" for line in warnings), end="")
     if args.compare:
         require(len(args.compare) == 2, "--compare: want the names of two rows")
         print("\n".join(map(printable, compare(folder, *args.compare).split("\n"))))
@@ -132,14 +136,10 @@ def main(args: Args) -> None:
     if args.pairs:
         print(pairs(load_rows(folder)))
         return
-    groups = read_metrics(folder)
-    warnings = mixed_settings(groups)
-    require(not (args.strict and warnings), "--strict: " + "; ".join(warnings))
     rows = read_rows(folder)
     overlapping = overlaps(groups)
-    table = markdown(rows, overlapping)
+    table = markdown(rows, overlapping, warnings=warnings)
     print(table)
-    print("".join(f"warning: {line}\n" for line in warnings), end="")
     write_text(folder / "table.md", table)
     write_text(folder / "table.csv", spreadsheet(rows))
     write_text(folder / "table.tex", latex(rows))
@@ -149,7 +149,8 @@ def main(args: Args) -> None:
     if args.readme:
         readme = Path(args.readme)
         require(readme.is_file(), f"--readme {readme}: no such file")
-        table = markdown(rows, overlapping, link=relpath(folder / "table.md", readme.parent))
+        table = markdown(rows, overlapping, link=relpath(folder / "table.md", readme.parent),
+                         warnings=warnings)  # fmt: skip
         write_text(readme, insert(readme.read_text(encoding="utf-8"), args.section, table))
         print(f"wrote the table into {readme} too")
     print(f"wrote {folder}/table.md, .csv and .tex, and {folder}/length_vs_pass.png")

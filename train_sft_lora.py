@@ -15,7 +15,8 @@ from typing import Literal
 
 from common import InputError, require, require_at_least, run_script
 from common.run_args import TrainArgs
-from judging.tasks import CURRICULUM, Task, answer, read_tasks
+from judging.instruct import answer
+from judging.tasks import CURRICULUM, Task, read_tasks
 from training.record import RunLog
 from training.tracking import Tracker, check_tracker, run_name
 

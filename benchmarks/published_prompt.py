@@ -17,7 +17,7 @@ from typing import Literal
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 from common import require, run_script, write_jsonl
-from eval_humaneval import stored
+from eval_humaneval import stored_sample
 from judging.tasks import read_tasks
 from model.load import compute_dtype, load_policy, load_tokenizer, pick_device
 from model.sampling import generate, in_order
@@ -59,8 +59,7 @@ def main(args: Args) -> None:
     rollouts = in_order(generate(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=0,
                                  batch_size=args.batch_size, stops=stops, unpack=args.load_in_4bit))  # fmt: skip
     rows = [
-        {"task_id": task["task_id"], "completion": stored(task, START + rollout.text), "ended": rollout.ended,
-         "gen_len": len(rollout.token_ids)}
+        stored_sample(task, START + rollout.text) | {"ended": rollout.ended, "gen_len": len(rollout.token_ids)}
         for task, rollout in zip(tasks, rollouts, strict=True)
     ]  # fmt: skip
     write_jsonl(Path(args.output), rows)

@@ -30,6 +30,16 @@ def check_url(url: str, flag: str) -> None:
     require(good, f"{flag}: want an address like http://localhost:8000/v1")
 
 
+def has_secret(url: str) -> bool:
+    """Return whether an address has a user, a password, a query or a fragment: it may be a key, and is recorded.
+
+    >>> has_secret("http://one:8000/v1"), has_secret("http://one:8000/v1?key=1")
+    (False, True)
+    """
+    parts = urlsplit(url)
+    return bool(parts.username or parts.password or parts.query or parts.fragment)
+
+
 def server_urls(text: str) -> list[str]:
     """Return the addresses of a fleet, as `public_url` writes them.
 
@@ -43,9 +53,8 @@ def server_urls(text: str) -> list[str]:
     require(bool(given), "--engine server: needs --server URL, or several with commas in between")
     for url in given:
         check_url(url, "--server")
-        parts = urlsplit(url)
-        secret = parts.username or parts.password or parts.query or parts.fragment
-        require(not secret, f"--server {public_url(url)}: leave out user, password, query; OPENAI_API_KEY is the key")
+        require(not has_secret(url),
+                f"--server {public_url(url)}: leave out user, password, query; OPENAI_API_KEY is the key")  # fmt: skip
     urls = [public_url(url) for url in given]
     twice = [url for url in urls if urls.count(url) > 1]
     require(not twice, f"--server {twice[:1]}: is given twice")

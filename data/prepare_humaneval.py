@@ -82,10 +82,17 @@ def load_hub(hub: str, subset: str | None = None) -> dict[str, Any]:
 
 def main(args: Args) -> None:
     require(0 < args.train_share < 1, f"--train_share {args.train_share}: must be between 0 and 1")
-    tasks = read_source(args.source)
+    tasks, source = read_source(args.source), args.source or HUB
     with TemporaryDirectory() as scratch:  # check that these are tasks before any file is replaced
-        write_jsonl(Path(scratch) / "source.jsonl", tasks)
-        tasks = read_tasks(Path(scratch) / "source.jsonl")
+        path = Path(scratch) / "source.jsonl"
+        write_jsonl(path, tasks)
+        try:
+            tasks = read_tasks(path)
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), source)) from None
+    for number, task in enumerate(tasks, start=1):
+        missing = ", ".join(field for field in FIELDS if field not in task)
+        require(not missing, f"{source}:{number}: has no {missing}, which HumanEval's tasks have")
     tasks = [{field: task[field] for field in FIELDS} for task in tasks]
     shuffled = list(tasks)
     random.Random(args.seed).shuffle(shuffled)

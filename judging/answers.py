@@ -1,12 +1,14 @@
 """Find the fenced code blocks in a model's answer, by CommonMark's rules, outside the model's thinking.
 
-Three rules go beyond CommonMark. A fence inside a multi-line string of the program (an example in a docstring) does
-not close the block. A line that opens another block does close it. And a fence may be indented further than CommonMark
-allows.
+Five rules go beyond CommonMark. A fence inside a multi-line string of the program (an example in a docstring) does not
+close the block. A line that opens another block does close it. A fence may be indented further than CommonMark allows.
+A fence with the name of a language may open a block at the end of a line of prose. And a fence at the end of a line of
+code closes it.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 _OPENING = re.compile(
     r"(?P<lead>[ \t]*+(?:(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])[ \t]*+)*+)(?P<fence>`{3,}+|~{3,}+)(?P<info>.*)"
 )
+_BEHIND_PROSE = re.compile(r"(?P<prose>[^`~]*[\s:])(?P<fence>(?:`{3,}|~{3,})[\w+#.-]+)\s*")
 _INFO = re.compile(r"\s*\{?\.?([\w+#.-]*)")
 _LANGUAGES = {
     "python": re.compile(r"i?python[\d.]*|py[\d.]*"),
@@ -70,6 +73,10 @@ def blocks_of(text: str, language: str = "python") -> list[Block]:
         at += 1
         line = "".join(kept)
         opening = _opening(line)
+        behind = None if opening else _BEHIND_PROSE.fullmatch(line)
+        if behind and _language(behind["fence"].strip("`~")) in _LANGUAGES:
+            prose.append(behind["prose"])
+            opening = _opening(behind["fence"])
         if opening is None:
             prose += [line] * bool(kept)
             continue
@@ -132,6 +139,9 @@ def _end_of(
         elif not opened and (other := _opening(line)) and other["info"].strip() and other["fence"].startswith(fence):
             return (n, n, False) if deep is None else (deep, deep + 1, True)
         elif careful and language in _TOKENS:
+            if not opened and _ends_with(line, fence, language):
+                lines[n : n + 1] = [lines[n].rstrip()[: -len(fence)], fence]
+                return n + 1, n + 2, False
             opened = _left_open(line, opened, language)
     second = hidden if opened and deep is None else deep  # a string that never ends hides no fence
     return (len(lines), len(lines), True) if second is None else (second, second + 1, True)
@@ -154,6 +164,35 @@ def _left_open(line: str, opened: str, language: str) -> str:
         elif token in _ENDS:
             opened = token
     return opened
+
+
+def _ends_with(line: str, fence: str, language: str) -> bool:
+    """Return whether code is followed by the fence in its line, and not in a string or a comment.
+
+    >>> [_ends_with(line, "```", "python") for line in ("return x```", "x = 1  # ```", "x = '```'", "s = \'\'\'```")]
+    [True, False, False, False]
+    """
+    if not line.rstrip().endswith(fence) or any(mark in line for mark in _ENDS):
+        return False
+    return _TOKENS[language].sub("", line).rstrip().endswith(fence)
+
+
+def is_stub(code: str, names: set[str]) -> bool:
+    """Return whether code has functions of these names, and all of them without a body: `...`, `pass` or a docstring.
+
+    >>> is_stub("def f(x): ...", {"f"}), is_stub("def f(x): return 1", {"f"}), is_stub("f = len", {"f"})
+    (True, False, False)
+    """
+    try:
+        body = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    found = [one for one in body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and one.name in names]
+    return bool(found) and all(
+        isinstance(line, ast.Pass) or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+        for function in found
+        for line in function.body
+    )
 
 
 def _margin(lead: str) -> tuple[int, int]:

@@ -15,8 +15,9 @@ import doctest
 import re
 
 from common import one_line
+from judging.instruct import wanted_form
 from judging.pool import Verdict
-from judging.tasks import Task, code_of, is_program, is_verilog, wanted_form
+from judging.tasks import Task, code_of, is_program, is_verilog
 
 LONGEST = 300  # characters that a model is told
 

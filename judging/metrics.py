@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from statistics import NormalDist, mean
 from typing import Any
 
 import numpy as np
+
+from judging.pool import UNJUDGED
+from judging.tasks import Task, has_whole_program
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -112,3 +116,71 @@ def paired_difference(
     # the observed signs count as one of the draws; 1e-9 keeps rounding from separating equal sums
     p = (1 + np.sum(flipped >= abs(differences.sum()) - 1e-9)) / (1 + draws)
     return float(differences.mean()), (float(low), float(high)), float(p)
+
+
+def fewest(rows: list[dict[str, Any]]) -> int:
+    """Return the smallest number of per-task lines that a task has."""
+    return min(Counter(row["task_id"] for row in rows).values())
+
+
+def rates(rows: list[dict[str, Any]], suffix: str) -> dict[str, float]:
+    """Return the scores of a run from its per-task lines: raw completions (`suffix` "") or cut ones ("_stopped").
+
+    Returns:
+        pass_at_k: over tasks, for every k up to the fewest samples a task has.
+        success_rate: the share of tasks that at least one sample passes.
+        test_pass_rate: the share of its task's tests that a completion passes, a mean over samples: 1 for one that
+            passes, 0 for a failing one whose tests could not be counted.
+    """
+    groups: dict[str, list[bool]] = {}
+    for row in rows:
+        groups.setdefault(row["task_id"], []).append(row["passed" + suffix])
+    found = {
+        f"pass_at_{k}": sum(pass_at_k(len(group), sum(group), k) for group in groups.values()) / len(groups)
+        for k in range(1, fewest(rows) + 1)
+    }
+    shares = [
+        1.0 if row["passed" + suffix] else (row["tests_passed" + suffix] or 0) / (row["tests_total"] or 1)
+        for row in rows
+    ]
+    found |= {"success_rate": sum(map(any, groups.values())) / len(groups), "test_pass_rate": sum(shares) / len(rows)}
+    return {name + suffix: rate for name, rate in found.items()}
+
+
+def unjudged(row: dict[str, Any]) -> bool:
+    """Return whether a check of a per-task line has no verdict: of its completion, of the cut one, of its second turn.
+
+    >>> unjudged({"status": "pass", "status_stopped": "infrastructure"}), unjudged({"status": "fail"})
+    (True, False)
+    """
+    turn = row.get("turn_2") or {}
+    found = (row["status"], row.get("status_stopped"), turn.get("status"), turn.get("status_stopped"))
+    return any(status in UNJUDGED for status in found)
+
+
+def metrics_of(rows: list[dict[str, Any]], tasks: list[Task]) -> dict[str, Any]:
+    """Return the scores of a run from its per-task lines, and what else the metrics file says of them."""
+    raw = rates(rows, "")
+    judged = [row for row in rows if row.get("parts")]
+    parts = {name: mean_parts([row[name] for row in judged]) for name in ("parts", "parts_stopped") if judged}
+    ends = [row["ended"] for row in rows if row["ended"] is not None]
+    by_id = {task["task_id"]: task for task in tasks}
+    broken = [row["ended"] is False and not has_whole_program(by_id[row["task_id"]], row["completion"]) for row in rows]
+    lengths = [row["gen_len"] for row in rows if row["gen_len"] is not None]
+    return {
+        "num_tasks": len(tasks),
+        "num_samples": len(rows),
+        "num_pass": sum(row["passed"] for row in rows),
+        **raw,
+        "pass_at_1_interval": wilson_interval(raw["pass_at_1"], len(tasks)),
+        "num_pass_stopped": sum(row["passed_stopped"] for row in rows),
+        **rates(rows, "_stopped"),
+        **second_turn_rates(rows),
+        **parts,
+        "avg_gen_len": sum(lengths) / len(lengths) if lengths else None,
+        "cut_off": sum(not ended for ended in ends) / len(ends) if ends else None,
+        "broken_off": sum(broken) / len(ends) if ends else None,
+        "statuses": dict(Counter(row["status"] for row in rows)),
+        "unjudged": sum(unjudged(row) for row in rows),
+        "weak": sum(row["weak"] for row in rows),
+    }

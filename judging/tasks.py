@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common import InputError, read_jsonl, require
-from judging.answers import Block, blocks_of
+from judging.answers import Block, blocks_of, is_stub
 from judging.verilog_tokens import declares_module
 
 FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
@@ -41,6 +41,7 @@ VERILOG_STOP_STRINGS = ("endmodule",)  # VeriGen cuts a completion here (arXiv 2
 KEPT = ("endmodule",)  # stop strings that stay in the completion
 
 _BINDS = re.compile(r"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|(\w+)[ \t]*(?::[^=\n]*)?=(?!=))", re.MULTILINE)
+_FUTURE = re.compile(r"^from[ \t]+__future__[ \t]+import[ \t].*$", re.MULTILINE)
 _CALLS = re.compile(r"([^\W\d]\w*)[ \t]*\(")
 _PRINTS = re.compile(r"\b(?:print|stdout|write)\b")
 
@@ -246,15 +247,24 @@ def defines(task: Task, code: str) -> bool:
         return declares_module(code, task["top_module"])
     if is_program(task):
         return bool(_PRINTS.search(code))
+    return bool(bound_names(code) & wanted_names(task))
+
+
+def wanted_names(task: Task) -> set[str]:
+    """Return the entry point of a Python task, or else the functions that its tests call."""
     entry_point = task.get("entry_point")
-    names = {entry_point} if entry_point else set(_CALLS.findall("\n".join(task.get("test_list") or [])))
-    return any(names & {*found.groups()} for found in _BINDS.finditer(code))
+    return {entry_point} if entry_point else set(_CALLS.findall("\n".join(task.get("test_list") or [])))
+
+
+def bound_names(code: str) -> set[str | None]:
+    return {name for found in _BINDS.finditer(code) for name in found.groups()}
 
 
 def code_of(task: Task, text: str) -> str:
     """Return the completion in a model's text: all of it, or for an `instruct` task one of the fenced blocks.
 
-    `program` chooses the block; without any block the completion is "".
+    `program` chooses the block; without any block the completion is "". Lines `from __future__ import ...` are left out
+    if a part of the prompt stands before the program, because there they are no valid Python.
 
     >>> code_of({"instruct": True}, "It adds.\\n```python\\ndef one():\\n    return 1\\n```\\nDone.")
     'def one():\\n    return 1\\n'
@@ -262,7 +272,8 @@ def code_of(task: Task, text: str) -> str:
     if not task.get("instruct"):
         return text
     blocks, chosen = program(task, text)
-    return blocks[chosen].code if blocks else ""
+    code = blocks[chosen].code if blocks else ""
+    return _FUTURE.sub("", code) if "__future__" in code and before(task, code).strip() else code
 
 
 def has_whole_program(task: Task, text: str) -> bool:
@@ -294,56 +305,20 @@ def prose_of(text: str, task: Task | None = None) -> str:
 def program(task: Task, text: str) -> tuple[list[Block], int]:
     """Return the fenced blocks of an answer outside its thinking, and the index of the one that is the program.
 
-    The program is the last block that defines what the task asks for; if there is none, the last block in the task's
+    The program is the last block that defines what the task asks for, and of these one whose functions have bodies, and
+    the most of the functions that the tests call. If none defines it, the program is the last block in the task's
     language, then the last that names no language, then the last. Without blocks the index is -1.
     """
     language = "verilog" if is_verilog(task) else "python"
-    blocks = blocks_of(text, language)
-    ways = (
-        lambda block: block.language in (language, "") and defines(task, block.code),
-        lambda block: block.language == language,
-        lambda block: block.language == "",
-    )
-    for way in ways:
-        for place in reversed(range(len(blocks))):
-            if way(blocks[place]):
-                return blocks, place
-    return blocks, len(blocks) - 1
+    blocks, names = blocks_of(text, language), wanted_names(task)
 
+    def rank(place: int) -> tuple:
+        block = blocks[place]
+        if block.language in (language, "") and defines(task, block.code):
+            return 2, not is_stub(block.code, names), len(bound_names(block.code) & names), place
+        return 1 if block.language == language else 0, block.language == "", 0, place
 
-def instruction(task: Task) -> str:
-    """Return the request that an `instruct` task makes to the model: write only the program.
-
-    Verilog tasks and tasks with an `explanation` ask for an explanation first, because it is scored or learnt there.
-    The others do not, because a small model has no tokens to spare for it.
-    """
-    what, fence = ("Verilog module", "verilog") if is_verilog(task) else ("Python function", "python")
-    if is_program(task):
-        asked = "Solve this with a Python program that reads standard input and prints to standard output."
-        return f"{asked} {wanted_form(task)}\n\n{task['prompt'].rstrip()}"
-    return f"Complete this {what}. {wanted_form(task)}\n\n```{fence}\n{task['prompt'].rstrip()}\n```"
-
-
-def wanted_form(task: Task) -> str:
-    """Return the sentence that asks for the program in a fenced block."""
-    if is_verilog(task) or task.get("explanation"):
-        return "First explain in a few sentences how it works, then write the whole of it in one fenced block."
-    return "Write the whole of it in one fenced block, and nothing else."
-
-
-def answer(task: Task) -> str:
-    """Return the reference answer to the task in the form that the prompt asks for; SFT trains on it.
-
-    For an `instruct` task this is the `explanation`, if it has one, and the whole program in a fenced block.
-    """
-    if not task.get("instruct"):
-        return task["canonical_solution"]
-    fence = "verilog" if is_verilog(task) else "python"
-    told = task.get("explanation", "").strip()
-    program = task["canonical_solution"].strip("\n")
-    if not is_program(task):
-        program = task["prompt"].rstrip() + "\n" + program
-    return (f"{told}\n\n" if told else "") + f"```{fence}\n{program}\n```"
+    return blocks, max(range(len(blocks)), key=rank, default=-1)
 
 
 def test_source(task: Task) -> str:

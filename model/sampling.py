@@ -15,7 +15,8 @@ from transformers.cache_utils import DynamicLayer
 
 from common import InputError
 from judging.feedback import once_more, request
-from judging.tasks import Task, instruction, truncate_at_stop
+from judging.instruct import instruction
+from judging.tasks import Task, truncate_at_stop
 from model.load import eos_ids
 from model.logprobs import base_of, next_logits, pad
 from model.merged_copy import merged_copy

@@ -80,8 +80,9 @@ def second_answers(
     pairs = [(first[i].task, text) for i, r in answers for text in (r.text, cut(first[i].task, r.text))]
     judged = iter(sandbox.check_many(pairs))
     for (i, r), raw, stopped in zip(answers, judged, judged, strict=True):
-        rows[i] |= {"passed": raw.passed, "passed_stopped": stopped.passed, "status": raw.status, "reason": raw.reason,
-                    "gen_len": len(r.token_ids), "ended": r.ended, "completion": r.text}  # fmt: skip
+        rows[i] |= {"passed": raw.passed, "passed_stopped": stopped.passed, "status": raw.status,
+                    "status_stopped": stopped.status, "reason": raw.reason, "gen_len": len(r.token_ids),
+                    "ended": r.ended, "completion": r.text}  # fmt: skip
     return rows
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from common import InputError, require
-from judging.tasks import Task, answer
+from judging.instruct import answer
+from judging.tasks import Task
 
 CONTEXT = 8  # a completion is decoded after this many last tokens of its prompt
 

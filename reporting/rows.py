@@ -19,7 +19,7 @@ from judging.metrics import mean_parts, paired_difference, wilson_interval
 
 ORDER = ("base", "sft", "rl", "ppo", "grpo", "dpo", "rft")  # the order of a table's rows
 SETTINGS = ("num_tasks", "data_sha256", "precision", "stop_strings", "max_new_tokens", "time_limit", "total_limit",
-            "compare", "tolerance")  # fmt: skip
+            "compare", "tolerance", "allow_weak_tests", "packages", "base_weights")  # fmt: skip
 FEWEST_SEEDS = 3  # common seeds that a test of methods needs
 
 
@@ -71,6 +71,8 @@ class Row:
     training_seconds: float | None
     seconds: float
     memory: tuple[float | None, float | None]  # peaks of training and of evaluation in GiB, on the GPU if there is one
+    unjudged: int  # completions without a verdict, which count as failed
+    weak: int  # completions that were judged in the program's own process
     weights: str  # of the base model, and how they were computed with
     machines: frozenset[str]
     commits: str
@@ -90,11 +92,26 @@ def read_metrics(folder: Path) -> dict[tuple[str, str], list[dict]]:
     for path in sorted(folder.glob("*_metrics.json")):
         try:
             metrics = json.loads(path.read_text(encoding="utf-8-sig"))
+            check_figures(metrics)
             groups[suite(metrics), row_name(metrics)].append(metrics)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+        ) as error:  # ValueError: no JSON or UTF-8, no number
             raise InputError(f"{path}: not an evaluation's metrics ({error})") from None
     require(bool(groups), f"{folder}: no *_metrics.json here; run eval_humaneval.py first")
     return groups
+
+
+def check_figures(metrics: dict) -> None:
+    """Raise ValueError if the figures of an evaluation are none: shares outside [0, 1], counts below 1."""
+    for name in ("pass_at_1", "pass_at_1_stopped"):
+        if not 0 <= metrics[name] <= 1:  # NaN is not either
+            raise ValueError(f"{name} is {metrics[name]}")
+    for name in ("num_tasks", "num_samples"):
+        if metrics[name] < 1:
+            raise ValueError(f"{name} is {metrics[name]}")
 
 
 def load_rows(folder: Path) -> list[Row]:
@@ -167,17 +184,21 @@ def step(first: Row, second: Row, figure: str) -> float:
 
 
 def start_row(name: str, names: list[str], word: str) -> str | None:
-    """Find the "base" or "sft" row that a row is compared with; of several, the one most alike from the name's start.
+    """Find the "base" or "sft" row that a row is compared with.
 
+    Of several, it is the one that has the most words in common with the start of the row's name, and the fewest others.
     None if the row is such a row itself, there is none, or two are equally much alike.
 
     >>> start_row("mine_ppo", ["mine_sft", "mine_ppo", "pocket_sft"], "sft"), start_row("mine_sft", ["mine_sft"], "sft")
     ('mine_sft', None)
+    >>> start_row("pocket_ppo", ["pocket_sft", "pocket_pre_sft", "pocket_ppo"], "sft")
+    'pocket_sft'
     """
     starts = [other for other in names if word in other.split("_")]
     if name in starts or not starts:
         return None
-    alike = {other: len(commonprefix([name, other])) for other in starts}
+    words = {other: other.split("_") for other in starts}
+    alike = {other: (len(commonprefix([name.split("_"), words[other]])), -len(words[other])) for other in starts}
     best = [other for other in starts if alike[other] == max(alike.values())]
     return best[0] if len(best) == 1 else None
 
@@ -195,7 +216,10 @@ def seed_of(metrics: dict) -> int:
 def suite(metrics: dict) -> str:
     """Describe what rows must share to be comparable: the heading of their table."""
     args, base = metrics["args"], metrics.get("base_model")
-    sampling = f"T {args['temperature']:g}, top_p {args['top_p']:g}" if args["temperature"] else "greedy"
+    if args.get("samples"):
+        sampling = "stored completions"
+    else:
+        sampling = f"T {args['temperature']:g}, top_p {args['top_p']:g}" if args["temperature"] else "greedy"
     tasks = f"{Path(args['data_path']).name}, {metrics['num_tasks']} tasks ({metrics['data_sha256'][:8]})"
     level = args.get("prompt_level", "normal")
     asked = ", ".join(
@@ -205,7 +229,7 @@ def suite(metrics: dict) -> str:
         + [f"judge {args.get('judge_model')}"] * bool(args.get("judge_url"))
     )
     sampling += f", {args['n_samples']} samples a task" if args.get("n_samples", 1) > 1 else ""
-    limits = f"{args['max_new_tokens']} new tokens, {args['time_limit']:g} s a check"
+    limits = f"{args['max_new_tokens']} new tokens, " * (not args.get("samples")) + f"{args['time_limit']:g} s a check"
     return ", ".join(part for part in (tasks, base, asked, sampling, limits) if part)
 
 
@@ -273,6 +297,8 @@ def make_row(name: str, where: str, runs: list[dict], scores: dict[int, dict[str
             highest((record.get("spent") or {}).get("peak_memory") for record in trained),
             highest(metrics.get("peak_memory") for metrics in runs),
         ),
+        unjudged=sum(metrics.get("unjudged", 0) for metrics in runs),
+        weak=sum(metrics.get("weak", 0) for metrics in runs),
         weights=weights(runs[0]),
         machines=frozenset(hardware(metrics) for metrics in runs),
         commits=", ".join(sorted(commit for commit in commits if commit)),
@@ -306,7 +332,10 @@ def weights(metrics: dict) -> str:
 
 
 def seed_scores(folder: Path, runs: list[dict]) -> dict[int, dict[str, float]] | None:
-    """Return each seed's pass rate on each task, over its samples; None if a per-task file is missing."""
+    """Return each seed's pass rate on each task, over its samples; None if a per-task file is missing.
+
+    Raises InputError if a file is not the one that was written with its metrics: it has other counts.
+    """
     found = {}
     for metrics in runs:
         path = folder / f"{metrics['exp_name']}_per_task.jsonl"
@@ -315,6 +344,11 @@ def seed_scores(folder: Path, runs: list[dict]) -> dict[int, dict[str, float]] |
         passed = defaultdict(list)
         for _, row in read_jsonl(path, "per-task file"):
             passed[row.get("task_id")].append(bool(row.get("passed")))
+        counts = {"num_tasks": len(passed), "num_samples": sum(map(len, passed.values())),
+                  "num_pass": sum(map(sum, passed.values()))}  # fmt: skip
+        for name, count in counts.items():
+            require(count == metrics[name], f"{path}: has {name} {count}, its metrics file {metrics[name]}: they are "
+                    "not of one evaluation; evaluate again")  # fmt: skip
         found[seed_of(metrics)] = {task: mean(of_task) for task, of_task in passed.items()}
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from common import InputError, duration
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 ADAPTERS = ", these adapters"  # marks a difference over tasks in a column of differences over seeds
 
 
-def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
+def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "", warnings: Sequence[str] = ()) -> str:
     """Write one Markdown table per suite, with its hardware and overlap below, then its commits and commands.
 
     Args:
         link: a file that has the commits and commands; they are then left out, and the link takes their place.
+        warnings: what to say below all tables.
     """
     tables = []
     for where, members in by_suite(rows):
@@ -46,6 +48,7 @@ def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
                   + "GiB: peak memory of training / evaluation. " * memory
                   + f"Train/test overlap: {overlaps.get(where, 'unknown files')}. "
                   + "".join(f"Weights: {one}. " for one in sorted({row.weights for row in members} - {""}))
+                  + "".join(f"{row.name}: {one}. " for row in members for one in doubts(row))
                   + f"Measured on: {machines(members)}."]  # fmt: skip
         commands = [f"{row.name} ({row.commits}):\n  " + "\n  ".join(row.commands) for row in members if row.commands]
         if commands and link:
@@ -54,7 +57,13 @@ def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "") -> str:
             lines += ["", "<details><summary>commits and commands (of each row's first seed)</summary>", "", "```text",
                       *commands, "```", "", "</details>"]  # fmt: skip
         tables.append("\n".join(lines))
-    return "\n\n".join(tables) + "\n"
+    return "\n\n".join(tables + [f"Warning: {line}." for line in warnings]) + "\n"
+
+
+def doubts(row: Row) -> list[str]:
+    """Say how many completions of a row have no verdict, or a verdict that the program could have forged."""
+    said = [f"{row.unjudged} completions could not be judged and count as failed"] * bool(row.unjudged)
+    return said + [f"{row.weak} completions were judged in their own process (--allow_weak_tests)"] * bool(row.weak)
 
 
 def machines(members: list[Row]) -> str:

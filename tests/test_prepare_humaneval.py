@@ -26,7 +26,19 @@ def test_the_split_is_the_documented_one(tmp_path, humaneval):
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ([{"nothing": 1}], "source.jsonl:1: task has no text field"),
+        ([{"nothing": 1}], "s.jsonl:1: task has no text field"),
+        (
+            [
+                {
+                    "task_id": "Mbpp/1",
+                    "prompt": "",
+                    "canonical_solution": "",
+                    "test_list": ["assert f()"],
+                    "test_setup_code": "",
+                }
+            ],
+            "s.jsonl:1: has no test, entry_point, which HumanEval's tasks have",
+        ),
         (
             [{"task_id": "a", "prompt": "", "canonical_solution": "", "test": "", "entry_point": "f"}],
             "too few to split",

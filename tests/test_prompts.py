@@ -11,14 +11,14 @@ from sampled import sample
 
 import train_grpo_lora
 from common import InputError
-from eval_humaneval import stored
+from eval_humaneval import stored_sample
 from generate_dpo_data import pair_line
+from judging.instruct import answer
 from judging.pool import Sandbox, Verdict
 from judging.quality import quality_measure
 from judging.tasks import (
     CURRICULUM,
     VERILOG_STOP_STRINGS,
-    answer,
     candidate_source,
     code_of,
     prompt_variants,
@@ -144,6 +144,38 @@ def test_the_flag_says_whether_answers_are_in_prose_and_not_the_file(tmp_path):
     assert code_of({"instruct": True}, fences) == code_of({"instruct": True}, RIGHT)
 
 
+GOOD = "def add(a, b):\n    return a + b"
+FENCES = {
+    "behind prose": f"Here is the code: ```python\n{GOOD}\n```\nThis returns the sum.",
+    "closed in the last line of code": f"```python\n{GOOD}```\nIt adds one to the other.",
+    "both": f"Sure. ~~~py\n{GOOD}~~~\nDone.",
+    "a stub after it": f"```python\n{GOOD}\n```\nIts form is\n```python\ndef add(a, b): ...\n```",
+    "a stub with a docstring": f"```python\n{GOOD}\n```\n```python\ndef add(a, b):\n    \"The sum.\"\n    pass\n```",
+    "postponed annotations": "```python\nfrom __future__ import annotations\n\n\ndef add(a: int, b) -> int:\n"
+                             "    return a + b\n```",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FENCES.values(), ids=FENCES)
+def test_a_right_program_is_found_in_what_chat_models_write(text):
+    task = PYTHON | {"instruct": True, "prompt": "import math\n\n\n" + PYTHON["prompt"]}
+    with Sandbox(num_workers=1) as sandbox:
+        assert sandbox.check(task, text).passed
+
+
+@pytest.mark.parametrize("code", ["x = '```'\n", "# ends with ```\n", 's = """\n```\n"""\n'])
+def test_a_fence_in_a_string_or_a_comment_closes_nothing(code):
+    code += GOOD + "\n"
+    assert code_of({"instruct": True, "entry_point": "add"}, f"```python\n{code}```\n") == code
+
+
+def test_a_block_with_the_most_of_the_functions_that_are_called_is_the_program():
+    task = {"instruct": True, "prompt": "", "test_list": ["assert chain([Pair(5, 24)], 1) == 1"]}
+    whole = "class Pair: pass\ndef chain(a, n): return n\n"
+    text = f"```python\n{whole}```\nwhere\n```python\nclass Pair: pass\n```\n"
+    assert code_of(task, text) == whole
+
+
 def test_a_whole_program_is_as_clean_as_its_lines():
     """An answer defines the prompt's function again, and imports again: it was asked to."""
     task = PYTHON | {"prompt": "import math\n\n" + PYTHON["prompt"]}
@@ -179,7 +211,7 @@ def test_a_whole_function_follows_any_prompt(header):
         assert sandbox.check(task, whole).passed
         assert "(line 2 of the completion)" in sandbox.check(task, whole.replace("ZERO", "[]")).reason
         own = {name: value for name, value in task.items() if name != "instruct"}
-        assert sandbox.check(own, stored(task, whole)).passed == (not header.endswith("a, b"))
+        assert sandbox.check(own, stored_sample(task, whole)["completion"]).passed == (not header.endswith("a, b"))
         if header.endswith("\n"):
             assert sandbox.check(task, "```\n    return a + b\n```").passed  # its body alone
 

@@ -99,6 +99,9 @@ def test_verilog_has_a_column_for_each_part(tmp_path):
 def per_task(folder, name, passed, tasks=100):
     lines = [{"task_id": f"t/{n}", "passed": n in passed} for n in range(tasks)]
     (folder / f"{name}_per_task.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = folder / f"{name}_metrics.json"
+    counts = {"num_tasks": tasks, "num_samples": tasks, "num_pass": sum(line["passed"] for line in lines)}
+    path.write_text(json.dumps(json.loads(path.read_text()) | counts))
 
 
 def test_the_difference_to_sft_is_paired_over_the_tasks(results):
@@ -145,6 +148,69 @@ def test_rows_evaluated_differently_are_warned_of_and_strictly_refused(results, 
     with pytest.raises(InputError, match="--strict: rows on pocket_test.jsonl were evaluated with different"):
         main(Args(results_dir=str(results), readme="", strict=True))
     assert not (results / "table.md").exists()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("allow_weak_tests", True), ("packages", "numpy"), ("base_weights", {"model.safetensors": "ff"})],
+)
+def test_what_decides_a_verdict_or_a_model_is_a_setting(name, value, results, capsys):
+    """A comparison in words says it as the tables do."""
+    (results / "pocket_sft_seed1_metrics.json").unlink()
+    one, other = metrics("pocket_sft", 0.5), metrics("pocket_ppo", 0.8)
+    one["args"] |= {"allow_weak_tests": False, "packages": ""}
+    one |= {"base_model": "m", "precision": "NF4", "base_weights": {"model.safetensors": "00"}}
+    other = one | other | {"args": one["args"] | {name: value}}
+    if name == "base_weights":
+        other[name] = value
+    for record in (one, other):
+        (results / f"{record['exp_name']}_metrics.json").write_text(json.dumps(record))
+        per_task(results, record["exp_name"], range(50))
+    main(Args(results_dir=str(results), readme=""))
+    said = f"rows on pocket_test.jsonl were evaluated with different {name}: "
+    assert f"warning: {said}" in capsys.readouterr().out and f"Warning: {said}" in (results / "table.md").read_text()
+    for way in ({"compare": ("pocket_sft", "pocket_ppo")}, {"pairs": True}):
+        main(Args(results_dir=str(results), **way))
+        assert f"warning: {said}" in capsys.readouterr().out
+        with pytest.raises(InputError, match=f"--strict: {said}"):
+            main(Args(results_dir=str(results), strict=True, **way))
+
+
+def test_completions_without_a_verdict_or_with_a_weak_one_are_said_under_the_table(results):
+    record = metrics("pocket_sft", 0.5) | {"unjudged": 30, "weak": 2}
+    (results / "pocket_sft_metrics.json").write_text(json.dumps(record))
+    text = table_of(results)
+    assert "pocket_sft: 30 completions could not be judged and count as failed. " in text
+    assert "pocket_sft: 2 completions were judged in their own process (--allow_weak_tests). " in text
+
+
+def test_per_task_files_of_another_evaluation_are_refused(results):
+    per_task(results, "pocket_base", range(30))
+    load_rows(results)
+    path = results / "pocket_base_per_task.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    failed = [line.replace("true", "false") for line in lines]
+    for text, says in ((lines[:-1], "num_tasks 99, its metrics file 100"),
+                       (lines + lines[-1:], "num_samples 101, its metrics file 100"),
+                       (failed, "num_pass 0, its metrics file 30")):  # fmt: skip
+        path.write_text("".join(text))
+        with pytest.raises(InputError, match=f"pocket_base_per_task.jsonl: has {says}: they are not of one evaluation"):
+            load_rows(results)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_tasks": 0}, {"pass_at_1": float("nan")}, {"pass_at_1_stopped": 1.5}, {"temperature": "hot"}, b"\xff"],
+)
+def test_a_file_that_holds_no_figures_is_named_in_a_line(change, results):
+    record = metrics("bad", 0.5)
+    if change == {"temperature": "hot"}:
+        record["args"] |= change
+    elif isinstance(change, dict):
+        record |= change
+    (results / "bad_metrics.json").write_bytes(change if isinstance(change, bytes) else json.dumps(record).encode())
+    with pytest.raises(InputError, match="bad_metrics.json: not an evaluation's metrics"):
+        read_metrics(results)
 
 
 def test_another_way_to_sample_is_no_mistake(results, capsys):
@@ -237,6 +303,7 @@ def test_published_rows_were_evaluated_alike(folder):
 
 
 def test_two_rows_are_compared_task_by_task(results, capsys):
+    (results / "pocket_base_metrics.json").unlink()
     per_task(results, "pocket_sft", {0}, 4)
     per_task(results, "pocket_sft_seed1", {0, 1}, 4)
     per_task(results, "pocket_rl_alpha0.01", {1, 2, 3}, 4)
@@ -253,7 +320,7 @@ def test_what_was_evaluated_otherwise_is_not_compared(results):
     other = metrics("other", 0.4, data="data/pocket_valid.jsonl")
     (results / "other_metrics.json").write_text(json.dumps(other))
     for name in ("other", "pocket_base"):
-        (results / f"{name}_per_task.jsonl").write_text(json.dumps({"task_id": "t", "passed": True}) + "\n")
+        per_task(results, name, {0}, 1)
     with pytest.raises(InputError, match="cannot be compared: .*pocket_test.jsonl.*; .*pocket_valid.jsonl"):
         main(Args(results_dir=str(results), compare=("pocket_base", "other")))
     with pytest.raises(InputError, match="has no row of that name"):

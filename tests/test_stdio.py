@@ -16,17 +16,16 @@ from common import InputError, check_judge_args
 from common.run_args import JudgeArgs
 from judging import tasks as task_files
 from judging.by_language import open_sandbox
+from judging.instruct import answer, instruction
 from judging.pool import Sandbox, Verdict
 from judging.python.stdio import MOST, SPARE, difference, most_bytes, near
 from judging.rewards import partial_reward
 from judging.tasks import (
     PROGRAM_STOP_STRINGS,
-    answer,
     before,
     candidate_source,
     code_of,
     has_whole_program,
-    instruction,
     read_tasks,
     stop_strings,
     truncate_at_stop,

@@ -11,8 +11,9 @@ import train_grpo_lora
 import train_sft_lora
 from common import InputError
 from judging.by_language import open_sandbox
+from judging.instruct import answer
 from judging.pool import Verdict
-from judging.tasks import answer, read_tasks
+from judging.tasks import read_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, VALID = "data/pocket_verilog_train.jsonl", "data/pocket_verilog_valid.jsonl"
@@ -117,7 +118,8 @@ REFUSED = {
     "shaped": (["--reward", "shaped"], "ruff reads Python, not Verilog"),
     "weights": (["--reward", "parts", "--part_weights", "0,0,0,0,1"], "the weights of the parts in use are all 0"),
     "judge": (["--judge_url", "http://x/v1"], "name the judge model too, with --judge_model"),
-    "key": (["--judge_url", "http://me:key@x/v1", "--judge_model", "j"], "the key goes into OPENAI_API_KEY"),
+    "key": (["--judge_url", "http://me:key@x/v1", "--judge_model", "j"], "OPENAI_API_KEY is the key"),
+    "query": (["--judge_url", "http://x/v1?key=1", "--judge_model", "j"], "leave out user, password, query"),
     "no numbers": (["--reward", "parts", "--part_weights", "a,b"], "want numbers with commas between"),
     "languages": (["--valid_path", "data/pocket_valid.jsonl"], "has tasks in python and verilog"),
     "curriculum": (["--prompt_level", "curriculum", "--curriculum_epochs", "0"], "must be positive"),

@@ -8,8 +8,9 @@ import torch
 
 from common import processes
 from judging.by_language import require_judged
+from judging.instruct import answer
 from judging.pool import Sandbox, Verdict
-from judging.tasks import Task, answer, prompt_variants, stop_strings
+from judging.tasks import Task, prompt_variants, stop_strings
 from model.load import dtype_of, eos_ids, load_config, set_recomputing
 from model.merged_copy import drop_merged_copy
 from model.parity import MIN_TOKENS, check_ends, check_parity

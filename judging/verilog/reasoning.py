@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from common import InputError, require
-from common.server_url import NOT_AS_AGREED, check_url, public_url
+from common.server_url import NOT_AS_AGREED, check_url, has_secret, public_url
 
 MAX_EXPLANATION = 4000  # characters of the explanation, and of the code, that the judge sees
 MAX_ANSWER_TOKENS = 200
@@ -83,7 +83,7 @@ class ReasoningJudge:
         except ImportError:
             raise InputError("a judge model needs the package openai; .venv/bin/pip install openai") from None
         check_url(url, "--judge_url")
-        require("@" not in url, "--judge_url: the key goes into OPENAI_API_KEY; the address is written to files")
+        require(not has_secret(url), "--judge_url: leave out user, password, query; OPENAI_API_KEY is the key")
         require(model != "", "--judge_url: name the judge model too, with --judge_model")
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         require(key.isascii() and key.isprintable(), "OPENAI_API_KEY: has characters that no key has")
