@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +63,27 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    _write(Path(path), [text])
 
 
 def write_jsonl(path: str | Path, records: list[dict]) -> None:
     """Write one JSON object per line, as `write_text` writes."""
-    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+    _write(Path(path), (json.dumps(record) + "\n" for record in records))
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
+    """Write the parts one after another, so that a file of gigabytes is never held as one text."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(parts)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):  # it is there only if something failed
+            temporary.unlink(missing_ok=True)
 
 
 def read_jsonl(path: str | Path, missing: str, unfinished: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:

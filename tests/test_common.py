@@ -1,5 +1,6 @@
 import json
 import sys
+import tracemalloc
 from dataclasses import dataclass, field
 
 import pytest
@@ -102,6 +103,20 @@ def test_files_are_written_whole(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         write_text(tmp_path / "deep" / "a.jsonl" / "b", "")
     assert len(list((tmp_path / "deep").iterdir())) == 1
+    with pytest.raises(TypeError):  # in the middle of the file
+        write_jsonl(tmp_path / "deep" / "a.jsonl", [{"a": 2}, {"a": {1}}])
+    assert (tmp_path / "deep" / "a.jsonl").read_text() == '{"a": 1}\n{"a": "\\n"}\n'
+    assert len(list((tmp_path / "deep").iterdir())) == 1
+
+
+def test_a_file_of_lines_is_written_line_by_line(tmp_path):
+    records = [{"text": str(n) * 1_000_000} for n in range(10)]
+    tracemalloc.start()
+    write_jsonl(tmp_path / "a.jsonl", records)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000  # a line is held a few times, not all ten
+    assert (tmp_path / "a.jsonl").read_text() == "".join(json.dumps(record) + "\n" for record in records)
 
 
 def test_the_command_can_be_pasted_and_holds_no_secret(monkeypatch):
