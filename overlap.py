@@ -48,7 +48,21 @@ def tokens(task: Task, text: str) -> tuple[str, ...]:
     >>> tokens({"entry_point": "add"}, "def add(a):")
     ('def', '_', '(', 'a', ')', ':')
     """
-    return tuple("_" if token == task.get("entry_point") else token for token in TOKEN.findall(text))
+    name = function_name(task)
+    return tuple("_" if token == name else token for token in TOKEN.findall(text))
+
+
+def function_name(task: Task) -> str:
+    """Return the name of a task's function: its `entry_point`, or what its first assert calls of its solution.
+
+    >>> function_name({"canonical_solution": "def one():\\n    return 1\\n", "test_list": ["assert one() == 1"]})
+    'one'
+    """
+    if "entry_point" in task or not task.get("test_list"):
+        return task.get("entry_point", "")
+    called = re.findall(r"(\w+)\s*\(", task["test_list"][0])
+    defined = re.findall(r"^def (\w+)", task["canonical_solution"], re.MULTILINE)
+    return next((name for name in defined if name in called), "")
 
 
 def shingles(words: tuple[str, ...]) -> set[tuple[str, ...]]:
@@ -64,7 +78,8 @@ def overlap(train: list[Task], test: list[Task], near: float = 0.7) -> Overlap:
     known, where, sizes = {}, defaultdict(list), []
     for number, task in enumerate(train):
         for part in ("prompt", "canonical_solution"):
-            known.setdefault((part, tokens(task, task[part])), task["task_id"])
+            if told := tokens(task, task[part]):  # a benchmark may publish no solutions
+                known.setdefault((part, told), task["task_id"])
         pieces = shingles(tokens(task, task["prompt"] + task["canonical_solution"]))
         sizes.append(len(pieces))
         for piece in pieces:

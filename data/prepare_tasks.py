@@ -196,20 +196,12 @@ def without_overlap(tasks: list[Task], dropped: Dropped) -> list[Task]:
     there = [name for name in HELD_OUT if (folder / name).is_file()]
     if missing := [name for name in HELD_OUT if name not in there]:
         print(f"overlap: not compared with {', '.join(missing)}, which data/ does not have")
-    held_out = [named(task) for name in there for task in read_tasks(folder / name)]
-    found = overlap(held_out, [named(task) for task in tasks])
+    held_out = [task for name in there for task in read_tasks(folder / name)]
+    found = overlap(held_out, tasks)
     pairs = dict(asked_again(held_out, tasks) + found.exact) | {name: other for name, other, _ in found.near}
     for name, other in pairs.items():
         dropped.add("it overlaps with a held-out task", f"{name} with {other}")
     return [task for task in tasks if task["task_id"] not in pairs]
-
-
-def named(task: Task) -> Task:
-    """Return the task with its function's name, which `overlap` disregards and a list of asserts does not name."""
-    if "test_list" not in task:
-        return task
-    names = re.findall(r"^def (\w+)", task[KEY], re.MULTILINE)
-    return task | {"entry_point": next((name for name in names if f"{name}(" in task["test_list"][0]), "")}
 
 
 def main(args: Args) -> None:

@@ -1,6 +1,6 @@
 """Which test tasks a train file holds already."""
 
-from overlap import overlap
+from overlap import function_name, overlap
 
 WORDS = [f"word{n}" for n in range(40)]
 DOC = 'def f(x):\n    """' + " ".join(WORDS) + '"""\n'
@@ -25,6 +25,29 @@ def test_a_copy_with_a_word_changed_is_near_and_the_likest_is_named():
     ((test, likest, share),) = found.near
     assert (test, likest) == ("test/0", "train/1") and 0.7 <= share < 1 and not found.exact
     assert not overlap(train, [changed], near=share + 0.01).near
+
+
+def in_mbpp_s_form(name, prompt, function):
+    solution = f"def helper(n):\n    return n\n\ndef {function}(n):\n    return helper(n) + 1\n"
+    return {"task_id": name, "prompt": f'"""\n{prompt}\nassert {function}(1) == 2\n"""\n', "test_setup_code": "",
+            "canonical_solution": solution, "test_list": [f"assert {function}(1) == 2"]}  # fmt: skip
+
+
+def test_the_function_s_name_does_not_count_in_mbpp_s_form_either():
+    renamed = in_mbpp_s_form("test/0", "Add one.", "increase")
+    assert overlap([in_mbpp_s_form("train/0", "Add one.", "f")], [renamed]).exact == [("test/0", "train/0")]
+    solution = in_mbpp_s_form("", "", "g")["canonical_solution"]
+    for name in ("g", "increase"):  # one side in HumanEval's form, with the same solution
+        other = task("train/0", DOC, solution.replace("g(", f"{name}("), name)
+        assert overlap([other], [renamed]).exact == [("test/0", "train/0")]
+        assert overlap([renamed], [other]).exact == [("train/0", "test/0")]
+    if_called = renamed | {"test_list": ["assert max(diff(1), 2) == 2"], "canonical_solution": "def f(n):\n    pass\n"}
+    assert function_name(if_called) == ""
+
+
+def test_empty_solutions_are_not_the_same():
+    assert overlap([task("train/0", DOC, "")], [task("test/0", OTHER, "")]).exact == []
+    assert overlap([task("train/0", DOC, "")], [task("test/0", DOC, "")]).exact == [("test/0", "train/0")]
 
 
 def test_other_tasks_are_neither(run_cli):
