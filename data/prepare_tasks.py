@@ -48,6 +48,7 @@ from overlap import asked_again, overlap
 
 HELD_OUT = ("humaneval_all.jsonl", "humaneval_test.jsonl", "mbpp_test.jsonl")  # in data/
 EXAMPLES = 5  # dropped records to name for each reason
+UNREADABLE = (RecursionError, SyntaxError, TypeError, ValueError, MemoryError)  # what Python raises for odd tests
 
 
 @dataclass(kw_only=True)
@@ -156,6 +157,9 @@ def candidates(args: Args, dropped: Dropped) -> Iterator[list[Task]]:
             if not args.skip_bad:
                 raise InputError(f"{error}; --skip_bad drops such records") from None
             dropped.add("it is not a record of this format", one_line(error))
+            continue
+        except UNREADABLE as error:  # named in the record, in case that the fault is ours
+            dropped.add("its tests are not handled", one_line(f"{where}: {type(error).__name__}: {error}"))
             continue
         if tasks[0]["task_id"] in seen:
             dropped.add("its task_id was already used", where)

@@ -52,21 +52,29 @@ class Format(NamedTuple):
 def kodcode(record: dict[str, Any], where: str) -> list[Task]:
     """KodCode/KodCode-V1 (arXiv 2503.02951): question, solution, test, test_info, question_id.
 
-    `test` is a file of pytest functions that begins with `from solution import NAME`.
+    `test` is a file of pytest functions. It may begin with `from solution import NAME`, but was run after
+    `from solution import *`, so most that a model wrote import nothing. `test_info` describes the functions of the
+    solution that are tested; it is null for all that have a class.
     """
     question, solution, test, number = (text(record, name, where) for name in
                                         ("question", "solution", "test", "question_id"))  # fmt: skip
-    info = field(record, "test_info", list, where)
-    check, names = check_of_pytest(test)
-    told = next((one for one in info if isinstance(one, dict) and one.get("function_name") in names), {})
-    entry_point = told.get("function_name") or (names[0] if len(set(names)) == 1 else "")
+    info = record.get("test_info") or []
+    require(isinstance(info, list), f"{where}: record has a 'test_info' that is no list")
+    (task,) = solved({"task_id": f"kodcode/{number}"}, [solution])
+    kinds = {node.name: "class" if isinstance(node, ast.ClassDef) else "def" for node in parse(task[KEY], "").body
+             if isinstance(node, ast.ClassDef | ast.FunctionDef) and is_name(node.name)}  # fmt: skip
+    check, names = check_of_pytest(test, defined=kinds)
+    told = {one["function_name"]: one.get("function_declaration") for one in info
+            if isinstance(one, dict) and one.get("function_name") in names}  # fmt: skip
+    order = [*kinds]
+    names = sorted(dict.fromkeys(names), key=lambda name: order.index(name) if name in kinds else -1)
+    entry_point = next(iter(told), names[-1] if names else "")  # helpers and classes stand before what uses them
     if not is_name(entry_point):
-        raise Unfit("its tests import nothing from the program, or several names of which none is the function's")
+        raise Unfit("its tests use nothing that the program defines")
     check_harmless(check, {*names})
-    header = told.get("function_declaration")
-    prompt = docstring(question, header if isinstance(header, str) else f"def {entry_point}")
-    return solved({"task_id": f"kodcode/{number}", "prompt": prompt, "test": check, "entry_point": entry_point},
-                  [solution])  # fmt: skip
+    headers = [told.get(name) or f"{kinds.get(name, 'def')} {name}" for name in names]
+    prompt = docstring(question, "\n".join(header for header in headers if isinstance(header, str)))
+    return [task | {"prompt": prompt, "test": check, "entry_point": entry_point}]
 
 
 def acecode(record: dict[str, Any], where: str) -> list[Task]:

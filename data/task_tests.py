@@ -13,6 +13,7 @@ import json
 import keyword
 import sys
 import warnings
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -153,7 +154,7 @@ def ways_out() -> frozenset[str]:
     return frozenset(found)
 
 
-def check_of_pytest(source: str, module: str = "solution") -> tuple[str, list[str]]:
+def check_of_pytest(source: str, module: str = "solution", defined: Iterable[str] = ()) -> tuple[str, list[str]]:
     """Turn a file of pytest functions into a task's `test`; each function (and each case of it) counts as one test.
 
     Functions may use `pytest.raises`, `pytest.approx` and `pytest.mark.parametrize`.
@@ -161,9 +162,10 @@ def check_of_pytest(source: str, module: str = "solution") -> tuple[str, list[st
     Args:
         module: the name under which the file imports the program; these imports are left out, because the judge gives
             the tests the program's names.
+        defined: what the program defines. A name of these that the file uses without binding it counts as imported.
 
     Returns:
-        `test`, and the names that it imports from the program.
+        `test`, and the names that it takes from the program.
 
     Raises:
         Unfit: the tests need more of pytest, some are in classes or asynchronous, or there is none.
@@ -172,11 +174,15 @@ def check_of_pytest(source: str, module: str = "solution") -> tuple[str, list[st
         raise Unfit("its tests are too long")
     tree, names, kept, calls = parse(source, "its tests are"), [], [], []
     for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" and not node.orelse:
+            continue  # pytest does not run it
         if isinstance(node, ast.ImportFrom) and node.module == module:
-            names += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names if alias.name != "*"]
             renamed = [f"{alias.asname} = {alias.name}" for alias in node.names if alias.asname]
             kept += ast.parse("\n".join(renamed)).body
         elif isinstance(node, ast.ImportFrom) and node.module == "pytest":
+            if any(alias.name == "*" for alias in node.names):
+                raise Unfit("its tests import pytest in a way that is not handled")
             kept += ast.parse("\n".join(f"{n.asname or n.name} = pytest.{n.name}" for n in node.names)).body
         elif isinstance(node, ast.Import) and [(n.name, n.asname) for n in node.names] == [("pytest", None)]:
             continue
@@ -187,9 +193,9 @@ def check_of_pytest(source: str, module: str = "solution") -> tuple[str, list[st
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
                 calls += _calls(node)
             kept.append(node)
-    if "*" in names or any(isinstance(n, ast.ImportFrom) and n.module == module for k in kept for n in ast.walk(k)):
-        raise Unfit("its tests import the program in a way that is not handled")
     nodes = [node for top in kept for node in ast.walk(top)]
+    if any(isinstance(node, ast.ImportFrom) and node.module == module for node in nodes):
+        raise Unfit("its tests import the program in a way that is not handled")
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pytest"}
     if used - {"raises", "approx"}:
         raise Unfit("its tests need more of pytest than raises, approx and parametrize")
@@ -198,7 +204,24 @@ def check_of_pytest(source: str, module: str = "solution") -> tuple[str, list[st
     body = ast.unparse(ast.Module(kept, []))
     check = "def check(candidate):\n" + "".join(f"    assert {call}\n" for call in calls)
     parts = ["import math\nimport re\n\n\n" + PYTEST] if used else []
+    free = _free([*ast.walk(ast.parse(body + "\n" + check))])
+    names += [name for name in defined if name in free and name not in names]
     return "\n\n".join([*parts, body + "\n", HOLDS, check]), names
+
+
+def _free(nodes: list[ast.AST]) -> set[str]:
+    """Return the names that this code uses and binds nowhere."""
+    used, bound = set(), set()
+    for node in nodes:
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.alias):
+            bound.add(node.asname or node.name.partition(".")[0])
+    return used - bound
 
 
 def _calls(test: ast.FunctionDef) -> list[str]:
@@ -207,14 +230,10 @@ def _calls(test: ast.FunctionDef) -> list[str]:
     if len(test.decorator_list) == 1 and isinstance(mark := test.decorator_list[0], ast.Call):
         if ast.unparse(mark.func).endswith("mark.parametrize") and len(mark.args) == 2 and not mark.keywords:
             given, cases = mark.args
-            try:
-                given = ast.literal_eval(given)
-            except ValueError:
-                given = ""
-            names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
-            if sorted(names) == sorted(arguments) and isinstance(cases, ast.List | ast.Tuple):
+            names = _names_given(given)
+            if names and sorted(names) == sorted(arguments) and isinstance(cases, ast.List | ast.Tuple):
                 test.decorator_list = []
-                one = len(names) == 1 and isinstance(given, str)
+                one = len(names) == 1 and isinstance(given, ast.Constant)
                 rows = [[case] if one else getattr(case, "elts", []) for case in cases.elts]
                 if all(len(row) == len(names) and not any(isinstance(v, ast.Starred) for v in row) for row in rows):
                     places = [names.index(name) for name in arguments]
@@ -222,6 +241,14 @@ def _calls(test: ast.FunctionDef) -> list[str]:
     if test.decorator_list or arguments or test.args.kwonlyargs:
         raise Unfit("its tests need fixtures or decorators of pytest")
     return [f"holds({test.name})"]
+
+
+def _names_given(given: ast.expr) -> list[str]:
+    """Return the names that `parametrize` gets: a text with commas, or a list of texts. [] if they are neither."""
+    if isinstance(given, ast.Constant) and isinstance(given.value, str):
+        return [name.strip() for name in given.value.split(",")]
+    names = given.elts if isinstance(given, ast.List | ast.Tuple) else []
+    return [name.value for name in names if isinstance(name, ast.Constant) and isinstance(name.value, str)]
 
 
 def check_of_calls(inputs: list[Any], outputs: list[Any], method: str = "") -> str:

@@ -138,20 +138,99 @@ def test_kodcode(tmp_path, sandbox):
 @pytest.mark.parametrize(
     ("tests", "reason"),
     [
-        ("def test_it():\n    assert True\n", "its tests import nothing from the program"),
-        ("from solution import *\ndef test_it():\n    assert f()\n", "a way that is not handled"),
+        ("def test_it():\n    assert True\n", "its tests use nothing that the program defines"),
+        ("def f():\n    return 1\ndef test_it():\n    assert f()\n", "its tests use nothing that the program defines"),
+        ("from pytest import *\nfrom solution import f\ndef test_it():\n    assert f()\n", "a way that is not handled"),
         ("def test_it():\n    from solution import f\n    assert f()\n", "a way that is not handled"),
         ("from solution import f\nclass TestIt:\n    def test_it(self):\n        assert f()\n", "classes or async"),
         (TWICE_TEST + "class More:\n    def test_it(self):\n        assert twice(2) == 4\n", "classes or async"),
         (TWICE_TEST + "async def test_it():\n    assert twice(2) == 4\n", "classes or async"),
         ("from solution import f\nimport pytest\ndef test_it():\n    pytest.skip()\n", "need more of pytest"),
         ("from solution import f\ndef test_it(:\n", "its tests are not Python"),
-        ("from solution import f, g\ndef test_it():\n    assert f() == g()\n", "several names"),
+        (
+            "import pytest\n@pytest.mark.parametrize(5, [(1, 2)])\ndef test_it(a, b):\n    assert f()\n",
+            "fixtures or deco",
+        ),
+        (
+            "import pytest\n@pytest.mark.parametrize({[]: 1}, [1])\ndef test_it(a):\n    assert f()\n",
+            "fixtures or deco",
+        ),
         ("(" * 5000, "its tests are not Python"),
     ],
 )
 def test_kodcode_tests_that_are_no_use(tests, reason):
     assert reason in why("kodcode", kod(1, "other", "def f(): return 1\n", tests))
+
+
+LISTS = """class Node:
+    def __init__(self, value):
+        self.value, self.next = value, None
+
+class Chain:
+    def __init__(self):
+        self.head = None
+
+    def push(self, value):
+        node = Node(value)
+        node.next, self.head = self.head, node
+
+def has_circle(chain):
+    return walk(chain, set())
+
+def walk(chain, seen):
+    node = chain.head
+    while node and id(node) not in seen:
+        seen.add(id(node))
+        node = node.next
+    return node is not None
+"""
+LISTS_TEST = """def circle():
+    chain = Chain()
+    chain.push(1)
+    chain.push(2)
+    chain.head.next.next = chain.head
+    return chain
+
+def test_a_circle():
+    assert has_circle(circle()) == True
+
+def test_none():
+    assert has_circle(Chain()) == False
+
+if __name__ == "__main__":
+    import pytest
+    pytest.main()
+"""
+
+
+@pytest.mark.parametrize("start", ["", "from solution import Node, Chain, has_circle\n", "from solution import *\n"])
+@pytest.mark.parametrize("info", [None, "missing", []])
+def test_kodcode_tests_were_run_where_the_program_s_names_are_known(start, info):
+    record = kod(1, "has_circle", LISTS, start + LISTS_TEST, test_info=info)
+    if info == "missing":
+        del record["test_info"]
+    (task,) = FORMATS["kodcode"].read(record, "f.jsonl:1")
+    named = "class Node\nclass Chain\ndef has_circle" if "Node" in start else "class Chain\ndef has_circle"
+    assert (task["entry_point"], task[KEY]) == ("has_circle", LISTS)
+    assert task["prompt"] == f'"""\nWrite has_circle.\n\n{named}\n"""\n'
+    assert "__main__" not in task["test"]
+
+
+def test_kodcode_names_that_only_a_case_uses_and_names_that_tests_bind():
+    tests = (
+        "import pytest\n@pytest.mark.parametrize('n', [twice(1)])\n"
+        "def test_it(n):\n    helper = n\n    assert helper == 2\n"
+    )
+    (task,) = FORMATS["kodcode"].read(kod(1, "other", TWICE, tests), "f.jsonl:1")
+    assert task["entry_point"] == "twice" and "def helper" not in task["prompt"]
+    both = "def test_it():\n    assert twice(1) == 2 * helper(1)\n"
+    (task,) = FORMATS["kodcode"].read(kod(1, "twice", TWICE, both), "f.jsonl:1")
+    assert task["entry_point"] == "twice"  # test_info says so; else it would be the last that is defined
+
+
+def test_kodcode_programs_with_classes(tmp_path, sandbox):
+    (task,), _ = imported(tmp_path, "kodcode", [kod(1, "has_circle", LISTS, LISTS_TEST, test_info=None)])
+    assert sandbox.check(task, LISTS.replace("is not None", "is None")).tests_passed == 0
 
 
 def test_raises_may_be_given_the_call(tmp_path, sandbox):
@@ -454,7 +533,7 @@ def test_programs_of_livecodebench(tmp_path):
 @pytest.mark.parametrize(
     ("form", "record", "lacks"),
     [
-        ("kodcode", kod(1, "twice", TWICE, TWICE_TEST), ("question", "solution", "test", "test_info", "question_id")),
+        ("kodcode", kod(1, "twice", TWICE, TWICE_TEST), ("question", "solution", "test", "question_id")),
         ("acecode", ace(1, ["assert f()"]), ("id", "question", "test_cases", "inferences")),
         ("taco", contest(1, [DOUBLE], CALLS), ("question", "solutions", "input_output")),
         ("apps", contest(1, [DOUBLE], CALLS), ("problem_id", "question", "solutions", "input_output")),
@@ -497,6 +576,25 @@ def test_bad_records_end_the_import_unless_they_may_be_dropped(tmp_path):
     assert len(read_tasks(tmp_path / "o.jsonl")) == 1
     dropped = json.loads((tmp_path / "o_import.json").read_text())["dropped"]["it is not a record of this format"]
     assert dropped["count"] == 4 and "s.jsonl:2: record has no text 'question'" in dropped["first"][0]
+
+
+def test_a_record_that_python_cannot_read_does_not_end_the_import(tmp_path):
+    endless = "from solution import twice\ndef test_it():\n    assert twice(1) == " + " + ".join(["1"] * 2000) + "\n"
+    nowhere = TWICE_TEST + "return\n"
+    records = [GOOD, *(kod(n, "twice", TWICE, test) for n, test in enumerate((endless, nowhere), start=2))]
+    tasks, reasons = imported(tmp_path, "kodcode", records)
+    assert len(tasks) == 1 and reasons.pop("its tests are not handled") == 1 and sum(reasons.values()) == 1
+    entry = json.loads((tmp_path / "out_import.json").read_text())["dropped"]["its tests are not handled"]
+    assert entry["first"][0].startswith(f"{tmp_path}/source.jsonl:2: RecursionError: ")
+
+
+def test_our_own_errors_are_not_taken_for_odd_tests(tmp_path, monkeypatch):
+    def broken(record, where):
+        raise KeyError("ours")
+
+    monkeypatch.setitem(FORMATS, "kodcode", FORMATS["kodcode"]._replace(read=broken))
+    with pytest.raises(KeyError, match="ours"):
+        imported(tmp_path, "kodcode", [GOOD])
 
 
 def test_files_of_every_kind(tmp_path):
