@@ -2,8 +2,9 @@
 
     python overlap.py --train_path data/pocket_train.jsonl --data_path data/pocket_test.jsonl
 
-Exact: the prompt or the solution is the same, apart from the function's name and white space. Near: the two tasks share
-70% or more (Jaccard) of their runs of five tokens in prompt and solution together; tests are left out.
+Exact: the prompt or the solution is the same, apart from imports, the function's name and white space. Near: the two
+tasks share 70% or more (Jaccard) of their runs of five tokens in prompt and solution together, without imports; tests
+are left out.
 results_table.py prints both for every table whose task files are present.
 """
 
@@ -17,6 +18,7 @@ from common import printable, require, run_script
 from judging.tasks import Task, read_tasks
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
+IMPORT = re.compile(r"^(?:import [\w., ]+|from [\w.]+ import .*)$", re.MULTILINE)
 WIDTH = 5  # tokens in a shingle (a run of consecutive tokens)
 
 
@@ -45,11 +47,13 @@ class Overlap:
 def tokens(task: Task, text: str) -> tuple[str, ...]:
     """Split a text of a task into tokens, with the name of the task's function replaced by "_".
 
-    >>> tokens({"entry_point": "add"}, "def add(a):")
+    Imports are left out: all tasks of a data set may begin with the same ones, and other tasks with none.
+
+    >>> tokens({"entry_point": "add"}, "import math\\ndef add(a):")
     ('def', '_', '(', 'a', ')', ':')
     """
     name = function_name(task)
-    return tuple("_" if token == name else token for token in TOKEN.findall(text))
+    return tuple("_" if token == name else token for token in TOKEN.findall(IMPORT.sub("", text)))
 
 
 def function_name(task: Task) -> str:

@@ -45,6 +45,17 @@ def test_the_function_s_name_does_not_count_in_mbpp_s_form_either():
     assert function_name(if_called) == ""
 
 
+def test_imports_that_many_tasks_share_do_not_count():
+    stars = "".join(f"from {word} import *\n" for word in WORDS)
+    with_them = task("test/0", stars + DOC, "    return x + 1\n")
+    assert overlap([task("train/0", DOC, "    return x + 1\n")], [with_them]).exact == [("test/0", "train/0")]
+    short, other = 'def f(x):\n    """Count."""\n', 'def f(x):\n    """Add one to x."""\n'
+    found = overlap(
+        [task("train/0", stars + short, "    return 0\n")], [task("test/0", stars + other, "    return x\n")]
+    )
+    assert (found.exact, found.near) == ([], [])
+
+
 def test_empty_solutions_are_not_the_same():
     assert overlap([task("train/0", DOC, "")], [task("test/0", OTHER, "")]).exact == []
     assert overlap([task("train/0", DOC, "")], [task("test/0", DOC, "")]).exact == [("test/0", "train/0")]
