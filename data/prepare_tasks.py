@@ -5,7 +5,8 @@
 
 A task is kept if its own solution passes in the sandbox, an empty program does not, and it does not overlap with
 HumanEval or MBPP's test tasks (`overlap.py`; where their files are in data/). Beside OUTPUT.jsonl, OUTPUT_import.json
-has the counts, the reasons for what was dropped with the first records of each, and the SHA-256.
+has the counts, the reasons for what was dropped with the first records of each, the judge's settings, the held-out
+files that were compared with, and the SHA-256.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -194,13 +195,24 @@ def verified(sandbox: Sandbox, solved: bool, readings: list[Task]) -> tuple[Task
     return None, *said[0]
 
 
-def without_overlap(tasks: list[Task], dropped: Dropped) -> list[Task]:
-    """Return the tasks that do not overlap with a held-out task, and say which files of those are not there."""
-    folder = Path(__file__).parent
-    there = [name for name in HELD_OUT if (folder / name).is_file()]
-    if missing := [name for name in HELD_OUT if name not in there]:
-        print(f"overlap: not compared with {', '.join(missing)}, which data/ does not have")
-    held_out = [task for name in there for task in read_tasks(folder / name)]
+def held_out_files(keep_overlap: bool) -> tuple[list[Path], str]:
+    """Return the files of held-out tasks to compare with, and a sentence that says what is not compared."""
+    paths = [Path(__file__).parent / name for name in HELD_OUT]
+    there = [path for path in paths if path.is_file()]
+    missing = ", ".join(path.name for path in paths if path not in there)
+    if keep_overlap:
+        return [], "not checked, because of --keep_overlap"
+    if not there:
+        return (
+            [],
+            f"NOT CHECKED, because data/ has none of {missing} (prepare_humaneval.py and prepare_mbpp.py make them)",
+        )
+    return there, f"not compared with {missing}, which data/ does not have" if missing else "checked"
+
+
+def without_overlap(tasks: list[Task], files: list[Path], dropped: Dropped) -> list[Task]:
+    """Return the tasks that do not overlap with a task in one of these files."""
+    held_out = [task for path in files for task in read_tasks(path)]
     found = overlap(held_out, tasks)
     pairs = dict(asked_again(held_out, tasks) + found.exact) | {name: other for name, other, _ in found.near}
     for name, other in pairs.items():
@@ -225,15 +237,23 @@ def main(args: Args) -> None:
                 tasks.append(task)
             else:
                 dropped.add(reason, one_line(f"{first[0]['task_id']}: {detail}" if detail else first[0]["task_id"]))
-    tasks = tasks if args.keep_overlap else without_overlap(tasks, dropped)
-    reasons = dropped.sorted()
+    held_out, compared = held_out_files(args.keep_overlap)
+    tasks = without_overlap(tasks, held_out, dropped) if held_out else tasks
+    reasons, cut = dropped.sorted(), [task["tests_left_out"] for task in tasks if "tests_left_out" in task]
+    print(f"overlap: {compared}")
     print(f"{len(tasks):>8}  taken" + ("" if solved else " (this format has no solutions to run)"))
+    if cut:
+        print(f"{len(cut):>8}  of them with the first of their tests only ({sum(cut)} tests were left out)")
     for reason, entry in reasons.items():
         print(f"{entry['count']:>8}  dropped: {reason} ({one_line(entry['first'][0], 90)})")
     require(bool(tasks), f"--format {args.format}: no task is left")
     write_jsonl(args.output, tasks)
     record = {"format": args.format, "source": Path(args.source).name or FORMATS[args.format].hub, "split": args.split,
-              "limit": args.limit, "taken": len(tasks), "solutions_run": solved, "dropped": reasons,
+              "limit": args.limit, "read": len(tasks) + sum(entry["count"] for entry in reasons.values()),
+              "taken": len(tasks), "tests_left_out": {"tasks": len(cut), "tests": sum(cut)}, "solutions_run": solved,
+              "judge": {one.name: getattr(args, one.name) for one in fields(JudgeArgs)},
+              "keep_overlap": args.keep_overlap, "overlap": compared,
+              "held_out": {path.name: sha256(path) for path in held_out}, "dropped": reasons,
               "sha256": sha256(args.output)}  # fmt: skip
     write_text(args.output.removesuffix(".jsonl") + "_import.json", json.dumps(record, indent=1) + "\n")
     print(f"{args.output}: {len(tasks)} tasks, sha256 {record['sha256']}")

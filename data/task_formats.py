@@ -25,17 +25,25 @@ from prepare_mbpp import make_task, unix_lines
 from task_tests import Unfit, check_harmless, check_of_calls, check_of_pytest, is_name, parse
 
 from common import require
-from judging.tasks import FIELDS, Task, check_task, code_of, compiles
+from judging.tasks import FIELDS, MAX_TEXTS, Task, check_task, code_of, compiles
 
 KEY = "canonical_solution"
 TRIES = 3  # solutions of a record to try
 MAX_PROGRAM = 100_000  # characters in a question or a solution
-MAX_EXAMPLES = 8_000_000  # characters in all inputs and outputs for stdin
-LEETCODE = """import bisect, collections, functools, heapq, itertools, math, random, re, string
-from collections import Counter, defaultdict, deque
-from functools import cache, lru_cache, reduce
-from typing import Any, Dict, List, Optional, Set, Tuple
-"""  # what a solution there need not import
+MODULES = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json "
+    "typing"
+).split()
+# What a function for LeetCode need not import: what LiveCodeBench's evaluation puts before it, in that order, which
+# decides between equal names; `fractions` and `time` are from APPS' and TACO's. Those also give numpy, too slow to load
+# for every check. Of `builtins`, only what these modules replace is restored: the judge takes a `type` that the prompt
+# binds for a class of the prompt.
+PRELUDE = (
+    "".join(f"from {module} import *\n" for module in MODULES)
+    + "from builtins import abs, compile, pow\n"
+    + f"import {', '.join(MODULES)}, fractions, time\n"
+    + "sys.setrecursionlimit(50000)\n"
+)
 TEXT_OPCODES = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
 OTHER_OPCODES = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"}
 
@@ -112,7 +120,7 @@ def taco(record: dict[str, Any], where: str, name: str = "") -> list[Task]:
     tests, solutions = unpacked(tests, dict, "input_output"), unpacked(packed or "[]", list, "solutions")
     inputs, outputs, method = tests.get("inputs"), tests.get("outputs"), tests.get("fn_name")
     tasks = [task | {"task_id": name or f"taco/{where.rpartition(':')[2].rpartition(' ')[2]}"}
-             for task in from_examples(question, str(starter), inputs, outputs, method)]  # fmt: skip
+             for task in from_examples(question, str(starter), inputs, outputs, method, inside=True)]  # fmt: skip
     return [one for solution in solved({}, solutions) for task in tasks for one in solved(task, [solution[KEY]])]
 
 
@@ -237,11 +245,16 @@ def unpacked(packed: str, kind: type, name: str) -> Any:
     return value
 
 
-def from_examples(question: str, starter: str, inputs: Any, outputs: Any, method: str | None) -> list[Task]:
+def from_examples(
+    question: str, starter: str, inputs: Any, outputs: Any, method: str | None, inside: bool = False
+) -> list[Task]:
     """Return tasks, still without id and solution, whose tests are these inputs and outputs.
+
+    Calls that do not fit into a task's tests are left out; `tests_left_out` then has their number.
 
     Args:
         method: the function to call with each input; None if programs read inputs from stdin.
+        inside: tuples inside of a returned list count as lists too.
     """
     if not (isinstance(inputs, list) and isinstance(outputs, list) and inputs and outputs):
         raise Unfit("it has no tests")
@@ -250,23 +263,22 @@ def from_examples(question: str, starter: str, inputs: Any, outputs: Any, method
     if method is None:
         inputs, outputs = map(lines, inputs), map(lines, outputs)
         task = {"prompt": docstring(question, starter), "entry_point": "", "inputs": [*inputs], "outputs": [*outputs]}
-        if sum(map(len, [*task["inputs"], *task["outputs"]])) > MAX_EXAMPLES:
+        if sum(map(len, [*task["inputs"], *task["outputs"]])) > MAX_TEXTS:
             raise Unfit("its tests are too long")
         return [task]
     if not is_name(method):
         raise Unfit("its function has no usable name")
     of_class = bool(re.search(r"^class Solution\b", starter, re.MULTILINE))
     task = {
-        "prompt": docstring(question, starter or f"def {method}"),
+        "prompt": docstring(question, starter or f"def {method}") + PRELUDE,
         "entry_point": "Solution" if of_class else method,
     }
-    if of_class:
-        task["prompt"] += LEETCODE
     readings = [outputs]
     if all(isinstance(output, list) and len(output) == 1 for output in outputs):  # APPS packs most values in a list
         readings = [[output[0] for output in outputs], outputs]
-    tests = [check_of_calls(inputs, reading, method if of_class else "") for reading in readings]
-    return [task | {"test": test} for test in tests]
+    tests = [check_of_calls(inputs, reading, method if of_class else "", inside) for reading in readings]
+    return [task | {"test": test} | ({"tests_left_out": len(inputs) - fit} if fit < len(inputs) else {})
+            for test, fit in tests]  # fmt: skip
 
 
 def lines(example: Any) -> str:
@@ -281,7 +293,8 @@ def lines(example: Any) -> str:
 def private_tests(packed: str) -> list[Any]:
     """Return LiveCodeBench's private tests: JSON, or base64 of zlib of a pickle of that text.
 
-    Nothing is unpickled. The pickle's opcodes are read, and only those that make one text are allowed.
+    Nothing is unpickled. The pickle's opcodes are read, and only those that make one text are allowed. This text may be
+    as long as the tests that the judge accepts, and as long again for the names of their fields.
 
     Raises:
         Unfit: this is neither, it is a bomb, or the pickle holds more than text.
@@ -290,7 +303,7 @@ def private_tests(packed: str) -> list[Any]:
         return unpacked(packed, list, "private_test_cases")
     try:
         unpacking = zlib.decompressobj()
-        raw = unpacking.decompress(base64.b64decode(packed, validate=True), 4 * MAX_EXAMPLES)
+        raw = unpacking.decompress(base64.b64decode(packed, validate=True), 2 * MAX_TEXTS)
         if not unpacking.eof:
             raise Unfit("its private tests are too long, or cut off")
         opcodes = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(raw)]

@@ -74,6 +74,13 @@ PYTEST = '''class pytest:
 '''
 HOLDS = "def holds(test, *arguments):\n    test(*arguments)\n    return True\n"
 LISTED = "def listed(value):\n    return list(value) if isinstance(value, tuple) else value\n\n\n"
+LISTED_INSIDE = """def listed(value):
+    if not isinstance(value, (list, tuple)):
+        return value
+    return [list(one) if isinstance(one, tuple) else one for one in value]
+
+
+"""
 
 
 class Unfit(Exception):
@@ -251,33 +258,43 @@ def _names_given(given: ast.expr) -> list[str]:
     return [name.value for name in names if isinstance(name, ast.Constant) and isinstance(name.value, str)]
 
 
-def check_of_calls(inputs: list[Any], outputs: list[Any], method: str = "") -> str:
+def check_of_calls(inputs: list[Any], outputs: list[Any], method: str = "", inside: bool = False) -> tuple[str, int]:
     """Return a `test` that calls the candidate with each list of arguments and compares what it returns.
 
     A tuple that is returned counts as a list, as in the data sets' own evaluations, whose values are from JSON.
 
     Args:
         method: the candidate is a class (LeetCode's `Solution`), and this is the method to call.
+        inside: tuples directly inside of what is returned count as lists too.
 
-    >>> print(check_of_calls([[1, "a"]], [None], "f"))
+    Returns:
+        `test`, and the number of its calls: those from the first on that fit (`MAX_TESTS`).
+
+    >>> print(check_of_calls([[1, "a"]], [None], "f")[0])
     def check(candidate):
         assert candidate().f(1, 'a') == None
     <BLANKLINE>
 
     Raises:
-        Unfit: the inputs are not lists of arguments, or a value has no literal.
+        Unfit: the inputs are not lists of arguments, a value has no literal, or not even the first call fits.
     """
     called, lines = f"candidate().{method}" if method else "candidate", []
+    listed = LISTED_INSIDE if inside else LISTED
+    left = MAX_TESTS - len(listed) - len("def check(candidate):\n")
     for arguments, expected in zip(inputs, outputs, strict=True):
         if not isinstance(arguments, list):
             raise Unfit("its inputs are not lists of arguments")
         call = f"{called}({', '.join(map(literal, arguments))})"
         call = f"listed({call})" if isinstance(expected, list) else call
-        lines.append(f"    assert {call} == {literal(expected)}\n")
-    test = "def check(candidate):\n" + "".join(lines)
-    if len(test) > MAX_TESTS:
+        line = f"    assert {call} == {literal(expected)}\n"
+        left -= len(line)
+        if left < 0:
+            break
+        lines.append(line)
+    if not lines:
         raise Unfit("its tests are too long")
-    return LISTED + test if any(isinstance(output, list) for output in outputs) else test
+    test = "def check(candidate):\n" + "".join(lines)
+    return (listed + test if "listed(" in test else test), len(lines)
 
 
 def literal(value: Any) -> str:

@@ -20,10 +20,10 @@ import task_formats
 import task_tests
 from prepare_tasks import Args
 from task_formats import FORMATS, KEY, private_tests
-from task_tests import Unfit, check_harmless, check_of_calls, check_of_pytest
+from task_tests import MAX_TESTS, Unfit, check_harmless, check_of_calls, check_of_pytest
 
 from common import InputError, parse_args, sha256
-from judging.tasks import begins, read_tasks, stop_strings, truncate_at_stop
+from judging.tasks import begins, check_task, read_tasks, stop_strings, truncate_at_stop
 from overlap import asked_again
 
 PLAIN = "its tests use more than plain computation"
@@ -49,6 +49,7 @@ def imported(tmp_path, form, records, **settings):
     report = json.loads((tmp_path / "out_import.json").read_text())
     assert report["sha256"] == sha256(output) and report["taken"] == len(read_tasks(output))
     assert report["taken"] + sum(entry["count"] for entry in report["dropped"].values()) == len(records)
+    assert report["read"] == len(records)
     return read_tasks(output), {reason: entry["count"] for reason, entry in report["dropped"].items()}
 
 
@@ -345,7 +346,57 @@ def contest(number, solutions, tests, starter="", **more):
 DOUBLE = "def double(a, b):\n    return [2 * a, b]\n"
 CALLS = {"fn_name": "double", "inputs": [[1, "x"], [2, None]], "outputs": [[[2, "x"]], [[4, None]]]}
 LEET = "class Solution:\n    def pairs(self, nums: List[int]) -> List[int]:\n        return (*nums, len(nums))\n"
+PAIRS = {"fn_name": "pairs", "inputs": [[[1, 2]]], "outputs": [[[[1, 2]]]]}
 LEET_CALLS = {"fn_name": "pairs", "inputs": [[[1, 2]], [[]]], "outputs": [[1, 2, 2], [0]]}
+
+
+RELYING = {
+    "heappush and inf": "    heap = [inf]\n    heappush(heap, a)\n    return [2 * heappop(heap), b]\n",
+    "gcd, reduce, product": "    return [2 * reduce(gcd, [a]), [x for x, in product([b])][0]]\n",
+    "pow of three": "    return [2 * pow(a, 1, 1000), b]\n",  # math's takes two
+    "modules": "    random.seed(1), re.match('', ''), bisect.bisect([], 1), copy.copy([])\n    return [a + a, b]\n",
+    "compile": "    return [2 * eval(compile(str(a), '', 'eval')), b]\n",  # re has one too
+    "types": "    x: Optional[List[int]] = [2 * a, b]\n    return x\n",
+    "deep": "    def down(n):\n        return n and down(n - 1)\n    down(20_000)\n    return [2 * a, b]\n",
+    "APPS' own": "    return [2 * fractions.Fraction(a).numerator, b]\n",
+    "mean": "    return [2 * round(mean([a])), b]\n",
+}
+
+
+def test_functions_may_rely_on_what_the_official_evaluations_import(sandbox):
+    task, *_ = FORMATS["taco"].read(contest(1, [DOUBLE], CALLS), "f.jsonl:1")
+    starter = "class Solution:\n    def double(self, a, b):\n        "
+    method = "class Solution:\n    def double(self, a, b):\n        return [2 * heapq.nlargest(1, [a])[0], b]\n"
+    tests = [{"input": '2\n"x"', "output": '[4, "x"]', "testtype": "functional"}]
+    (of_class,) = FORMATS["livecodebench"].read(live("q", tests, "[]", starter, '{"func_name": "double"}'), "f.jsonl:1")
+    verdicts = {name: sandbox.check(task, "def double(a, b):\n" + body).reason for name, body in RELYING.items()}
+    verdicts["class"] = sandbox.check(of_class, method).reason
+    assert not any(verdicts.values()), verdicts
+    assert sandbox.check(task, "").status == "no_entry_point"
+
+
+def test_tuples_in_what_is_returned():
+    """As the data sets' own evaluations have it: APPS and TACO also look inside of a list, LiveCodeBench does not."""
+    task, *_ = FORMATS["apps"].read(contest(7, ["def pairs(x):\n    pass\n"], PAIRS), "f.jsonl:1")
+    tests = [{"input": "[1, 2]", "output": "[[1, 2]]", "testtype": "functional"}]
+    outer = FORMATS["livecodebench"].read(live("q", tests, "[]", "", '{"func_name": "pairs"}'), "f.jsonl:1")[0]
+    for test, value, right in (
+        (task["test"], [(1, 2)], True),
+        (task["test"], ((1, 2),), True),
+        (task["test"], [[1, 2]], True),
+        (task["test"], [((1, 2),)], False),
+        (task["test"], 5, False),
+        (outer["test"], [(1, 2)], False),
+        (outer["test"], ([1, 2],), True),
+    ):
+        names = {}
+        exec(test, names)
+        try:
+            names["check"](lambda _, value=value: value)
+        except AssertionError:
+            assert not right, value
+        else:
+            assert right, value
 
 
 @pytest.mark.parametrize("form", ["taco", "apps"])
@@ -425,7 +476,29 @@ def test_what_a_program_reads_and_prints():
     assert task == {"task_id": "apps/7", "prompt": '"""\nDouble it.\n"""\n', "entry_point": "", KEY: ECHO,
                     "inputs": ["1\n2\n", "3"], "outputs": ["4\n", "5\n"]}  # fmt: skip
     assert why("apps", contest(7, [ECHO], tests | {"inputs": ["1"]})) == "it has not as many inputs as outputs"
-    assert why("apps", contest(7, [ECHO], tests | {"inputs": ["x" * 10_000_000, ""]})) == "its tests are too long"
+    long = {"inputs": ["x" * 10_000_000] * 5, "outputs": ["1"] * 5}  # the judge takes 48 MiB
+    assert why("apps", contest(7, [ECHO], tests | {"inputs": ["x" * 30_000_000] * 2})) == "its tests are too long"
+    (task,) = FORMATS["apps"].read(contest(7, [ECHO], long), "f.jsonl:1")
+    check_task(task, "")
+
+
+def test_calls_are_kept_from_the_first_on_while_they_fit():
+    some = {"fn_name": "size", "inputs": [["x" * 300_000]] * 5, "outputs": [300_000] * 5}
+    (task,) = FORMATS["apps"].read(contest(7, ["def size(x):\n    return len(x)\n"], some), "f.jsonl:1")
+    assert (task["test"].count("assert"), task["tests_left_out"]) == (3, 2) and len(task["test"]) <= MAX_TESTS
+    first = some | {"inputs": [["x"], *some["inputs"][1:]]}
+    (task,) = FORMATS["apps"].read(contest(7, ["def size(x):\n    return len(x)\n"], first), "f.jsonl:1")
+    assert (task["test"].count("assert"), task["tests_left_out"]) == (4, 1)
+    task, *_ = FORMATS["apps"].read(contest(7, [DOUBLE], CALLS), "f.jsonl:1")
+    assert "tests_left_out" not in task
+
+
+def test_the_import_says_which_tasks_lost_tests(tmp_path, capsys):
+    many = {"fn_name": "size", "inputs": [["x" * 600_000]] * 2, "outputs": [600_000] * 2}
+    right = "def size(x):\n    return len(x)\n"
+    imported(tmp_path, "taco", [contest(1, [right], many), contest(2, [DOUBLE], CALLS)])
+    assert "       1  of them with the first of their tests only" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out_import.json").read_text())["tests_left_out"] == {"tasks": 1, "tests": 1}
 
 
 # LiveCodeBench
@@ -517,9 +590,16 @@ def test_hostile_private_tests(private):
 
 def test_a_zlib_bomb_is_not_inflated():
     bomb = zlib.compressobj(9)
-    raw = b"".join(bomb.compress(b"\0" * 2**20) for _ in range(64)) + bomb.flush()
+    raw = b"".join(bomb.compress(b"\0" * 2**20) for _ in range(128)) + bomb.flush()
     with pytest.raises(Unfit, match="too long"):
         private_tests(base64.b64encode(raw).decode())
+
+
+def test_private_tests_may_be_as_long_as_the_judge_accepts():
+    tests = [{"input": "1" * 10_000_000, "output": "2", "testtype": "stdin"}] * 4
+    (task,) = FORMATS["livecodebench"].read(live("q1", [], packed(json.dumps(tests))), "f.jsonl:1")
+    check_task(task, "")
+    assert len(task["inputs"]) == 4
 
 
 def test_programs_of_livecodebench(tmp_path):
@@ -686,9 +766,27 @@ def test_tasks_that_overlap_with_held_out_ones(tmp_path, monkeypatch, capsys):
     tasks, reasons = imported(tmp_path, "kodcode", records)
     assert [task["task_id"] for task in tasks] == ["kodcode/Own_2_I", "kodcode/Own_4_I"]
     assert reasons == {"it overlaps with a held-out task": 2}
-    assert "overlap: not compared with humaneval_test.jsonl, which data/ does not have" in capsys.readouterr().out
+    said = "not compared with humaneval_test.jsonl, which data/ does not have"
+    assert f"overlap: {said}\n" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out_import.json").read_text())
+    assert (report["overlap"], report["keep_overlap"]) == (said, False)
+    assert report["held_out"] == {name: sha256(tmp_path / name) for name in ("humaneval_all.jsonl", "mbpp_test.jsonl")}
     tasks, reasons = imported(tmp_path, "kodcode", records, keep_overlap=True)
     assert (len(tasks), reasons) == (4, {})
+    report = json.loads((tmp_path / "out_import.json").read_text())
+    assert (report["overlap"], report["keep_overlap"]) == ("not checked, because of --keep_overlap", True)
+    assert report["held_out"] == {}
+
+
+def test_an_import_that_compared_with_nothing_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prepare_tasks, "HELD_OUT", ("humaneval_all.jsonl", "mbpp_test.jsonl"))
+    monkeypatch.setattr(prepare_tasks, "__file__", str(tmp_path / "prepare_tasks.py"))
+    imported(tmp_path, "kodcode", [GOOD], time_limit=4.0)
+    report = json.loads((tmp_path / "out_import.json").read_text())
+    assert report["overlap"].startswith("NOT CHECKED, because data/ has none of humaneval_all.jsonl, mbpp_test.jsonl")
+    assert f"overlap: {report['overlap']}\n" in capsys.readouterr().out
+    judge = {"time_limit": 4.0, "total_limit": 30.0, "compare": "lines", "tolerance": 0.0, "packages": "numpy"}
+    assert report["held_out"] == {} and judge.items() <= report["judge"].items()
 
 
 def test_an_import_that_leaves_nothing_replaces_nothing(tmp_path):
@@ -738,7 +836,7 @@ def test_the_examples_in_the_docstrings():
 
 
 def test_calls_with_one_name_for_all():
-    assert "listed" not in check_of_calls([[1]], [1])
+    assert "listed" not in check_of_calls([[1]], [1])[0]
     with pytest.raises(ValueError):
         check_of_calls([[1]], [])
 
