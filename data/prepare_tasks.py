@@ -203,10 +203,8 @@ def held_out_files(keep_overlap: bool) -> tuple[list[Path], str]:
     if keep_overlap:
         return [], "not checked, because of --keep_overlap"
     if not there:
-        return (
-            [],
-            f"NOT CHECKED, because data/ has none of {missing} (prepare_humaneval.py and prepare_mbpp.py make them)",
-        )
+        makers = "prepare_humaneval.py and prepare_mbpp.py make them"
+        return [], f"NOT CHECKED, because data/ has none of {missing} ({makers})"
     return there, f"not compared with {missing}, which data/ does not have" if missing else "checked"
 
 
