@@ -94,11 +94,7 @@ def read_metrics(folder: Path) -> dict[tuple[str, str], list[dict]]:
             metrics = json.loads(path.read_text(encoding="utf-8-sig"))
             check_figures(metrics)
             groups[suite(metrics), row_name(metrics)].append(metrics)
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-        ) as error:  # ValueError: no JSON or UTF-8, no number
+        except (ValueError, KeyError, TypeError) as error:  # no JSON, no UTF-8, a field or figure that is none
             raise InputError(f"{path}: not an evaluation's metrics ({error})") from None
     require(bool(groups), f"{folder}: no *_metrics.json here; run eval_humaneval.py first")
     return groups
