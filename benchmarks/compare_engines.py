@@ -3,10 +3,11 @@
     python eval_humaneval.py --server URL --model_path NAME --data_path data/pocket_test.jsonl --exp_name other
     python benchmarks/compare_engines.py --model_path data/pocket_coder --completions results/other_per_task.jsonl
 
-The completions are those of a per-task file of eval_humaneval.py, from `--server` or `--engine vllm`, with the same
---max_new_tokens. The model's own are made here, from unquantised weights. Where the two part, the script prints at
-which token, and by how many nats the model prefers its first token there to its second: engines that round differently
-part at near ties only. Wrong weights, or a prompt that was encoded in another way, part where the gap is large.
+The completions are those of per-task files of eval_humaneval.py, one for each engine, from `--server` or `--engine
+vllm`, all of the same tasks and with the same --max_new_tokens. The model's own are made here, once, from unquantised
+weights. Where the two part, the script prints at which token, and by how many nats the model prefers its first token
+there to its second: engines that round differently part at near ties only. Wrong weights, or a prompt that was encoded
+in another way, part where the gap is large.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from model.tokens import completion_text
 class Args:
     model_path: str = "data/pocket_coder"  # hub name, model folder or adapter folder
     data_path: str = "data/pocket_test.jsonl"  # the tasks that were completed
-    completions: str = "results/sft_per_task.jsonl"  # per-task file of the other engine, greedy
+    completions: tuple[str, ...] = ("results/sft_per_task.jsonl",)  # per-task files, one for each other engine, greedy
     max_length: int = 1024  # tokens of prompt and completion together, at most
     max_new_tokens: int = 256  # tokens of a completion, at most
     batch_size: int = 64  # completions at a time
@@ -63,31 +64,39 @@ def gap_after(model, ours: Rollout, count: int) -> float:
     return first - second
 
 
-def main(args: Args) -> None:
-    theirs = {}
-    for where, record in read_jsonl(args.completions, "per-task file"):
+def read_completions(path: str) -> dict[str, str]:
+    found = {}
+    for where, record in read_jsonl(path, "per-task file"):
         try:
-            theirs[record["task_id"]] = record["completion"]
+            found[record["task_id"]] = record["completion"]
         except (KeyError, TypeError):
             raise InputError(f"{where}: wants a task_id and a completion") from None
+    return found
+
+
+def main(args: Args) -> None:
+    engines = {path: read_completions(path) for path in args.completions}
+    for path, theirs in engines.items():
+        require(theirs.keys() == engines[args.completions[0]].keys(), f"{path}: has other tasks than the first file")
     tasks = [task for task in read_tasks(args.data_path, "normal") if task["task_id"] in theirs]
-    require(len(tasks) == len(theirs), f"{args.completions}: has completions of tasks that {args.data_path} has not")
+    require(len(tasks) == len(theirs), f"{path}: has completions of tasks that {args.data_path} has not")
     device, tokenizer = pick_device(args.device), load_tokenizer(args.model_path)
     prompts = encode_prompts(tokenizer, tasks, args.max_length - args.max_new_tokens)
     dtype = compute_dtype(device, args.dtype)
     model = load_policy(args.model_path, device, dtype=dtype, load_in_4bit=False).eval()
     rollouts = in_order(generate(model, tokenizer, prompts, max_new_tokens=args.max_new_tokens, temperature=0,
                                  batch_size=args.batch_size, unpack=False))  # fmt: skip
-    ends, gaps = eos_ids(model, tokenizer), []
-    for task, ours in zip(tasks, rollouts, strict=True):
-        count = parts_at(tokenizer, ours, theirs[task["task_id"]], ends)
-        if count is not None:
-            gaps.append(gap_after(model, ours, count))
-            print(f"{task['task_id']}: part after {count} of {len(ours.token_ids)} tokens, "
-                  f"first and second {gaps[-1]:.2g} nats apart")  # fmt: skip
-    tokens = sum(len(r.token_ids) for r in rollouts)
-    said = f"; the largest gap there {max(gaps):.2g} nats" if gaps else ""
-    print(f"{len(gaps)} of {len(tasks)} completions differ ({tokens} tokens){said}")
+    ends, tokens = eos_ids(model, tokenizer), sum(len(r.token_ids) for r in rollouts)
+    for path, theirs in engines.items():
+        gaps = []
+        for task, ours in zip(tasks, rollouts, strict=True):
+            count = parts_at(tokenizer, ours, theirs[task["task_id"]], ends)
+            if count is not None:
+                gaps.append(gap_after(model, ours, count))
+                print(f"{task['task_id']}: part after {count} of {len(ours.token_ids)} tokens, "
+                      f"first and second {gaps[-1]:.2g} nats apart")  # fmt: skip
+        said = f"; the largest gap there {max(gaps):.2g} nats" if gaps else ""
+        print(f"{path}: {len(gaps)} of {len(tasks)} completions differ ({tokens} tokens){said}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from sampled import sample
 
 import eval_humaneval
 from benchmarks import compare_engines, published_prompt
-from common import InputError
+from common import InputError, write_jsonl
 from judging.tasks import read_tasks
 from model.load import CPU, load_policy, load_tokenizer
 from model.sampling import Rollout, encode_prompts
@@ -152,17 +152,23 @@ def test_completions_of_another_engine_are_compared_token_by_token(pocket, tmp_p
     begun = tokenizer.decode(ours[1].token_ids[:5])
     texts = [ours[0].text, begun + "\x00", ""]
     rows = [{"task_id": task["task_id"], "completion": text} for task, text in zip(tasks, texts, strict=True)]
-    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    same, other, few = (str(tmp_path / name) for name in ("same.jsonl", "other.jsonl", "few.jsonl"))
+    write_jsonl(same, [row | {"completion": r.text} for row, r in zip(rows, ours, strict=True)])
+    write_jsonl(other, rows)
+    write_jsonl(few, rows[:2])
     args = compare_engines.Args(model_path=pocket, data_path="data/pocket_test.jsonl", max_length=384,
-                                max_new_tokens=12, completions=str(tmp_path / "c.jsonl"))  # fmt: skip
+                                max_new_tokens=12, completions=(same, other))  # fmt: skip
     compare_engines.main(args)
-    said = capsys.readouterr().out.splitlines()[-3:]
+    equal, *said = capsys.readouterr().out.splitlines()[-4:]
+    assert equal == f"{same}: 0 of 3 completions differ (36 tokens)"
     with torch.no_grad():
         top = [model(torch.tensor([ids])).logits[0, -1].sort(descending=True).values
                for ids in (prompts[1] + ours[1].token_ids[:5], prompts[2])]  # fmt: skip
     gaps = [f"{(logits[0] - logits[1]).item():.2g}" for logits in top]
     assert said[0] == f"{tasks[1]['task_id']}: part after 5 of 12 tokens, first and second {gaps[0]} nats apart"
     assert said[1] == f"{tasks[2]['task_id']}: part after 0 of 12 tokens, first and second {gaps[1]} nats apart"
-    assert said[2].startswith("2 of 3 completions differ (36 tokens); the largest gap there ")
+    assert said[2].startswith(f"{other}: 2 of 3 completions differ (36 tokens); the largest gap there ")
+    with pytest.raises(InputError, match="has other tasks than the first file"):
+        compare_engines.main(replace(args, completions=(same, few)))
     with pytest.raises(InputError, match="has completions of tasks that"):
         compare_engines.main(replace(args, data_path="data/pocket_train.jsonl"))
