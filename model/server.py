@@ -93,13 +93,13 @@ class Server(Connection):
         """Return the server's name of the model; "" means the only model that it has."""
         try:
             names = [entry.id for entry in self.client.with_options(max_retries=0).models.list()]
-        except self.openai.NotFoundError:
+        except (self.openai.NotFoundError, self.openai.InternalServerError):
             names = []
         except self.openai.APIError as error:
             raise self._plain(error) from None
         except NOT_AS_AGREED:
             raise InputError(f"--server {self.url}: answers, but not as an OpenAI-compatible server") from None
-        if not names:  # as from `transformers serve`, which lists the hub's cache: the first request will show
+        if not names:  # as from `transformers serve`, which lists the hub's cache, and answers 500 where there is none
             require(model != "", f"--server {self.url}: lists no models; name one with --model_path")
             return model
         if model == "" and len(names) == 1:

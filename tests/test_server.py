@@ -56,7 +56,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.refused():
             return
-        if self.server.models is None or self.path != "/v1/models":
+        if isinstance(self.server.models, int) and self.path == "/v1/models":
+            self.reply(self.server.models, {"error": {"message": "no list"}})
+        elif self.server.models is None or self.path != "/v1/models":
             self.reply(404, {"error": {"message": "no such place"}})
         elif isinstance(self.server.models, bytes):
             self.reply(200, self.server.models)
@@ -231,6 +233,7 @@ def test_key_and_password_stay_where_they_belong(serve, arguments, tmp_path, mon
         ({"models": ("a", "b")}, None, "has no model 'coder'; --model_path may be one of: a, b"),
         ({"models": b"<html>hello</html>"}, None, "answers, but not as an OpenAI-compatible server"),
         ({"models": None}, (404, {"error": {"message": "the model `coder` does not exist"}}), "error 404: the model"),
+        ({"models": 500}, (404, {"error": {"message": "the model `coder` does not exist"}}), "error 404: the model"),
         ({"models": ()}, (404, {"error": {"message": "the model `coder` does not exist"}}), "error 404: the model"),
         ({}, (400, {"error": {"message": "context\nis 4096 tokens"}}), "error 400: context is 4096 tokens"),
         ({}, (200, b"<html>hello</html>"), "answers, but not with a completion"),
