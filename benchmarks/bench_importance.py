@@ -7,8 +7,9 @@ ago (`--lag`). It reports the log-probabilities that it sampled with, as another
 comes from it: the learning curve is measured with the right sampler. All runs have the same tasks, seeds and budget;
 the first sample of every run with the same seed differs in nothing but the sampler.
 
-The table has means over seeds, with the lowest and the highest: the area under the learning curve and its end (sampled
-pass rate), the mean `kl_reference` of the last quarter of the steps, and the log's figures about the weights.
+The first table has means over seeds, with the lowest and the highest: the area under the learning curve and its end
+(sampled pass rate), the mean `kl_reference` of the last quarter of the steps, and the log's figures about the weights.
+The second has differences from the right sampler without weights, paired by seed, with Student's 95% interval.
 
     python benchmarks/bench_importance.py --bias
 
@@ -198,6 +199,27 @@ def said(values: list[float]) -> str:
     return f"{mean(values):.3g} ({min(values):.3g} to {max(values):.3g})" if values else ""
 
 
+def tables(runs: list[dict[str, Any]]) -> str:
+    from judging.intervals import paired_t
+
+    rows: dict[tuple, list[dict]] = {}
+    for run in runs:
+        rows.setdefault((run["method"], run["sampler"], run["weighted"]), []).append(run)
+    names = ("area", "end", "kl_reference", *FIGURES)
+    lines = [f"| method | sampler | weights | {' | '.join(names)} |", f"|---|---|---|{'---|' * len(names)}"]
+    for (method, sampler, weighted), same in rows.items():
+        cells = [said([run[figure] for run in same if figure in run]) for figure in names]
+        lines.append(f"| {method} | {sampler} | {'on' if weighted else 'off'} | {' | '.join(cells)} |")
+    lines += ["", "| method | sampler | weights | area | end | kl_reference |", "|---|---|---|---|---|---|"]
+    for (method, sampler, weighted), same in rows.items():
+        right = {run["seed"]: run for run in rows[method, "right", False]}
+        if sampler != "right" and len(same) > 1:
+            found = [paired_t([run[name] - right[run["seed"]][name] for run in same]) for name in names[:3]]
+            cells = [f"{change:+.4f} ({low:+.4f} to {high:+.4f})" for change, (low, high), _ in found]
+            lines.append(f"| {method} | {sampler} | {'on' if weighted else 'off'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main(args: Args) -> None:
     if args.bias:
         return print_bias()
@@ -215,13 +237,7 @@ def main(args: Args) -> None:
     write_text(
         Path(args.output_dir) / "importance.json", json.dumps({"args": vars(args), "runs": runs}, indent=1) + "\n"
     )
-
-    names = ("area", "end", "kl_reference", *FIGURES)
-    print(f"| method | sampler | weights | {' | '.join(names)} |\n|---|---|---|{'---|' * len(names)}")
-    for method, name, weighted in dict.fromkeys((r["method"], r["sampler"], r["weighted"]) for r in runs):
-        same = [r for r in runs if (r["method"], r["sampler"], r["weighted"]) == (method, name, weighted)]
-        cells = [said([r[figure] for r in same if figure in r]) for figure in names]
-        print(f"| {method} | {name} | {'on' if weighted else 'off'} | {' | '.join(cells)} |")
+    print(tables(runs))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from statistics import median
 import pytest
 import torch
 from conftest import ROOT
+from fleet_stand_in import StandIn
 from sampled import sample
 
 import eval_humaneval
-from benchmarks import compare_engines, published_prompt
+from benchmarks import bench_fleet, bench_importance, compare_engines, published_prompt
 from common import InputError, write_jsonl
 from judging.tasks import read_tasks
 from model.load import CPU, load_policy, load_tokenizer
@@ -172,3 +173,44 @@ def test_completions_of_another_engine_are_compared_token_by_token(pocket, tmp_p
         compare_engines.main(replace(args, completions=(same, few)))
     with pytest.raises(InputError, match="has completions of tasks that"):
         compare_engines.main(replace(args, data_path="data/pocket_train.jsonl"))
+
+
+def test_the_fleet_is_measured_with_one_and_with_all_servers():
+    found = bench_fleet.ways(bench_fleet.Args(servers=("http://a", "http://b"), threads=(1, 2)))
+    one, two = ["--engine", "server", "--server", "http://a"], ["--engine", "server", "--server", "http://a,http://b"]
+    assert found == {
+        "local, 1 thread": (1, []), "local, 2 threads": (2, []),
+        "1 server": (1, one), "1 server, --async_steps 1": (1, [*one, "--async_steps", "1"]),
+        "2 servers": (1, two), "2 servers, --async_steps 1": (1, [*two, "--async_steps", "1"]),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_from_a_server_is_measured(pocket, start):
+    server = StandIn(pocket)
+    args = bench_fleet.Args(sft_model=start, steps=3, batch_size=1, num_samples=2, max_length=384, max_new_tokens=6)
+    try:
+        found = bench_fleet.run(args, 1, ["--engine", "server", "--server", server.url])
+    finally:
+        server.kill()
+    assert server.requests and found["samples_per_second"] > 0
+    assert found["tokens_per_second"] <= 6 * found["samples_per_second"] and 0 < found["training"] < found["step"]
+    with pytest.raises(InputError, match="train_grpo_lora.py failed: .*error: none.jsonl"):
+        bench_fleet.run(replace(args, train_path="none.jsonl"), 1, [])
+
+
+def test_wrong_samplers_are_compared_with_the_right_one_by_seed():
+    areas = {("right", False): (0.30, 0.50, 0.40), ("lag 4", True): (0.31, 0.52, 0.43)}  # +0.01, +0.02, +0.03
+    runs = [
+        {"method": "grpo", "sampler": sampler, "weighted": weighted, "seed": seed, "area": area, "end": area,
+         "kl_reference": 0.1} | ({"importance_mean": 1.0} if weighted else {})
+        for (sampler, weighted), row in areas.items() for seed, area in enumerate(row)
+    ]  # fmt: skip
+    means, _, differences = bench_importance.tables(runs).partition("\n\n")
+    assert means.splitlines()[2].startswith(
+        "| grpo | right | off | 0.4 (0.3 to 0.5) | 0.4 (0.3 to 0.5) | 0.1 (0.1 to 0.1) |"
+    )
+    change = "+0.0200 (-0.0048 to +0.0448)"  # as in judging.intervals.paired_t
+    assert differences.splitlines()[2:] == [
+        f"| grpo | lag 4 | on | {change} | {change} | +0.0000 (+0.0000 to +0.0000) |"
+    ]

@@ -88,6 +88,7 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"vllm serve .*": "a server; tests/test_server.py plays one",
     r"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve .*": "a server; tests/fleet_stand_in.py plays one",
     r"python train_grpo_lora\.py .*--engine server .*": ("tests/test_sampling_server.py", 'engine="server"'),
+    r"python benchmarks/bench_fleet\.py .*": ("tests/test_benchmarks.py", "bench_fleet.run"),
     r"python benchmarks/compare_engines\.py .*": ("tests/test_benchmarks.py", "compare_engines.main"),
     r"python eval_humaneval\.py .*--server .*": ("tests/test_server.py", '"--server", address'),
     r"python data/prepare_humaneval\.py --source .*": (
