@@ -69,6 +69,9 @@ def check(args: Args) -> None:
     require(args.num_samples >= 2, f"--num_samples {args.num_samples}: a pair needs 2 or more")
     require(args.temperature > 0, f"--temperature {args.temperature}: must be positive; greedy samples are all alike")
     require(0 < args.top_p <= 1, f"--top_p {args.top_p}: must be in (0, 1]")
+    by_logprob = args.engine == "server" and args.rejected == "likeliest" and args.temperature != 1
+    require(not by_logprob, "--rejected likeliest with --engine server needs --temperature 1: servers may report other "
+                            "log-probabilities, and nothing here compares them")  # fmt: skip
     check_judge_args(args)
     require(args.max_length > args.max_new_tokens, "--max_length must be more than --max_new_tokens")
     same = Path(args.output_path).resolve() == Path(args.train_path).resolve()
@@ -155,7 +158,8 @@ def pair_line(chosen, rejected, kind: str) -> dict[str, Any]:
         "rejected_status": rejected.verdict.status,
         "chosen_length": chosen.length,
         "rejected_length": rejected.length,
-        "chosen_logprob": sum(chosen.rollout.logprobs),  # of all tokens, at the sampling temperature
+        # of all tokens, at the sampling temperature; of servers, as they report them
+        "chosen_logprob": sum(chosen.rollout.logprobs),
         "rejected_logprob": sum(rejected.rollout.logprobs),
         "prompt_ids": chosen.rollout.prompt_ids,
         "chosen_ids": chosen.rollout.token_ids,

@@ -40,7 +40,7 @@ def open_engine(
         yield prompts, partial(VllmSampler(name, tokenizer, args).generate, None, tokenizer)
         return
     if args.engine == "server":
-        with contextlib.closing(ServerSampler(name, tokenizer, args)) as sampler:
+        with contextlib.closing(ServerSampler(name, tokenizer, args, compared=False)) as sampler:
             yield prompts, partial(sampler.generate, None, tokenizer)
         return
     quantised = getattr(args, "load_in_4bit", True)

@@ -28,6 +28,7 @@ class Member(Connection):
 
     base: its name of the base model. names: the adapters that it may hold. up: whether it gets requests.
     trusted: whether its log-probabilities have been compared. again: when it is tried again, by `time.monotonic`.
+    tried_in: the call of `generate` in which that began.
     failures: in a row. under_way: its requests. tokens: that it sampled since the last log.
     """
 
@@ -38,7 +39,7 @@ class Member(Connection):
         )
         self.timeout, self.base, self.names = timeout, "", set()
         self.up, self.trusted, self.again, self.failures = False, False, 0.0, 0
-        self.under_way = self.tokens = 0
+        self.under_way = self.tokens = self.tried_in = 0
         self.last = ""  # what it failed with
 
     async def answer(self, request: Awaitable) -> Any:
@@ -56,8 +57,12 @@ class Member(Connection):
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         return await self.answer(self.client.post(path, body=body, cast_to=object))
 
-    async def find(self, base: str, max_length: int) -> None:
-        """Find the server's name of the base model: its only model, or the one that is called alike."""
+    async def find(self, base: str, max_length: int, compared: bool) -> None:
+        """Find the server's name of the base model: the one that is called alike, or its only model.
+
+        Args:
+            compared: whether its log-probabilities will be; else its only model must be called alike too.
+        """
         listed = await self.answer(self.client.get("/models", cast_to=object))
         try:
             models = [one for one in listed["data"] if not one.get("parent")]  # adapters have one
@@ -65,13 +70,14 @@ class Member(Connection):
             alike = [
                 one for one in models if Path(base).name in (Path(one["id"]).name, Path(one.get("root") or "").name)
             ]
-            found = models[0] if len(models) == 1 else alike[0] if alike else None
+            found = alike[0] if alike else models[0] if len(models) == 1 and compared else None
             context = (found or {}).get("max_model_len") or max_length
             short = context < max_length
         except (KeyError, *NOT_AS_AGREED):
             raise Failed(self.url, "answers, but not as an OpenAI-compatible server") from None
         if found is None:
-            raise Failed(self.url, f"has no model {base!r}; it has: {', '.join(map(str, names[:5])) or 'none'}")
+            raise Failed(self.url, f"has no model {base!r}; it has: {', '.join(map(str, names[:5])) or 'none'}; "
+                                   f"vLLM's --served-model-name {Path(base).name} names it")  # fmt: skip
         if short:
             raise Failed(self.url, f"has room for {context} tokens, --max_length is {max_length}; start it with "
                                    f"--max-model-len {max_length}")  # fmt: skip

@@ -42,7 +42,7 @@ PROBES, PROBE_TOKENS = 4, 32  # completions that a server must give before it is
 LONGEST_PAUSE = 30.0  # seconds until a server that failed is tried again: 1, 2, 4, ... up to this
 LOOK_EVERY = 0.2  # seconds until the other thread sees that it is to end, or may read the policy
 ATTEMPTS = 10  # at one completion; more than servers are likely to be killed while they work on it
-REFUSED = (400, 413, 422)  # statuses of a request that no other server would take either
+REFUSED = (400, 413, 422)  # statuses of a wrong request, if a second server agrees: vLLM also fails with 400
 
 
 class ServerSampler:
@@ -51,23 +51,24 @@ class ServerSampler:
     Args:
         name: the model or adapter to sample from, or that the policy starts from.
         args: the script's: server, server_timeout, server_wait, adapter_dir, max_length, temperature, ...
+        compared: whether `generate` will be given a policy, with which the servers are compared.
 
     Raises:
         InputError: a server cannot be reached, has another model or too short a context, or takes no adapter.
     """
 
-    def __init__(self, name: str, tokenizer, args: Any) -> None:
+    def __init__(self, name: str, tokenizer, args: Any, compared: bool = True) -> None:
         self.base, self.adapter = base_and_adapter(name)
         if self.adapter:
             check_plain(self.adapter, "--engine server")
             self.rank = read_config(self.adapter)["r"]
-        self.args, self.tokenizer = args, tokenizer
+        self.args, self.tokenizer, self.compared = args, tokenizer, compared
         self.ends = ends_of(self.base, tokenizer, args.trust_remote_code)
         self.vocabulary = load_config(name, args.trust_remote_code).get_text_config().vocab_size
         self.servers = [Member(url, args.server_timeout) for url in server_urls(args.server)]
-        self.loop, self.renewals = asyncio.new_event_loop(), {}
+        self.loop, self.renewals, self.under_way = asyncio.new_event_loop(), {}, {}
         self.id, self.version, self.handed, self.begun = secrets.token_hex(4), 0, {}, False
-        self.seconds, self.retried = 0.0, 0
+        self.seconds, self.retried, self.calls = 0.0, 0, 0
         self.policy, self.training, self.ending = None, False, False  # for the other thread
         self.folder, self.path = None, Path(self.adapter or "").absolute()
         output = getattr(args, "output_dir", "")
@@ -82,7 +83,7 @@ class ServerSampler:
         try:
             if self.folder and self.adapter:
                 shutil.copytree(self.adapter, self.path)
-            self._all(server.find(self.base, args.max_length) for server in self.servers)
+            self._all(server.find(self.base, args.max_length, compared) for server in self.servers)
             if self.adapter:
                 self._all(server.load(self.name, str(self.path), self.rank) for server in self.servers)
         except BaseException as error:
@@ -131,7 +132,7 @@ class ServerSampler:
         Meanwhile one other thread may call `generate`, without a model, and the caller nothing but `counts`. A server
         that must be compared in that thread waits; the policy may then be one update newer than its adapter.
         """
-        if self.renewals:  # their comparisons may have waited in vain
+        if self.renewals:  # which may have waited for the end of the training
             self.loop.run_until_complete(asyncio.sleep(2 * LOOK_EVERY))
         for task in [task for task in self.renewals if task.done()]:
             self.finish_renewal(task, model)
@@ -146,7 +147,7 @@ class ServerSampler:
         if server.trusted:
             return []
         if self.begun:  # it may have been started again, with other settings
-            await server.find(self.base, self.args.max_length)
+            await server.find(self.base, self.args.max_length, self.compared)
         how = {"temperature": self.args.temperature, "top_p": 1.0, "seed": 0,
                "max_tokens": min(PROBE_TOKENS, self.args.max_new_tokens)}  # fmt: skip
         found = [await self.complete(server, index, 0, ids, (), how, True)
@@ -224,22 +225,10 @@ class ServerSampler:
             print(f"server {server.url}: {server.base}, its log-probabilities are within {gap:.1e} of the policy's")
         server.trusted = True
 
-    def generate(
-        self,
-        model,
-        tokenizer,
-        prompts: list[list[int]],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float = 1.0,
-        num_samples: int = 1,
-        batch_size: int = 64,
-        stops: list[tuple[str, ...]] | None = None,
-        unpack: bool = True,
-        graph: bool = True,
-        seeds: list[tuple[int, ...]] | None = None,
-    ) -> Iterator[Rollout]:
+    def generate(self, model, tokenizer, prompts: list[list[int]], *, max_new_tokens: int, temperature: float,
+                 top_p: float = 1.0, num_samples: int = 1, batch_size: int = 64,
+                 stops: list[tuple[str, ...]] | None = None, unpack: bool = True, graph: bool = True,
+                 seeds: list[tuple[int, ...]] | None = None) -> Iterator[Rollout]:  # fmt: skip
         """Do as `sampling.generate` does: the same arguments, the same rollouts.
 
         Args:
@@ -263,7 +252,7 @@ class ServerSampler:
             work = self.complete(server, index, number, prompts[index], stops[index] if stops else (), how)
             return self.loop.create_task(work)
 
-        waiting, under_way, attempts = deque(range(places)), {}, Counter()
+        waiting, under_way, attempts, refused = deque(range(places)), self.under_way, Counter(), set()
         heard = time.monotonic()
         try:
             while (waiting or under_way) and not self.ending:
@@ -289,8 +278,10 @@ class ServerSampler:
                         rollout = task.result()
                     except Failed as failure:
                         attempts[place] += 1
-                        if failure.status in REFUSED or attempts[place] == ATTEMPTS:
+                        wrong, alone = failure.status in REFUSED, not any(s.up for s in self.servers if s is not server)
+                        if wrong and (alone or place in refused) or attempts[place] == ATTEMPTS:
                             raise
+                        refused |= {place} if wrong else set()
                         waiting.appendleft(place)
                         self.retried += 1
                         if server.up:  # else it is aside, and this is another of its requests
@@ -302,7 +293,7 @@ class ServerSampler:
             self.cancel(under_way)
             for server in self.servers:
                 server.under_way = 0
-            self.seconds += time.monotonic() - began
+            self.seconds, self.calls = self.seconds + time.monotonic() - began, self.calls + 1
 
     def begin(self, model, prompts: list[list[int]]) -> None:
         """Before the first completion, give all servers the adapter and compare them; any failure ends the run."""
@@ -318,17 +309,23 @@ class ServerSampler:
         """See that every server that gets no requests is on its way to get some."""
         for server in self.servers:
             if not server.up and server not in self.renewals.values():
+                server.tried_in = self.calls
                 self.renewals[self.loop.create_task(self.renew(server, prompts))] = server
 
     def finish_renewal(self, task: asyncio.Task, model) -> None:
         """Let a server have requests again, or try it again later if it has failed."""
         server = self.renewals.pop(task)
+        moved_on = self.adapter and server.names != {self.name}  # the policy
+        late = server.tried_in != self.calls  # nothing ran between the calls, but the clock did
         try:
-            self.compare(server, task.result(), model)
+            rollouts = task.result()
+            late = False
+            self.compare(server, rollouts, model)
         except Failed as failure:
-            self.set_aside(server, failure)
+            if not (late or moved_on):
+                self.set_aside(server, failure)
             return
-        if self.adapter and server.names != {self.name}:  # the policy has moved on meanwhile
+        if moved_on:
             return
         if server.failures:
             print(f"server {server.url}: is back")
@@ -353,15 +350,17 @@ class ServerSampler:
                              "once they run, the same command resumes")  # fmt: skip
         return done
 
-    def cancel(self, tasks: Iterable[asyncio.Task]) -> None:
-        """Break off what is under way: the connections are closed, and vLLM then drops the requests."""
+    def cancel(self, tasks: dict[asyncio.Task, Any]) -> None:
+        """Break tasks off and forget them: the connections are closed, and vLLM then drops the requests."""
 
         async def cancelled() -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-        self.loop.run_until_complete(cancelled())
+        if tasks and not self.loop.is_closed():
+            self.loop.run_until_complete(cancelled())
+        tasks.clear()
 
     def counts(self) -> dict[str, float]:
         """Return for the log what was asked again, and each server's tokens a second, since the last call."""
@@ -388,6 +387,7 @@ class ServerSampler:
                         await server.client.close()
 
         self.cancel(self.renewals)
+        self.cancel(self.under_way)
         self.loop.run_until_complete(leave())
         self.loop.close()
         if self.folder:

@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 from common import InputError, require
 from common.server_url import NOT_AS_AGREED, check_url, public_url
 
+LIST_TIMEOUT = 30.0  # seconds for the list of models; a completion has the client's own 600
+
 
 @dataclass
 class Completion:
@@ -51,10 +53,13 @@ class Connection:
         except ImportError:
             raise InputError("--server: needs the package openai; .venv/bin/pip install openai") from None
         check_url(url, "--server")
+        parts = urlsplit(url)
+        require(not (parts.query or parts.fragment),
+                f"--server {public_url(url)}: leave out what follows the path; OPENAI_API_KEY is the key")  # fmt: skip
         self.openai, self.url = openai, public_url(url)
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
         require(self.key.isascii() and self.key.isprintable(), "OPENAI_API_KEY: has characters that no key has")
-        self.address = urlsplit(url)._replace(path=urlsplit(self.url).path, query="", fragment="").geturl()
+        self.address = parts._replace(path=urlsplit(self.url).path).geturl()
 
     def said(self, error: Exception) -> str:
         """Put an error of the client into words, with the key removed in case the server quotes it."""
@@ -92,7 +97,8 @@ class Server(Connection):
     def _find(self, model: str) -> str:
         """Return the server's name of the model; "" means the only model that it has."""
         try:
-            names = [entry.id for entry in self.client.with_options(max_retries=0).models.list()]
+            client = self.client.with_options(max_retries=0, timeout=LIST_TIMEOUT)
+            names = [entry.id for entry in client.models.list()]
         except (self.openai.NotFoundError, self.openai.InternalServerError):
             names = []
         except self.openai.APIError as error:
@@ -140,7 +146,7 @@ class Server(Connection):
                     seed=random.Random(f"{seed} {prompt} {number}").getrandbits(31),  # equal seeds, equal samples
                 )
                 text, reason = reply.choices[0].text, reply.choices[0].finish_reason
-                length = reply.usage.completion_tokens if reply.usage else None
+                length = getattr(reply.usage, "completion_tokens", None)
             except NOT_AS_AGREED:
                 text = None
             require(isinstance(text, str), f"--server {self.url}: answers, but not with a completion")

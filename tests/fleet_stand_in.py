@@ -1,7 +1,7 @@
 """What the tests have in place of `vllm serve`: its protocol as far as model/sampling_server.py uses it.
 
-Other fields and routes are refused. The tokens come from the model itself, by `sampling.generate`, one
-request at a time, so the same request has the same answer on every server.
+Other fields and routes are refused, and so is a request without one of these fields. The tokens come from the model
+itself, by `sampling.generate`, one request at a time, so the same request has the same answer on every server.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class StandIn:
         return 200, "Success"
 
     def complete(self, request: dict) -> tuple[int, dict | str]:
-        if unknown := request.keys() - FIELDS:
-            return said(400, f"no such field: {unknown}")
+        if wrong := request.keys() ^ FIELDS:
+            return said(400, f"no such field, or a field that is not there: {wrong}")
         if request["model"] not in (*self.listed(), *self.adapters):
             return said(404, f"The model `{request['model']}` does not exist.")
         if len(request["prompt"]) + request["max_tokens"] > self.room:

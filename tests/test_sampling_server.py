@@ -25,11 +25,11 @@ import task_difficulty
 import train_grpo_lora
 from common import InputError
 from judging.pool import Verdict
-from judging.tasks import read_tasks, stop_strings
+from judging.tasks import read_tasks
 from model import fleet_member, sampling_server
 from model.load import load_policy, load_tokenizer, trainable_parameters
 from model.logprobs import completion_logprobs
-from model.sampling import encode_prompts, in_order
+from model.sampling import encode_prompts, generate, in_order
 from model.sampling_server import ServerSampler
 from model.sampling_vllm import check_engine
 
@@ -136,11 +136,18 @@ def test_an_adapter_is_handed_over_when_it_has_changed_and_only_then(serve, flee
 
 
 def test_stop_strings_and_greedy(serve, fleet, policy, prompts):
-    sampler = fleet(serve())
-    stops = [stop_strings(task) for task in read_tasks("data/pocket_train.jsonl")[:3]]
-    rollouts = draw(sampler, policy, prompts, stops=stops, temperature=0.0, num_samples=1, max_new_tokens=32)
+    server = serve()
+    sampler = fleet(server)
+    how = {"temperature": 0.0, "num_samples": 1, "max_new_tokens": 32}
+    whole = draw(sampler, policy, prompts, **how)
+    stops = [(whole[0].text[2:5],), ("no such text",), (whole[2].text[1:4], "no such text")]  # in what it writes
+    rollouts = draw(sampler, policy, prompts, stops=stops, **how)
     assert places(rollouts) == [(0, 0), (1, 0), (2, 0)]
-    assert all(stop not in r.text.rstrip() for r in rollouts for stop in ("\nclass", "\nprint"))
+    local = in_order(generate(*policy, prompts, stops=stops, seeds=[(0, i) for i in range(3)], **how))
+    assert [(r.token_ids, r.text, r.ended) for r in rollouts] == [(r.token_ids, r.text, r.ended) for r in local]
+    assert len(rollouts[0].token_ids) < len(whole[0].token_ids)
+    asked = {tuple(request["prompt"]): request["stop"] for request in server.requests[-3:]}
+    assert asked == {tuple(prompt): list(stop) for prompt, stop in zip(prompts, stops, strict=True)}
 
 
 def test_a_server_killed_in_the_middle_and_started_again_costs_its_requests_only(serve, fleet, policy, prompts, capsys):
@@ -274,6 +281,60 @@ def test_a_request_that_no_server_takes_ends_the_run_at_once(serve, fleet, polic
     draw(sampler, policy, prompts)
     with pytest.raises(InputError, match="error 400: This model's maximum context length is 384"):
         draw(sampler, policy, prompts, max_new_tokens=380)
+
+
+def test_a_request_that_one_server_calls_wrong_is_asked_of_another(serve, fleet, policy, prompts):
+    one, two = serve(), serve()
+    sampler = fleet(one, two)
+    expected = draw(sampler, policy, prompts)
+    answers = iter([(400, {"error": {"message": "Client disconnected"}})])  # as vLLM answers when it is shut down
+    two.hook = lambda request, number: next(answers, None)
+    assert [r.token_ids for r in draw(sampler, policy, prompts)] == [r.token_ids for r in expected]
+    assert sampler.counts()["retried"] == 1
+
+
+def test_a_renewal_that_waited_while_nothing_ran_is_no_failure(serve, fleet, policy, prompts, capsys):
+    one, two = serve(), serve()
+    sampler = fleet(one, two)
+    draw(sampler, policy, prompts)
+    begun, held, member = threading.Event(), threading.Event(), sampler.servers[1]
+    two.hook = lambda request, number: begun.set() or held.wait(20) and None
+    one.hook = lambda request, number: begun.wait(20) and None
+    member.up, member.trusted, member.timeout = False, False, 5.0
+    draw(sampler, policy, prompts)  # ends while the second server is compared
+    assert begun.is_set() and member in sampler.renewals.values() and not member.failures
+    time.sleep(5.5)  # as in training; the answer comes meanwhile
+    held.set()
+    member.timeout = 20.0
+    for _ in range(50):
+        draw(sampler, policy, prompts)
+        if member.up:
+            break
+    assert member.up and "set aside" not in capsys.readouterr().out
+
+
+def test_where_nothing_is_compared_a_server_must_have_the_models_name(serve, start, policy, tmp_path):
+    args = SimpleNamespace(
+        **SETTINGS | {"server": serve(names=("org/another",)).url, "output_dir": str(tmp_path / "o")}
+    )
+    with pytest.raises(InputError, match="has no model '.*pocket_coder'; it has: org/another; .*--served-model-name"):
+        ServerSampler(start, policy[1], args, compared=False)
+    args.server = serve(names=("org/pocket_coder",)).url
+    ServerSampler(start, policy[1], args, compared=False).close()
+
+
+def test_a_call_that_was_left_open_does_not_outlive_the_sampler(serve, fleet, policy, prompts, capfd):
+    server = serve()
+    sampler = fleet(server)
+    held, probes = threading.Event(), sampling_server.PROBES
+    server.hook = lambda request, number: held.wait(20) and None if number > probes else None
+    call = sampler.generate(*policy, prompts, max_new_tokens=8, temperature=1.0, num_samples=2)
+    next(call)
+    sampler.close()
+    held.set()
+    call.close()
+    assert sampler.loop.is_closed() and not sampler.under_way
+    assert "never" not in (said := capfd.readouterr().err) and "destroyed" not in said
 
 
 def test_a_completion_that_always_fails_ends_the_run(serve, fleet, policy, prompts):

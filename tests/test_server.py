@@ -213,14 +213,18 @@ def test_key_and_password_stay_where_they_belong(serve, arguments, tmp_path, mon
 
     server.key = None
     judges.clear()
-    address = server.url.replace("//", "//me:pass-word@") + "/v1?token=tick"
+    address = server.url.replace("//", "//me:pass-word@") + "/v1"
     monkeypatch.setattr(sys, "argv", ["eval_humaneval.py", "--server", address])  # the command is recorded
     eval_humaneval.main(arguments(address, limit=1))
     server.key = "another"
     with pytest.raises(InputError, match="refuses the key") as refused:
         eval_humaneval.main(arguments(server))
+    with pytest.raises(InputError, match="leave out what follows the path; OPENAI_API_KEY is the key") as query:
+        eval_humaneval.main(arguments(f"{address}?token=tick"))
     written = (
-        "".join(path.read_text() for path in tmp_path.iterdir()) + "".join(capfd.readouterr()) + str(refused.value)
+        "".join(path.read_text() for path in tmp_path.iterdir())
+        + "".join(capfd.readouterr())
+        + str((refused.value, query.value))
     )
     assert "127.0.0.1" in written
     assert not [secret for secret in (KEY, "pass-word", "tick") if secret in written]
