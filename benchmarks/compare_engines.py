@@ -5,9 +5,9 @@
 
 The completions are those of per-task files of eval_humaneval.py, one for each engine, from `--server` or `--engine
 vllm`, all of the same tasks and with the same --max_new_tokens. The model's own are made here, once, from unquantised
-weights. Where the two part, the script prints at which token, and by how many nats the model prefers its first token
-there to its second: engines that round differently part at near ties only. Wrong weights, or a prompt that was encoded
-in another way, part where the gap is large.
+weights. Where the two part, the script prints at which token, and by how many nats the model prefers its own token
+there to the other engine's: engines that round differently part at near ties only. Wrong weights, or a prompt that was
+encoded in another way, part where the gap is large.
 """
 
 from __future__ import annotations
@@ -57,11 +57,32 @@ def parts_at(tokenizer, ours: Rollout, text: str, ends: set[int]) -> int | None:
 
 
 @torch.no_grad()
-def gap_after(model, ours: Rollout, count: int) -> float:
-    """Return by how many nats the model prefers its first token to its second, after `count` of our tokens."""
-    ids = torch.tensor([ours.prompt_ids + ours.token_ids[:count]], device=model.device)
-    first, second = next_logits(model, input_ids=ids)[0].float().topk(2).values.tolist()
-    return first - second
+def parting(model, tokenizer, ours: Rollout, text: str, ends: set[int]) -> tuple[int, float] | None:
+    """Return after how many of our tokens the other text parts, and by how many nats the model prefers ours there.
+
+    The other's token is the likeliest that spells what the text goes on with, an EOS where it ends. It may begin with
+    our token (`validate` and `valid`) and so hide where the two part: the token before is tried too, and the smaller
+    gap counts. Where none of the 1,000 likeliest tokens fits, the gap is the one to the last of them.
+    """
+    count = parts_at(tokenizer, ours, text, ends)
+    if count is None:
+        return None
+    found = []
+    for at in {count, max(0, count - 1)}:
+        ids = torch.tensor([ours.prompt_ids + ours.token_ids[:at]], device=model.device)
+        values, likeliest = next_logits(model, input_ids=ids)[0].float().sort(descending=True)
+        values, likeliest = values[:1000].tolist(), likeliest[:1000].tolist()
+        begun = completion_text(tokenizer, ours.prompt_ids, ours.token_ids[:at])
+        for value, token in zip(values, likeliest, strict=True):
+            gap = values[0] - value
+            if token in ours.token_ids[at : at + 1]:
+                continue
+            spelled = completion_text(tokenizer, ours.prompt_ids, [*ours.token_ids[:at], token])
+            if text == begun if token in ends else len(spelled) > len(begun) and text.startswith(spelled):
+                break
+        found.append((gap, at))
+    gap, at = min(found)
+    return at, gap
 
 
 def read_completions(path: str) -> dict[str, str]:
@@ -90,11 +111,10 @@ def main(args: Args) -> None:
     for path, theirs in engines.items():
         gaps = []
         for task, ours in zip(tasks, rollouts, strict=True):
-            count = parts_at(tokenizer, ours, theirs[task["task_id"]], ends)
-            if count is not None:
-                gaps.append(gap_after(model, ours, count))
-                print(f"{task['task_id']}: part after {count} of {len(ours.token_ids)} tokens, "
-                      f"first and second {gaps[-1]:.2g} nats apart")  # fmt: skip
+            if found := parting(model, tokenizer, ours, theirs[task["task_id"]], ends):
+                gaps.append(found[1])
+                print(f"{task['task_id']}: part after {found[0]} of {len(ours.token_ids)} tokens, "
+                      f"the two are {gaps[-1]:.2g} nats apart")  # fmt: skip
         said = f"; the largest gap there {max(gaps):.2g} nats" if gaps else ""
         print(f"{path}: {len(gaps)} of {len(tasks)} completions differ ({tokens} tokens){said}")
 

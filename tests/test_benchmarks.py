@@ -150,8 +150,10 @@ def test_completions_of_another_engine_are_compared_token_by_token(pocket, tmp_p
     tasks = read_tasks("data/pocket_test.jsonl")[:3]
     prompts = encode_prompts(tokenizer, tasks, 256)
     ours = sample(model, tokenizer, prompts, max_new_tokens=12, temperature=0, unpack=False)
-    begun = tokenizer.decode(ours[1].token_ids[:5])
-    texts = [ours[0].text, begun + "\x00", ""]
+    with torch.no_grad():
+        logits = [model(torch.tensor([ids])).logits[0, -1] for ids in (prompts[1] + ours[1].token_ids[:5], prompts[2])]
+    second = logits[0].argsort(descending=True)[1].item()
+    texts = [ours[0].text, tokenizer.decode([*ours[1].token_ids[:5], second]) + "\x00", ""]
     rows = [{"task_id": task["task_id"], "completion": text} for task, text in zip(tasks, texts, strict=True)]
     same, other, few = (str(tmp_path / name) for name in ("same.jsonl", "other.jsonl", "few.jsonl"))
     write_jsonl(same, [row | {"completion": r.text} for row, r in zip(rows, ours, strict=True)])
@@ -162,12 +164,10 @@ def test_completions_of_another_engine_are_compared_token_by_token(pocket, tmp_p
     compare_engines.main(args)
     equal, *said = capsys.readouterr().out.splitlines()[-4:]
     assert equal == f"{same}: 0 of 3 completions differ (36 tokens)"
-    with torch.no_grad():
-        top = [model(torch.tensor([ids])).logits[0, -1].sort(descending=True).values
-               for ids in (prompts[1] + ours[1].token_ids[:5], prompts[2])]  # fmt: skip
-    gaps = [f"{(logits[0] - logits[1]).item():.2g}" for logits in top]
-    assert said[0] == f"{tasks[1]['task_id']}: part after 5 of 12 tokens, first and second {gaps[0]} nats apart"
-    assert said[1] == f"{tasks[2]['task_id']}: part after 0 of 12 tokens, first and second {gaps[1]} nats apart"
+    others = second, tokenizer.eos_token_id
+    gaps = [f"{(row.max() - row[token]).item():.2g}" for row, token in zip(logits, others, strict=True)]
+    assert said[0] == f"{tasks[1]['task_id']}: part after 5 of 12 tokens, the two are {gaps[0]} nats apart"
+    assert said[1] == f"{tasks[2]['task_id']}: part after 0 of 12 tokens, the two are {gaps[1]} nats apart"
     assert said[2].startswith(f"{other}: 2 of 3 completions differ (36 tokens); the largest gap there ")
     with pytest.raises(InputError, match="has other tasks than the first file"):
         compare_engines.main(replace(args, completions=(same, few)))
