@@ -39,6 +39,7 @@ class Args:
     max_length: int = 768  # tokens of prompt and completion together, at most
     max_new_tokens: int = 128  # tokens of a completion, at most
     learning_rate: float = 1e-6  # so low that all ways sample from nearly the same policy
+    parity_bound: float = 1.0  # so large that servers with a base in 16 or 32 bits pass
     config: str = ""  # YAML file with any of these; flags win over it
 
 
@@ -57,7 +58,8 @@ def run(args: Args, threads: int, flags: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train_grpo_lora.py", "--sft_model", args.sft_model, "--output_dir",
                    f"{folder}/run", "--num_steps", str(args.steps)]  # fmt: skip
-        for name in ("train_path", "batch_size", "num_samples", "max_length", "max_new_tokens", "learning_rate"):
+        for name in ("train_path", "batch_size", "num_samples", "max_length", "max_new_tokens", "learning_rate",
+                     "parity_bound"):  # fmt: skip
             command += [f"--{name}", str(getattr(args, name))]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         ended, said = [], []

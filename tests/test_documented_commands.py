@@ -90,7 +90,6 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"python train_grpo_lora\.py .*--engine server .*": ("tests/test_sampling_server.py", 'engine="server"'),
     r"python benchmarks/bench_fleet\.py .*": ("tests/test_benchmarks.py", "bench_fleet.run"),
     r"python benchmarks/bench_importance\.py --methods .*": ("tests/test_benchmarks.py", "bench_importance.tables"),
-    r"PYTHONPATH=\. VLLM_CPU_KVCACHE_SPACE=1 \S+ tests/vllm_runner\.py .*": ("tests/test_vllm_real.py", "vllm_runner.py"),
     r"python benchmarks/compare_engines\.py .*": ("tests/test_benchmarks.py", "compare_engines.main"),
     r"python eval_humaneval\.py .*--server .*": ("tests/test_server.py", '"--server", address'),
     r"python data/prepare_humaneval\.py --source .*": (
