@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
@@ -69,11 +70,10 @@ def run(args: Args, threads: int, flags: list[str]) -> dict[str, float]:
                 said.append(line)
                 ended += [time.perf_counter()] * line.startswith("step ")
         if process.returncode != 0 or len(ended) != args.steps:
-            raise InputError(f"train_grpo_lora.py failed: {''.join(said).strip().splitlines()[-1:]}")
+            raise InputError(f"train_grpo_lora.py failed: {said[-1].strip() if said else process.returncode}")
         log = (Path(folder) / "run" / "grpo_train_log.jsonl").read_text(encoding="utf-8").splitlines()
     records = [record for record in map(json.loads, log) if "base_reward" in record]
-    totals = [0, *(record["sampled_tokens"] for record in records)]
-    tokens = [after - before for before, after in zip(totals, totals[1:], strict=False)]
+    tokens = [after - before for before, after in pairwise([0, *(record["sampled_tokens"] for record in records)])]
     kept = range(1, args.steps - 1)
     sampling = sum(tokens[i] / records[i]["sample_tokens_per_second"] for i in kept)
     training = sum(tokens[i] / records[i]["train_tokens_per_second"] for i in kept)

@@ -281,7 +281,8 @@ class ServerSampler:
                         wrong, alone = failure.status in REFUSED, not any(s.up for s in self.servers if s is not server)
                         if wrong and (alone or place in refused) or attempts[place] == ATTEMPTS:
                             raise
-                        refused |= {place} if wrong else set()
+                        if wrong:
+                            refused.add(place)
                         waiting.appendleft(place)
                         self.retried += 1
                         if server.up:  # else it is aside, and this is another of its requests

@@ -548,6 +548,13 @@ def test_a_run_whose_servers_are_gone_resumes_with_others(serve, some_pass, task
     assert [[r[n] for n in names] for r in found] == [[r[n] for n in names] for r in calm]
 
 
+def test_pairs_are_not_ranked_by_log_probabilities_that_nothing_compared(start):
+    args = generate_dpo_data.Args(sft_model=start, engine="server", server="http://localhost:9", rejected="likeliest",
+                                  temperature=0.8)  # fmt: skip
+    with pytest.raises(InputError, match="--rejected likeliest with --engine server needs --temperature 1"):
+        generate_dpo_data.main(args)
+
+
 def test_pairs_and_difficulty_come_from_servers_too(serve, tasks_path, start, pocket, tmp_path):
     servers = serve(), serve()
     urls = ",".join(server.url for server in servers)

@@ -14,6 +14,7 @@ from common import InputError
 from eval_humaneval import Args
 from judging import pool
 from judging.tasks import read_tasks
+from model import server as model_server
 
 TESTS = "data/pocket_test.jsonl"
 KEY = "sk-very-secret-7"
@@ -183,12 +184,14 @@ def test_scoring_goes_on_while_completions_are_awaited(serve, arguments, monkeyp
 
 
 def test_what_the_server_does_not_say_is_unknown(serve, arguments, tmp_path):
-    answers = [completion("x", "length", 5), completion("x", "stop"), completion("x", "content_filter", 2)]
+    answers = [completion("x", "length", 5), completion("x", "stop"), completion("x", "content_filter", 2),
+               completion("x", "stop")]  # fmt: skip
+    answers[3][1]["usage"] = {"prompt_tokens": 9}
     server = serve(lambda request, number: answers[number - 1])
-    eval_humaneval.main(arguments(server, limit=3, batch_size=1))
+    eval_humaneval.main(arguments(server, limit=4, batch_size=1))
     rows, metrics = read(tmp_path)
-    assert [(row["gen_len"], row["ended"]) for row in rows] == [(5, False), (None, True), (2, None)]
-    assert (metrics["avg_gen_len"], metrics["cut_off"]) == (3.5, 0.5)
+    assert [(row["gen_len"], row["ended"]) for row in rows] == [(5, False), (None, True), (2, None), (None, True)]
+    assert (metrics["avg_gen_len"], metrics["cut_off"]) == (3.5, pytest.approx(1 / 3))
 
 
 def test_the_only_model_is_found(serve, arguments, tmp_path):
@@ -253,6 +256,17 @@ def test_what_goes_wrong_is_said_in_a_line_and_nothing_is_overwritten(
         eval_humaneval.main(arguments(server))
     assert (tmp_path / "s_metrics.json").read_text() == "precious"
     assert not (tmp_path / "s_per_task.jsonl").exists()
+
+
+def test_a_list_of_models_that_hangs_is_not_awaited_for_long(serve, arguments, monkeypatch):
+    server = serve(lambda request, number: completion("x"))
+    held = threading.Event()
+    monkeypatch.setattr(Handler, "do_GET", lambda handler: held.wait(30))
+    monkeypatch.setattr(model_server, "LIST_TIMEOUT", 0.3)
+    with pytest.raises(InputError, match=f"--server {server.url}/v1: cannot be reached"):
+        eval_humaneval.main(arguments(server))
+    assert not held.is_set()
+    held.set()
 
 
 def test_an_error_ends_the_program_while_another_request_waits(serve, tmp_path):
