@@ -368,7 +368,7 @@ def task_means(row: Row) -> dict[str, float]:
 
 def hardware(metrics: dict) -> str:
     versions = ", ".join(f"{package} {number}" for package, number in metrics["versions"].items())
-    return f"{metrics['gpu'] or metrics['cpu']}, {metrics['cores']} cores; {versions}"
+    return f"{metrics['gpu'] or metrics['cpu']}, {metrics['cores']} core{'s' * (metrics['cores'] != 1)}; {versions}"
 
 
 def place(row: Row) -> tuple:
