@@ -135,7 +135,7 @@ class RolloutArgs(LoopArgs, FleetArgs, JudgeArgs, RewardArgs):
     stop_at_strings: bool = False  # also end a completion at its task's stop strings
     sample_batch_size: int = 64  # completions generated at a time; changes memory and speed only
     unpack_to_sample: bool = True  # sample from an unpacked copy: faster, 2 bytes a weight (no_: from the 4-bit policy)
-    parity_bound: float = 0.0  # largest gap of sampler and trainer per token, in nats; 0: the precision decides
+    parity_bound: float = 0.0  # largest gap of sampler and trainer in nats (--importance: the mean); 0: by precision
     valid_path: str = ""  # tasks whose greedy pass rate decides which adapter is kept; "" keeps the last
     valid_every: int = 10  # steps between validations
     patience: int = 0  # stop early after this many validations without a better pass rate; 0 turns this off

@@ -50,7 +50,8 @@ def check_parity(
     Args:
         model: the policy, in the mode that the update will use.
         rollouts: completions as `sampling.generate` yields them; in 16 bits with `MIN_TOKENS` tokens or more.
-        bound: largest allowed difference of a token's log-probability, in nats, instead of these bounds.
+        bound: largest allowed difference of a token's log-probability, in nats, instead of these bounds; if `corrected`
+            is true, of the mean.
         start: folder of the adapter that the run started from, for `check_reference`; None if there is no reference.
         fresh: whether the policy has not been trained yet; then it must agree with the reference too.
         size: rollouts at a time.
@@ -127,12 +128,12 @@ def judge(gaps: torch.Tensor, floor: float, bound: float | None = None, correcte
     """Print how far sampler and trainer are apart. Raise InputError if that is too far."""
     largest_gap, mean = gaps.max().item(), gaps.mean().item()
     said = f"parity: sampler and trainer differ by {largest_gap:.1e} a token at most"
-    if bound or not (floor or corrected):
+    if not corrected and (bound or not floor):
         bound = bound or FLOAT32_BOUND
         differ, within = f"by {largest_gap:.3g} a token (bound {bound:g})", largest_gap <= bound
         print(f"{said} (bound {bound:g})")
     else:
-        bound = allowed_mean(floor, corrected)
+        bound = bound or allowed_mean(floor, corrected)
         within, how = mean <= bound, "with importance weights" if corrected else f"{FACTOR:g} times the rounding"
         differ = f"by {mean:.3g} a token in the mean of {len(gaps)} (bound {bound:.3g}, {how})"
         print(f"{said}, {mean:.1e} in the mean of {len(gaps)} (rounding alone: {floor:.1e}, bound {bound:.1e})")

@@ -30,7 +30,16 @@ from common import InputError, require
 from common.run_args import FleetArgs
 from common.server_url import server_urls
 from model.adapters import adapter_weights, check_plain, read_config
-from model.load import base_and_adapter, compute_dtype, eos_ids, first_line, load_policy, pick_device, save_adapter
+from model.load import (
+    base_and_adapter,
+    compute_dtype,
+    eos_ids,
+    first_line,
+    load_policy,
+    load_tokenizer,
+    pick_device,
+    save_adapter,
+)
 from model.merged_copy import merged_copy
 from model.sampling import Rollout, text_of
 
@@ -107,7 +116,9 @@ class VllmSampler:
         self.folder = TemporaryDirectory(prefix="vllm-")
         device, dtype = pick_device(), compute_dtype(pick_device(), args.dtype)
         on_cpu, quantised = device.type == "cpu", getattr(args, "load_in_4bit", True)
-        model = _unpacked(base, Path(self.folder.name) / "base", dtype, args) if on_cpu and quantised else base
+        model = base
+        if on_cpu and quantised:
+            model = save_unpacked(base, Path(self.folder.name) / "base", dtype, args.trust_remote_code)
         lora = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(self.adapter)} if self.adapter else {}
         try:
             self.llm = vllm.LLM(
@@ -213,13 +224,24 @@ class VllmSampler:
         return self.request
 
 
-def _unpacked(base: str, folder: Path, dtype: torch.dtype, args: Any) -> str:
-    """Write what the base's 4-bit weights stand for, in the dtype, and return the folder: vLLM has no NF4 on a CPU."""
-    policy = load_policy(base, torch.device("cpu"), trust_remote_code=args.trust_remote_code, dtype=dtype)
+def save_unpacked(
+    base: str, folder: str | Path, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> str:
+    """Write a model folder with the weights that the base's 4 bits stand for, and its tokenizer. Return the folder.
+
+    It is for engines that have no NF4, as vLLM on a CPU.
+
+    Args:
+        base: hub name or folder of the base model, or of an adapter over it.
+        dtype: of the policy's computation, and of the weights in the folder.
+    """
+    base, _ = base_and_adapter(base)
+    policy = load_policy(base, torch.device("cpu"), trust_remote_code=trust_remote_code, dtype=dtype)
     plain = merged_copy(policy)
     for parameter in plain.parameters():
         parameter.data = parameter.data.contiguous()  # by rows, as a file holds it
     plain.save_pretrained(folder)
+    load_tokenizer(base, trust_remote_code).save_pretrained(folder)
     return str(folder)
 
 

@@ -329,8 +329,9 @@ def test_the_gate_with_weights_refuses_only_what_is_far(capsys):
     with pytest.raises(InputError, match="by 0.267 a token in the mean of 3 .bound 0.2, with importance weights"):
         judge(far, floor=0.0, corrected=True)
     judge(far, floor=0.2, corrected=True)  # 1.5 times the rounding
-    with pytest.raises(InputError, match="bound 0.1"):  # one's own bound holds
+    with pytest.raises(InputError, match="in the mean of 3 .bound 0.1"):  # one's own bound is for the mean, too
         judge(near, floor=0.0, bound=0.1, corrected=True)
+    judge(far, floor=0.0, bound=0.3, corrected=True)  # the largest is 0.4
     with pytest.raises(InputError):
         judge(torch.tensor([float("nan")]), floor=0.0, corrected=True)
     assert parity.allowed_mean(0.01, False) == pytest.approx(0.015)

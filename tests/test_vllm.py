@@ -12,6 +12,7 @@ import torch
 import vllm_stand_in
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
+from transformers import AutoModelForCausalLM
 
 import eval_humaneval
 import generate_dpo_data
@@ -23,7 +24,7 @@ from judging.tasks import read_tasks
 from model.load import load_policy, load_tokenizer, trainable_parameters
 from model.logprobs import completion_logprobs
 from model.sampling import encode_prompts
-from model.sampling_vllm import VllmSampler, check_engine
+from model.sampling_vllm import VllmSampler, check_engine, save_unpacked
 
 SETTINGS = dict(max_length=384, vllm_memory=0.3, seed=1, trust_remote_code=False, temperature=0.8, dtype="auto")
 
@@ -253,6 +254,14 @@ def test_on_a_cpu_vllm_gets_what_the_4_bit_weights_stand_for(engines, start, pol
     head, embedding = engine.base.get_output_embeddings().weight, policy[0].get_input_embeddings().weight
     assert torch.equal(head, embedding)
     assert list(Path(sampler.folder.name).iterdir()) == []  # once loaded, the files are gone
+
+
+def test_a_server_can_be_given_what_the_4_bit_weights_stand_for(start, policy, tmp_path):
+    folder = save_unpacked(start, tmp_path / "base")
+    plain, ids = AutoModelForCausalLM.from_pretrained(folder), torch.arange(20)[None]
+    with torch.no_grad(), policy[0].disable_adapter():
+        torch.testing.assert_close(plain(ids).logits, policy[0](ids).logits, atol=1e-4, rtol=0)
+    assert load_tokenizer(folder).get_vocab() == policy[1].get_vocab()
 
 
 def test_too_little_memory_is_a_line(engines, start, policy):
