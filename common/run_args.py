@@ -60,7 +60,7 @@ class FleetArgs(EngineArgs):
 
     server: str = ""  # vLLM servers that hold the base model: URL, or several with commas in between
     adapter_dir: str = ""  # folder of the adapters, which the servers must see as the same path; "": beside the run's
-    server_timeout: float = 120.0  # seconds for one completion; then it is asked of another server
+    server_timeout: float = 120.0  # seconds for one completion; then it is asked again, if possible elsewhere
     server_wait: float = 900.0  # seconds without a completion from any server that end the run
 
 
