@@ -91,7 +91,8 @@ def main(args: Args) -> None:
         order = list(ways(args).items())
         for name, (threads, flags) in order[number % len(order) :] + order[: number % len(order)]:
             found[name].append(run(args, threads, flags))
-            print(f"round {number + 1}: {name}: {found[name][-1]['step']:.1f} s a step", file=sys.stderr)
+            figures = ", ".join(f"{what} {value:.3g}" for what, value in found[name][-1].items())
+            print(f"round {number + 1}: {name}: {figures}", file=sys.stderr)  # of use if the next rounds are not made
     base = next(iter(found.values()))
 
     def said(values: list[float], digits: int = 1) -> str:
