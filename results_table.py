@@ -9,7 +9,8 @@ makes one statement:
 - against SFT, methods: "these methods differ" on these tasks, paired by seed (Student's, paired t-test, three common
   seeds or more); a base row stands for every seed;
 - against SFT, adapters: "these adapters differ", and other seeds are not covered: paired over the tasks (bootstrap,
-  randomisation test). The table has it where there are fewer seeds, table.csv and `--compare` always.
+  randomisation test), both rows over the seeds that they have in common. The table has it where there are fewer than
+  three, table.csv and `--compare` always.
 
 p-values of a table are corrected for the number of its rows (Holm), those of `--pairs` for the number of pairs.
 

@@ -8,7 +8,7 @@ from statistics import median
 
 from common import require
 from judging.intervals import holm, predicted_mean, task_correlation, wilson_difference
-from reporting.rows import FEWEST_SEEDS, Row, by_seed, difference, load_rows, start_row, step, task_means
+from reporting.rows import FEWEST_SEEDS, Row, by_seed, difference, load_rows, paired_means, start_row, step, task_means
 from reporting.table_formats import by_suite, p_value, points
 
 OUTCOMES = {"rates": "pass@1", "areas": "area"}  # the figures of a row that are compared by seed
@@ -28,7 +28,7 @@ def compare(folder: Path, first: str, second: str) -> str:
                 f"--compare {name}: a per-task file of its runs is missing in {folder}")  # fmt: skip
         found.append(named)
     (one, *_), (two, *_) = found
-    before, after = task_means(one), task_means(two)
+    before, after = paired_means(one, two)
     suites = {row.suite for named in found for row in named}
     require(len(suites) == 1 and before.keys() == after.keys(),
             f"--compare: cannot be compared: {'; '.join(sorted(suites))}")  # fmt: skip

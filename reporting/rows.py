@@ -31,7 +31,7 @@ class Difference:
     statement: the per-task files of the first are missing, the second has too few seeds.
     """
 
-    adapters: Compared | None  # means over the seeds of each task: bootstrap over tasks, randomisation test
+    adapters: Compared | None  # `paired_means` of each task: bootstrap over tasks, randomisation test
     methods: Compared | None  # paired by seed, on these tasks: Student's
     num_seeds: int  # common seeds
     holm: float | None = None  # p of the statement in the table, corrected for the rows of the table
@@ -146,7 +146,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 def difference(first: Row, second: Row) -> Difference:
     """Compare two rows of one table: the second less the first."""
-    before, after, adapters = task_means(first), task_means(second), None
+    (before, after), adapters = paired_means(first, second), None
     if before and after and before.keys() == after.keys():
         tasks = sorted(before)
         adapters = paired_difference([before[task] for task in tasks], [after[task] for task in tasks])
@@ -357,11 +357,21 @@ def score_matrix(scores: dict[int, dict[str, float]] | None) -> np.ndarray | Non
     return np.array([[of_seed[task] for task in sorted(min(tasks))] for of_seed in scores.values()])
 
 
-def task_means(row: Row) -> dict[str, float]:
-    """Return each task's mean over the seeds of a row; {} if a per-task file is missing."""
+def paired_means(first: Row, second: Row) -> tuple[dict[str, float], dict[str, float]]:
+    """Return each task's means in two rows, over the seeds that both have.
+
+    A run and the SFT run of its seed differ only by the method, if it started there. A mean over other seeds of one row
+    would add their luck. Without a common seed, and against a base row, the means are over all seeds.
+    """
+    common = set() if first.untrained or second.untrained else first.rates.keys() & second.rates.keys()
+    return task_means(first, common), task_means(second, common)
+
+
+def task_means(row: Row, seeds: Iterable[int] = ()) -> dict[str, float]:
+    """Return each task's mean over some seeds of a row (none: over all); {} if a per-task file is missing."""
     passed = defaultdict(list)
-    for of_seed in (row.scores or {}).values():
-        for task, share in of_seed.items():
+    for seed in (seeds or row.rates) if row.scores else ():
+        for task, share in row.scores[seed].items():
             passed[task].append(share)
     return {task: mean(shares) for task, shares in passed.items()}
 
