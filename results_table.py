@@ -63,7 +63,7 @@ def overlaps(groups: dict[tuple[str, str], list[dict]]) -> dict[str, str]:
             gone = [path for path, digest in (train, test) if not Path(path).is_file() or sha256(path) != digest]
             try:
                 found = overlap(read_tasks(train[0]), read_tasks(test[0])) if not gone else None
-                lines.append(f"{train[0]}: {found or f'not checked, {gone[0]} is not here as it was'}")
+                lines.append(f"{train[0]}: {found or f'not checked, {gone[0]} is missing or has changed'}")
             except InputError:
                 lines.append(f"{train[0]}: not checked, it is no task file")
         said[where] = "; ".join(lines) or "not checked, the runs do not say what they were trained on"

@@ -43,8 +43,8 @@ def markdown(rows: list[Row], overlaps: dict[str, str], link: str = "", warnings
             cells += [" / ".join("" if peak is None else f"{peak:.1f}" for peak in row.memory)] * memory
             lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
         lines += ["", f"Seeds: {seeds(members)}. {statements(members)}Length in tokens, EOS included. "
-                  "Sampled tokens and training: after SFT (SFT's own: its own). "
-                  + "Area: mean held-out pass rate of samples over the sampled tokens. " * area
+                  "Sampled tokens and training time: what came after SFT (in a row of SFT: SFT's). "
+                  + "Area: mean pass rate of samples on validation tasks, over the sampled tokens. " * area
                   + "GiB: peak memory of training / evaluation. " * memory
                   + f"Train/test overlap: {overlaps.get(where, 'unknown files')}. "
                   + "".join(f"Weights: {one}. " for one in sorted({row.weights for row in members} - {""}))
@@ -79,13 +79,13 @@ def statements(members: list[Row]) -> str:
                 + ". Over seeds: for other seeds on these tasks. ")  # fmt: skip
     found = [row.against_sft for row in members if row.against_sft]
     if any(one.methods for one in found):
-        said += ('Against SFT: "these methods differ" on these tasks, paired by seed (Student); '
-                 + f'with "{ADAPTERS[2:]}": these runs differ, over tasks (bootstrap, randomisation test). '
-                 * any(not one.methods for one in found))  # fmt: skip
+        said += ("Against SFT: the difference of the methods on these tasks, paired by seed (Student's t)"
+                 + f'; with "{ADAPTERS[2:]}", the difference of these runs, over tasks (bootstrap, randomisation test)'
+                 * any(not one.methods for one in found) + ". ")  # fmt: skip
     elif found:
-        said += ('Against SFT: "these adapters differ", over tasks (bootstrap, randomisation test); '
-                 "fewer than 3 seeds: no test of methods. ")  # fmt: skip
-    return said + f"p: Holm's, for {len(found)} row{'s' * (len(found) > 1)}. " * bool(found)
+        said += ("Against SFT: the difference of these adapters, over tasks (bootstrap, randomisation test); "
+                 "fewer than 3 seeds tell nothing about the methods. ")  # fmt: skip
+    return said + f"p: corrected for {len(found)} row{'s' * (len(found) > 1)} (Holm). " * bool(found)
 
 
 def over(members: list[Row]) -> str:

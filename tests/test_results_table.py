@@ -389,12 +389,12 @@ def test_a_table_says_which_sentence_its_columns_make(seeded):
     rl, dpo = (next(line for line in table.splitlines() if line.startswith(f"| {name} ")) for name in ("m_rl", "m_dpo"))
     assert "| +20.0 (-4.8 to +44.8) | 0.192 |" in rl and "41.0% (38.5 to 43.5%)" in rl  # dpo's 0.064, second of four
     assert ", these adapters |" in dpo
-    assert '"these methods differ" on these tasks, paired by seed (Student); with "these adapters": these runs' in table
+    assert "the difference of the methods on these tasks, paired by seed (Student's t); with \"these adapters\"," in table
     for path in seeded.glob("*_seed*"):
         path.unlink()
     table = table_of(seeded)
     assert "| adapters against SFT, 95% | p (Holm) |" in table and "| 95% over tasks | area" in table
-    assert "fewer than 3 seeds: no test of methods" in table and "over seeds |" not in table.replace(
+    assert "fewer than 3 seeds tell nothing about the methods" in table and "over seeds |" not in table.replace(
         "95% over seeds", ""
     )
 
