@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from common import (
     check_judge_args,
+    command,
     machine,
     require,
     require_at_least,
@@ -227,7 +228,7 @@ def main(args: Args) -> None:
     write_jsonl(args.output_path, lines)
     record = {**stats, "seconds": time.perf_counter() - started, "sandbox": layers, "args": settings_of(args),
               "train_sha256": train_sha256, "pairs_sha256": sha256(args.output_path),
-              **machine()}  # fmt: skip
+              "command": command(), **machine()}  # fmt: skip
     write_text(stats_path, json.dumps(record, indent=1) + "\n")
     print(f"{stats['pairs']} pairs of {stats['tasks_with_pairs']} tasks, from {stats['samples']:,} completions "
           f"({stats['sampled_tokens']:,} tokens) of {stats['tasks']} tasks, {stats['pass_rate']:.1%} passing; "

@@ -76,7 +76,7 @@ class Row:
     weights: str  # of the base model, and how they were computed with
     machines: frozenset[str]
     commits: str
-    commands: tuple[str, ...]  # the first seed's commands of training and evaluation
+    commands: tuple[str, ...]  # the first seed's: of making pairs, training, evaluation
     parts: dict[str, float]  # Verilog only: the mean of each part of the verdicts
     against_base: Difference | None = None
     against_sft: Difference | None = None
@@ -298,7 +298,7 @@ def make_row(name: str, where: str, runs: list[dict], scores: dict[int, dict[str
         weights=weights(runs[0]),
         machines=frozenset(hardware(metrics) for metrics in runs),
         commits=", ".join(sorted(commit for commit in commits if commit)),
-        commands=tuple(command for command in (trained[0].get("command"), runs[0].get("command")) if command),
+        commands=tuple(filter(None, [*map(trained[0].get, ("pairs_command", "command")), runs[0].get("command")])),
         parts=mean_parts([metrics.get("parts") for metrics in runs]),
     )
 

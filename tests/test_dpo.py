@@ -17,7 +17,7 @@ from test_resume import broken_log
 
 import generate_dpo_data
 import train_dpo_lora
-from common import InputError
+from common import InputError, command
 from generate_dpo_data import pairs_of_task
 from judging import by_language as judging
 from judging.pool import Verdict
@@ -28,6 +28,7 @@ from model.sampling import Rollout
 from train_dpo_lora import Args, check, dpo_loss, encode_pairs, read_pairs
 from train_sft_lora import encode
 from training import run as training
+from training.record import training_of
 from training.samples import Sample, item_order
 
 TEXTS = [
@@ -455,6 +456,9 @@ def test_the_ids_of_the_file_are_those_sampled_and_those_trained_on(start, few_t
     tokens = sum(line["rejected_length"] for line in made.lines)
     per_token = sum(line["rejected_logprob"] for line in made.lines) / tokens
     assert log_of(args)[0]["rejected_logprob"] == pytest.approx(per_token, abs=1e-3)
+    evaluated = training_of(args.output_dir)  # what a metrics file gets
+    assert evaluated["pairs_command"] == made.stats["command"] == command()
+    assert list(evaluated["task_files"]) == [few_tasks]
 
 
 def test_a_budget_takes_the_first_tasks_of_the_shuffled_order(start, few_tasks, tmp_path, monkeypatch):

@@ -121,7 +121,8 @@ def test_the_difference_to_sft_is_paired_over_the_tasks(results):
 def test_what_training_took_stands_in_the_table_and_in_the_csv(results):
     spent = {"sampled_tokens_since_sft": 60123, "seconds_since_sft": 75.0}
     record = metrics("pocket_ppo", 0.8) | {"commit": "abc1234", "command": "python eval_humaneval.py"}
-    record["training"] = {"commit": "def5678", "command": "python train_ppo_lora.py", "spent": spent}
+    record["training"] = {"commit": "def5678", "command": "python train_ppo_lora.py", "spent": spent,
+                          "pairs_command": "python generate_dpo_data.py"}  # fmt: skip
     (results / "pocket_ppo_metrics.json").write_text(json.dumps(record))
     (page := results / "docs" / "page.md").parent.mkdir()
     page.write_text("<!-- yours:begin --><!-- yours:end -->")
@@ -129,7 +130,8 @@ def test_what_training_took_stands_in_the_table_and_in_the_csv(results):
     table, short = (results / "table.md").read_text(), page.read_text()
     assert "| 60,123 | 1 min 15 s |" in table and "| 60,123 | 1 min 15 s |" in short
     assert "Commits and commands: [table.md](../table.md)." in short and "train_ppo_lora" not in short
-    assert "pocket_ppo (abc1234, def5678):\n  python train_ppo_lora.py\n  python eval_humaneval.py" in table
+    commands = ["python generate_dpo_data.py", "python train_ppo_lora.py", "python eval_humaneval.py"]  # in this order
+    assert "\n  ".join(["pocket_ppo (abc1234, def5678):", *commands]) in table
     rows = list(csv.DictReader((results / "table.csv").open()))
     ppo = next(row for row in rows if row["method"] == "pocket_ppo")
     assert (ppo["sampled_tokens"], ppo["training_seconds"], ppo["pass_at_1"]) == ("60123", "75.0", "0.8")
@@ -389,7 +391,7 @@ def test_a_table_says_which_sentence_its_columns_make(seeded):
     rl, dpo = (next(line for line in table.splitlines() if line.startswith(f"| {name} ")) for name in ("m_rl", "m_dpo"))
     assert "| +20.0 (-4.8 to +44.8) | 0.192 |" in rl and "41.0% (38.5 to 43.5%)" in rl  # dpo's 0.064, second of four
     assert ", these adapters |" in dpo
-    assert "the difference of the methods on these tasks, paired by seed (Student's t); with \"these adapters\"," in table
+    assert "the difference of the methods on these tasks, paired by seed (Student's t); with \"these" in table
     for path in seeded.glob("*_seed*"):
         path.unlink()
     table = table_of(seeded)

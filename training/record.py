@@ -22,6 +22,8 @@ def start_record(folder: Path, args: Any, **more: Any) -> dict[str, Any]:
     }
     if found := gguf_model.origin(getattr(args, "sft_model", None) or args.model_name):
         record["gguf"] = found
+    if stats := pairs_stats(record["args"]):
+        record["pairs_command"] = stats.get("command")
     record["task_files"] = task_files(record)
     write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
     return record
@@ -89,7 +91,7 @@ def read_record(folder: str | None) -> dict[str, Any] | None:
 def training_of(folder: str) -> dict[str, Any] | None:
     """Return what a metrics file says about the training of an adapter: command, commit, hardware, and what it took."""
     record = read_record(folder)
-    names = ("command", "commit", "gpu", "cpu", "cores", "spent", "task_files")
+    names = ("pairs_command", "command", "commit", "gpu", "cpu", "cores", "spent", "task_files")
     return {name: record.get(name) for name in names} | {"start": record["args"].get("sft_model")} if record else None
 
 
