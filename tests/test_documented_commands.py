@@ -78,6 +78,8 @@ ELSEWHERE: dict[str, tuple[str, str] | str] = {
     r"sh run_tests\.sh.*": (".ci/run", "sh run_tests.sh --slow"),
     r"(.* )?sh ablations\.sh \w+": ("tests/test_pipeline.py", "ablations.sh"),
     r"(.* )?sh reproduce_table\.sh": ("tests/test_pipeline.py", '"reproduce_table.sh"'),
+    r"python3 -m venv \.venv": ("profile.sh", '-m venv .venv'),
+    r"\.venv/bin/pip install torch==2\.13\.0\+cpu --index-url .*": ("requirements.txt", "torch==2.13.0"),
     r"\. \.venv/bin/activate": ("profile.sh", "PATH=$PWD/.venv/bin:$PATH"),  # which is what it does
     r"\.venv/bin/ruff check \.": (".ci/run", "ruff check ."),
     r"\.venv/bin/ruff format --check \.": (".ci/run", "ruff format --check ."),
