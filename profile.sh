@@ -192,11 +192,11 @@ deepseek_verilog) # LoRA r 16, alpha 32, dropout 0.1, as in the original
     SFT=${PREFIX}_lora_sft
     : "${NEW_TOKENS:=768}"
     length_flags="--max_length $((768 + NEW_TOKENS)) --max_new_tokens $NEW_TOKENS --instruct"
-    rl_flags="$length_flags --gradient_checkpointing --no_unpack_to_sample --sample_batch_size 8 --time_limit 10"
+    rl_flags="$length_flags --gradient_checkpointing --no_unpack_to_sample --time_limit 10"
     SFT_FLAGS="--max_length 1536 --instruct --prompt_level all --gradient_checkpointing"
     SFT_FLAGS="$SFT_FLAGS --lora_r 16 --lora_alpha 32 --lora_dropout 0.1"
-    PPO_FLAGS="$rl_flags --batch_size 8 --gae_lambda 1 --curriculum_epochs 4"
-    GRPO_FLAGS="$rl_flags --curriculum_epochs 0.5" # a run draws 100 tasks
+    PPO_FLAGS="$rl_flags --batch_size 8 --sample_batch_size 4 --gae_lambda 1 --curriculum_epochs 4" # 8 need 24 GB
+    GRPO_FLAGS="$rl_flags --sample_batch_size 8 --curriculum_epochs 0.5" # a run draws 100 tasks
     EVAL_FLAGS="$length_flags --batch_size 8 --time_limit 10"
     ;;
 smol | qwen) # real models that a small GPU or a CPU can train

@@ -1,11 +1,15 @@
 """Predicted memory against measured bytes, on a CPU in float32 and in bfloat16 (but for the kernels, as on a GPU)."""
 
+import functools
 import json
 import math
 import os
+import re
+import textwrap
 
 import pytest
 import torch
+from conftest import ROOT
 from transformers import (
     AutoModelForCausalLM,
     GemmaConfig,
@@ -24,7 +28,7 @@ import train_grpo_lora
 import train_rl_lora
 import train_sft_lora
 from benchmarks.bench_memory import compare, random_policy
-from common import InputError
+from common import InputError, run_script
 from model import load as policy
 from model import memory
 from model.load import set_recomputing
@@ -155,8 +159,6 @@ def test_what_fits_is_what_is_proposed(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(flags, says, capsys, monkeypatch):
-    from common import run_script
-
     monkeypatch.setattr("sys.argv", ["policy.py", *flags.split()])
     with pytest.raises(SystemExit) as stop:
         run_script(memory.preflight, memory.Args, None)
@@ -169,6 +171,71 @@ def test_the_command_line(run_cli, pocket):
     code, out, errors = run_cli("policy.py", "--preflight", "--model_name", pocket, "--num_samples", "4")
     assert code == 0 and "16 GB" in out and "any sample_batch_size" in out and "the largest phase" in out
     assert not errors, errors
+
+
+SHAPES = {  # hidden size, feed-forward size, layers, heads, vocabulary of the models that the pages predict for
+    "1.3B": (2048, 5504, 24, 16, 32256),
+    "6.7B": (4096, 11008, 32, 32, 32256),
+    "7B": (4096, 11008, 30, 32, 102400),
+}
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    def folder(name: str) -> str:
+        hidden, inner, layers, heads, vocabulary = SHAPES[name]
+        config = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=16384,
+        )
+        path = tmp_path_factory.mktemp(name)
+        config.save_pretrained(path)
+        return str(path)
+
+    return functools.cache(folder)
+
+
+def said_by_preflight(folder: str, flags: str, monkeypatch, capsys) -> str:
+    monkeypatch.setattr("sys.argv", ["policy.py", "--preflight", "--model_name", folder, *flags.split()])
+    run_script(memory.preflight, memory.Args, None)
+    return capsys.readouterr().out
+
+
+VERILOG = "--max_new_tokens 768 --max_length 1536 --lora_r 16 --gradient_checkpointing --no_unpack_to_sample"
+VERILOG_PPO = f"--method ppo --value_coef 0.5 --entropy_coef 0.01 --num_samples 1 {VERILOG}"
+
+
+@pytest.mark.parametrize(
+    ("page", "says", "model", "flags"),
+    [
+        ("hardware", "the predicted peak is {} GiB", "1.3B", "--max_length 768"),
+        ("hardware", "With `--no_cuda_graph` it is {} GiB", "1.3B", "--max_length 768 --no_cuda_graph"),
+        ("hardware", "Both need {} GiB", "1.3B", "--max_length 512"),
+        ("hardware", "Both need {} GiB", "1.3B", "--max_length 512 --method ppo --value_coef 0.5"),
+        ("hardware", "`--sample_batch_size 32` they need {} GiB", "1.3B", "--max_length 512 --sample_batch_size 32"),
+        ("hardware", "({} GiB). The weights unpacked", "6.7B",
+         "--max_length 512 --no_unpack_to_sample --gradient_checkpointing --sample_batch_size 16"),
+        ("hardware", "({} GiB), even with the weights unpacked", "6.7B",
+         "--max_length 512 --method ppo --value_coef 0.5 --sample_batch_size 8 --gradient_checkpointing"),
+        ("verilog", "PPO needs {} GiB", "7B", f"{VERILOG_PPO} --sample_batch_size 4"),
+        ("verilog", "`--sample_batch_size 8` it would need {} GiB", "7B", f"{VERILOG_PPO} --sample_batch_size 8"),
+        ("verilog", "the two coefficients) needs {} GiB", "7B", f"--batch_size 1 {VERILOG} --sample_batch_size 8"),
+    ],
+)  # fmt: skip
+def test_the_pages_say_what_is_predicted_today(page, says, model, flags, folder_of, monkeypatch, capsys):
+    peak = re.search(r"peak: .* (\S+)\n", said_by_preflight(folder_of(model), flags, monkeypatch, capsys))[1]
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert says.format(f"{float(peak):.1f}") in " ".join(text.split())
+
+
+def test_the_page_shows_a_prediction_as_it_is_printed(folder_of, monkeypatch, capsys):
+    page = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+    printed = said_by_preflight(folder_of("1.3B"), "--max_length 1024", monkeypatch, capsys)
+    assert textwrap.indent(printed.replace(folder_of("1.3B"), "deepseek-ai/deepseek-coder-1.3b-base"), "    ") in page
 
 
 HUGE = {"model_type": "llama", "hidden_size": 2**17, "intermediate_size": 2**19, "num_hidden_layers": 4,
