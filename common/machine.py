@@ -19,11 +19,6 @@ def machine() -> dict[str, Any]:
 
     Keys: gpu, cpu, cores, versions, commit. "gpu" is None if torch is not loaded or finds no GPU.
     """
-    processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                 if line.startswith("model name")]  # fmt: skip
-        processor = names[0] if names else processor
     torch = sys.modules.get("torch")  # not imported here: scoring stored completions works without it
     gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
     versions = {"python": platform.python_version()}
@@ -35,11 +30,26 @@ def machine() -> dict[str, Any]:
             versions[package] = version(package)
     return {
         "gpu": gpu,
-        "cpu": processor,
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "versions": versions,
         "commit": commit(),
     }
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the CPU's name, on x86 with family and model, because a virtual machine gives several kinds one name.
+
+    Another kind computes with other instructions, so the same command gives other bits.
+    """
+    first: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            first.setdefault(key.strip(), value.strip())
+    name = first.get("model name") or platform.processor() or platform.machine()
+    kind = [f"{word} {first[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in first]
+    return f"{name} ({', '.join(kind)})" if kind else name
 
 
 def peak_memory() -> dict[str, float | None]:
