@@ -176,7 +176,8 @@ def test_requests_and_training_go_on_beside_each_other(serve, train, monkeypatch
     assert [record["retried"] for record in log] == [0, 0]
 
 
-@pytest.mark.parametrize("method", ["rl", *(pytest.param(one, marks=pytest.mark.slow) for one in ("ppo", "grpo"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["rl", "ppo", "grpo"])
 def test_a_killed_run_ends_as_an_uninterrupted_one(serve, train, start, tmp_path, monkeypatch, method):
     """It dies in step 2. The state of step 1 has step_1, but the batch ahead is once more sampled by the start."""
     how = dict(steps=3, save_every=1)
@@ -195,6 +196,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(serve, train, start, tmp_path
     assert server.sampled_by(again[BATCH:], tmp_path / "killed" / "step_1")
 
 
+@pytest.mark.slow
 def test_a_stop_waits_for_no_request(serve, train, tmp_path):
     log = train("rl", "whole", serve(), steps=3, keep_every=0)
     server, released, in_vain = serve(), threading.Event(), []
@@ -235,6 +237,7 @@ def test_an_error_of_the_training_ends_what_is_ahead(serve, train, monkeypatch):
     released.set()
 
 
+@pytest.mark.slow
 def test_the_only_server_is_compared_before_it_is_asked_again(serve, train, tmp_path, monkeypatch, capsys):
     """It dies with the batch ahead, so what it says must wait until the policy is not being trained."""
     calm = train("grpo", "calm", serve(), steps=3)

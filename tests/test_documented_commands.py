@@ -271,9 +271,11 @@ PIPELINES = [*(f"train_{name}.sh" for name in ("SFT_RL", "PPO", "GRPO", "DPO", "
 
 @pytest.mark.parametrize(
     ("line", "profile"),
-    [(line, profile) for line in PIPELINES for profile in ("pocket", "deepseek")]
-    + [(line, "smol") for line in PIPELINES if "VERILOG" not in line]
-    + [(f"ablations.sh {question}", "pocket") for question in QUESTIONS],
+    [(line, "pocket") for line in PIPELINES if line.startswith("train")]
+    + [pytest.param(line, "deepseek", marks=pytest.mark.slow) for line in PIPELINES]
+    + [pytest.param(line, "smol", marks=pytest.mark.slow) for line in PIPELINES if "VERILOG" not in line]
+    + [pytest.param("reproduce_table.sh", "pocket", marks=pytest.mark.slow)]
+    + [pytest.param(f"ablations.sh {question}", "pocket", marks=pytest.mark.slow) for question in QUESTIONS],
 )
 def test_what_a_shell_script_runs_is_right(tmp_path, line, profile):
     """Its commands, in full length, noted by a python that does nothing else."""

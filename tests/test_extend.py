@@ -220,6 +220,7 @@ def test_the_frame_reads_no_field_that_rl_ppo_and_grpo_do_not_share():
     assert set(re.findall(r"`(\w+)`", table)) <= set(Args.__dataclass_fields__)
 
 
+@pytest.mark.slow
 def test_the_shell_scripts_hand_ones_own_tasks_to_their_stages(project):
     """The stages stand in here: each reads its arguments and its tasks. Their own tests run them."""
     run_block(project, 0)

@@ -29,10 +29,12 @@ TARGETS = {
 CPU = torch.device("cpu")
 
 
-SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("llama", "qwen2", "phi3", "gpt2")]
+SLOW = [
+    pytest.param(family, marks=pytest.mark.slow) for family in ("llama", "qwen2", "phi3", "gpt2", "gpt_neox", "phi")
+]
 
 
-@pytest.mark.parametrize("family", ["starcoder2", "gpt_neox", "gemma", "phi", *SLOW])
+@pytest.mark.parametrize("family", ["starcoder2", "gemma", *SLOW])
 def test_from_sft_over_grpo_to_the_evaluation(family, tmp_path, tasks_path, known_run, capsys):
     name = save_family(family, tmp_path / family)
     sft, grpo, sizes = str(tmp_path / "sft"), str(tmp_path / "grpo"), dict(max_length=384, max_new_tokens=8)

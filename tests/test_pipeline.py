@@ -171,8 +171,12 @@ HUB = "no such folder, and the hub cannot be reached"
         ({"PROFILE": "qwen", "TASKS": "verilog"}, "PROFILE=qwen TASKS=verilog: want pocket, smol, qwen or deepseek"),
         ({"PROFILE": "qwen", "DATASET": "apps"}, "DATASET=apps: want mbpp or humaneval"),
         ({"PROFILE": "qwen"}, f"Qwen/Qwen2.5-Coder-0.5B-Instruct: {HUB}"),
-        ({"PROFILE": "smol", "DATASET": "humaneval"}, f"HuggingFaceTB/SmolLM2-135M-Instruct: {HUB}"),
-        ({"PROFILE": "deepseek"}, f"deepseek-ai/deepseek-coder-1.3b-base: {HUB}"),
+        pytest.param(
+            {"PROFILE": "smol", "DATASET": "humaneval"},
+            f"HuggingFaceTB/SmolLM2-135M-Instruct: {HUB}",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"PROFILE": "deepseek"}, f"deepseek-ai/deepseek-coder-1.3b-base: {HUB}", marks=pytest.mark.slow),
         ({"PROFILE": "smol", "MODEL": "/no/model"}, "/no/model: no model here"),
     ],
 )

@@ -356,6 +356,7 @@ class Broken(training.RunLog):
         super().write(record)
 
 
+@pytest.mark.slow
 def test_an_interrupted_warm_up_goes_on_where_it_was(start, tasks_path, tmp_path, monkeypatch, capsys):
     ends = []
     for name in ("whole", "stopped"):

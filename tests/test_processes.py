@@ -80,9 +80,8 @@ def pairs(tmp_path_factory) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(
-    "method", [name if name == "rl" else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", list(RUNS))
 def test_two_processes_make_the_update_of_one(start, pairs, tmp_path, method, launch):
     flags = {name: value for name, value in (COMMON | RUNS[method]).items() if value is not None}
     words = [f"train_{method}_lora.py"]

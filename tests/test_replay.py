@@ -105,6 +105,7 @@ def test_the_ratio_is_to_the_policy_that_sampled(start, tasks_path, tmp_path, kn
     assert rows[-1]["completion"] == sampled[0][1].text
 
 
+@pytest.mark.slow
 def test_a_run_that_replays_goes_on_from_its_saved_state(start, tasks_path, tmp_path, monkeypatch, capsys):
     def verdicts(samples):
         return [Verdict("fail" if sum(s.rollout.token_ids) % 5 else "pass", "") for s in samples]

@@ -183,6 +183,7 @@ REAL = dict(num_steps=3, batch_size=4, num_samples=6, max_new_tokens=64, stop_at
             minibatch_size=3, learning_rate=1e-3, max_grad_norm=1.0)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_log_of_a_run_on_the_embedded_model(start, tasks_path, tmp_path, capsys):
     args = arguments(start, tasks_path, tmp_path, **REAL)
     train_rft_lora.main(args)
@@ -206,6 +207,7 @@ def test_the_log_of_a_run_on_the_embedded_model(start, tasks_path, tmp_path, cap
     assert all(row["ratio"] is None for row in rows)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tasks_path, tmp_path, monkeypatch, capsys):
     """The verdicts are of the texts alone: on a busy machine the sandbox's may differ, by its time limit."""
     verdicts = {True: Verdict("pass", ""), False: Verdict("fail", "")}

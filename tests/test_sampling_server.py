@@ -150,6 +150,7 @@ def test_stop_strings_and_greedy(serve, fleet, policy, prompts):
     assert asked == {tuple(prompt): list(stop) for prompt, stop in zip(prompts, stops, strict=True)}
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_and_started_again_costs_its_requests_only(serve, fleet, policy, prompts, capsys):
     one, two = serve(), serve()
     sampler = fleet(one, two)
@@ -293,6 +294,7 @@ def test_a_request_that_one_server_calls_wrong_is_asked_of_another(serve, fleet,
     assert sampler.counts()["retried"] == 1
 
 
+@pytest.mark.slow
 def test_a_renewal_that_waited_while_nothing_ran_is_no_failure(serve, fleet, policy, prompts, capsys):
     one, two = serve(), serve()
     sampler = fleet(one, two)

@@ -108,6 +108,7 @@ def test_wrong_code_passes_all_counted_tests_only_where_they_ask_for_nothing(rep
     assert whole == {"never called"}
 
 
+@pytest.mark.slow
 def test_corpus_as_nobody_without_namespaces(everyones):
     """As in a container: no root, and no namespaces to help."""
     report = run_as(everyones, everyones[0], "--no-namespaces")

@@ -34,6 +34,7 @@ def test_only_the_solution_and_its_eos_carry_loss(pocket):
         encode(tokenizer, task, 20)
 
 
+@pytest.mark.slow
 def test_it_overfits_a_handful_to_the_canonical_solutions(pocket, few_tasks, tmp_path):
     out = tmp_path / "sft"
     train_sft_lora.main(

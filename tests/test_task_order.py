@@ -179,6 +179,7 @@ def test_an_order_goes_on_from_its_saved_state(mode, count, stop, seed):
     assert before + play(second, range(stop, 12)) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "mode"), [(train_grpo_lora, "half"), (train_rl_lora, "solved")])
 def test_a_run_goes_on_from_its_saved_state(start, tasks_path, tmp_path, monkeypatch, capsys, script, mode):
     """Weights and log of an interrupted run are those of one that was not."""

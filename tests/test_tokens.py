@@ -254,7 +254,8 @@ def test_the_adapters_own_template_is_asked_by(tmp_path, mismatched, capsys):
 # the whole way
 
 
-@pytest.mark.parametrize("kind", ["SentencePiece by a normaliser", "SentencePiece with EOS"])
+@pytest.mark.parametrize("kind", ["SentencePiece by a normaliser",
+                                  pytest.param("SentencePiece with EOS", marks=pytest.mark.slow)])  # fmt: skip
 def test_a_memorised_model_solves_what_it_was_told(kind, tmp_path, pocket):
     """The evaluation of a model whose tokenizer drops a first space: 4 of 4, where it was 0 of 4."""
     tokenizer, tasks = KINDS[kind](), read_tasks("data/pocket_train.jsonl")[:4]

@@ -117,7 +117,9 @@ def plain_model(tmp_path) -> Path:
     return tmp_path / "plain"
 
 
-@pytest.mark.parametrize("method", train.METHODS)
+@pytest.mark.parametrize(
+    "method", [name if name == "grpo" else pytest.param(name, marks=pytest.mark.slow) for name in train.METHODS]
+)
 def test_the_settings_that_are_printed_make_the_same_run(stages, capsys, tmp_path, plain_model, method):
     """What a method of configs/ prints, read again; and a method's file is the method."""
 

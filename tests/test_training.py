@@ -46,6 +46,7 @@ def test_it_is_said_before_anything_is_loaded_or_left(run_cli, tmp_path, start, 
     assert not list(tmp_path.glob("out*/*"))
 
 
+@pytest.mark.slow
 def test_a_run_in_float16_scales_its_loss_and_learns(start, tmp_path, monkeypatch):
     """The scale falls until the gradient is finite; such updates are skipped."""
     for module in (training, learner):

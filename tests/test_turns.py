@@ -214,6 +214,7 @@ def test_a_second_turn_that_does_not_fit_is_not_taken(start, tasks_path, tmp_pat
     assert "turn_2_pass" not in record
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tasks_path, tmp_path, monkeypatch):
     settings = dict(num_steps=2, save_every=1, batch_size=1, num_samples=2, learning_rate=1e-3, max_new_tokens=12)
     ends = []

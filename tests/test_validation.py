@@ -124,6 +124,7 @@ def test_validating_changes_nothing_else(start, tasks_path, tmp_path, scripted):
     assert same(ends[0][0], ends[1][0]) and ends[0][1] == ends[1][1]
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_what_an_uninterrupted_one_does(start, tasks_path, tmp_path, scripted):
     """Killed after a better adapter was found and before the state was saved, and once more thereafter."""
     settings = dict(num_steps=8, save_every=2, patience=3, keep_every=0, log_completions=1)
@@ -229,6 +230,7 @@ def test_the_curve_is_over_the_tokens_of_the_training(start, tasks_path, tmp_pat
     assert len(set(drawn)) == len(drawn) == 5 * 3 + 7
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_the_curve_of_an_uninterrupted_one(start, tasks_path, tmp_path, scripted):
     settings = CURVE | dict(num_steps=6, save_every=1, curve_path=tasks_path, valid_path=tasks_path, patience=2)
     settings["curve_every"] = 10  # a point at each step

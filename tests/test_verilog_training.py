@@ -39,6 +39,7 @@ def adapter(tmp_path_factory, few_tasks) -> str:
     return folder
 
 
+@pytest.mark.slow
 @needs_tools
 def test_grpo_learns_from_the_parts_and_climbs_the_levels(tmp_path, few_tasks, adapter):
     args = train_grpo_lora.Args(
@@ -101,6 +102,7 @@ def test_answers_in_prose_are_judged_and_their_explanations_read(tmp_path, stub)
     assert "reasoning" not in parts and parts["functional"] == 1.0
 
 
+@pytest.mark.slow
 @needs_tools
 def test_reasoning_is_a_part_of_the_reward(tmp_path, few_tasks, adapter, stub):
     stub.answer = '{"score": 1.0}'
