@@ -195,7 +195,7 @@ deepseek_verilog) # LoRA r 16, alpha 32, dropout 0.1, as in the original
     rl_flags="$length_flags --gradient_checkpointing --no_unpack_to_sample --time_limit 10"
     SFT_FLAGS="--max_length 1536 --instruct --prompt_level all --gradient_checkpointing"
     SFT_FLAGS="$SFT_FLAGS --lora_r 16 --lora_alpha 32 --lora_dropout 0.1"
-    PPO_FLAGS="$rl_flags --batch_size 8 --sample_batch_size 4 --gae_lambda 1 --curriculum_epochs 4" # 8 need 24 GB
+    PPO_FLAGS="$rl_flags --batch_size 8 --sample_batch_size 4 --gae_lambda 1 --curriculum_epochs 4" # 8 at a time need 24 GB
     GRPO_FLAGS="$rl_flags --sample_batch_size 8 --curriculum_epochs 0.5" # a run draws 100 tasks
     EVAL_FLAGS="$length_flags --batch_size 8 --time_limit 10"
     ;;

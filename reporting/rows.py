@@ -265,6 +265,7 @@ def make_row(name: str, where: str, runs: list[dict], scores: dict[int, dict[str
     areas = [(record.get("spent") or {}).get("area") for record in trained]
     areas = [] if None in areas else areas
     commits = {metrics.get("commit") for metrics in runs} | {record.get("commit") for record in trained}
+    commands = [trained[0].get("pairs_command"), trained[0].get("command"), runs[0].get("command")]
     count, matrix = runs[0]["num_tasks"], score_matrix(scores)
     wilson = wilson_interval(mean(rates), count)
     return Row(
@@ -298,7 +299,7 @@ def make_row(name: str, where: str, runs: list[dict], scores: dict[int, dict[str
         weights=weights(runs[0]),
         machines=frozenset(hardware(metrics) for metrics in runs),
         commits=", ".join(sorted(commit for commit in commits if commit)),
-        commands=tuple(filter(None, [*map(trained[0].get, ("pairs_command", "command")), runs[0].get("command")])),
+        commands=tuple(filter(None, commands)),
         parts=mean_parts([metrics.get("parts") for metrics in runs]),
     )
 

@@ -84,7 +84,7 @@ def statements(members: list[Row]) -> str:
                  * any(not one.methods for one in found) + ". ")  # fmt: skip
     elif found:
         said += ("Against SFT: the difference of these adapters, over tasks (bootstrap, randomisation test); "
-                 "fewer than 3 seeds tell nothing about the methods. ")  # fmt: skip
+                 "fewer than 3 seeds are too few to test methods. ")  # fmt: skip
     return said + f"p: corrected for {len(found)} row{'s' * (len(found) > 1)} (Holm). " * bool(found)
 
 

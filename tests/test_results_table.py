@@ -396,7 +396,7 @@ def test_a_table_says_which_sentence_its_columns_make(seeded):
         path.unlink()
     table = table_of(seeded)
     assert "| adapters against SFT, 95% | p (Holm) |" in table and "| 95% over tasks | area" in table
-    assert "fewer than 3 seeds tell nothing about the methods" in table and "over seeds |" not in table.replace(
+    assert "fewer than 3 seeds are too few to test methods" in table and "over seeds |" not in table.replace(
         "95% over seeds", ""
     )
 
