@@ -18,9 +18,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-# bitsandbytes compiles optimizer functions when it is imported. Nothing here calls them, and a script starts a fifth
-# slower with them.
-os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 
 def pytest_addoption(parser):
